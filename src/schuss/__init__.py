@@ -1,0 +1,90 @@
+"""Schuss: a deep-learning framework. Arrays, automatic differentiation, layers, training.
+
+The module itself is the array namespace (Python array API standard): `schuss.zeros`, `schuss.matmul`, `schuss.sum`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+from schuss import ops  # noqa: F401  # fills the registry
+from schuss.context import enable_grad, no_grad
+from schuss.devices import Device
+from schuss.dtypes import (
+    bfloat16,
+    bool_,
+    complex64,
+    complex128,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from schuss.tensor import Tensor
+from schuss.version import __version__
+
+from schuss.autodiff import check_gradients, grad, value_and_grad  # isort: skip
+from schuss.execution import Run, last_run  # isort: skip
+from schuss.execution import evaluate as _evaluate_nodes  # isort: skip
+from schuss.functions.creation import (  # isort: skip
+    arange, asarray, empty, empty_like, eye, from_dlpack, full, full_like, linspace, meshgrid, ones, ones_like, tensor,
+    tril, triu, zeros, zeros_like,
+)  # fmt: skip
+from schuss.functions.elementwise import (  # isort: skip
+    abs, acos, acosh, add, asin, asinh, atan, atan2, atanh, bitwise_and, bitwise_invert, bitwise_left_shift,
+    bitwise_or, bitwise_right_shift, bitwise_xor, ceil, clip, conj, copysign, cos, cosh, divide, equal, erf, exp,
+    expm1, floor, floor_divide, greater, greater_equal, hypot, imag, isfinite, isinf, isnan, less, less_equal, log,
+    log1p, log2, log10, logaddexp, logical_and, logical_not, logical_or, logical_xor, maximum, minimum, multiply,
+    negative, nextafter, not_equal, positive, pow, real, reciprocal, relu, remainder, round, rsqrt, sigmoid, sign,
+    signbit, sin, sinh, sqrt, square, subtract, tan, tanh, trunc, where,
+)  # fmt: skip
+from schuss.functions.indexing import (  # isort: skip
+    nonzero, one_hot, searchsorted, sort, take, take_along_axis, topk,
+)  # fmt: skip
+from schuss.functions.linalg import (  # isort: skip
+    einsum, matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
+)  # fmt: skip
+from schuss.functions.manipulation import (  # isort: skip
+    astype, broadcast_arrays, broadcast_to, concat, expand_dims, flatten, flip, moveaxis, pad, permute_dims, repeat,
+    reshape, roll, split, squeeze, stack, tile, unstack,
+)  # fmt: skip
+from schuss.functions.neural import log_softmax, softmax  # isort: skip
+from schuss.functions.reduction import (  # isort: skip
+    all, any, argmax, argmin, argsort, cumulative_prod, cumulative_sum, logsumexp, max, mean, min, prod, std, sum, var,
+)  # fmt: skip
+from schuss.functions.types import can_cast, finfo, iinfo, isdtype, result_type  # isort: skip
+from schuss.random import Generator, manual_seed  # isort: skip
+
+bool = bool_
+e = math.e
+inf = math.inf
+nan = math.nan
+newaxis = None
+pi = math.pi
+
+__array_api_version__ = "2024.12"
+
+
+def evaluate(*tensors: Tensor) -> None:
+    """Compute the values of these tensors now, in one evaluation."""
+    _evaluate_nodes([each._node for each in tensors])
+
+
+_LAZY = {"autodiff", "data", "debug", "functions", "nn", "optim", "random", "training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"schuss.{name}")
+    if name == "__array_namespace_info__":
+        return importlib.import_module("schuss.functions.info").ArrayNamespaceInfo
+    raise AttributeError(f"module 'schuss' has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""Reverse-mode differentiation: walk the recorded graph once, from the outputs, and record the gradient's graph.
+
+The rules are made of the same ops as everything else, so what comes out can be differentiated again. The walk is a
+loop over nodes in the reverse order of recording; nothing recurses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from schuss.context import grad_mode
+from schuss.errors import GradientError, ShapeError, fail
+from schuss.graph import Node, ancestors, apply, scalar, wrap
+from schuss.ops.broadcast import broadcast_to, sum_to
+from schuss.ops.elementwise import add
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+
+def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_graph: bool) -> None:
+    """Add the gradient of `root` to the `.grad` of every leaf that it was computed from."""
+    if not root.requires_grad:
+        raise fail(
+            GradientError,
+            "backward",
+            "this tensor was not computed from any that requires a gradient",
+            tensor=root,
+            hint="set requires_grad=True on the inputs, and do not compute under no_grad() or after detach()",
+        )
+    seed = _seed(root, gradient)
+    walked = tape(root._node)
+    with grad_mode(create_graph):
+        found = propagate(walked, {root._node: seed})
+        for node, grad in found.items():
+            owner = node.owner() if node.owner is not None else None
+            if owner is not None:
+                owner.grad = grad if owner.grad is None else owner.grad + grad
+    if not retain_graph and not create_graph:
+        for node in walked:
+            node.spent = True
+
+
+def _seed(root: Tensor, gradient: Tensor | None) -> Tensor:
+    """What flows into the root: 1 for a scalar, else what the user gives."""
+    if gradient is None:
+        if root.size != 1:
+            raise fail(
+                GradientError,
+                "backward",
+                "only a scalar has a gradient without further ado",
+                tensor=root,
+                hint="reduce it first, say loss.mean(), or pass backward(gradient) of the same shape",
+            )
+        return apply(broadcast_to, scalar(1, root.dtype), shape=root.shape)
+    if gradient.shape != root.shape:
+        raise fail(ShapeError, "backward", "the gradient must have the shape of the tensor", tensor=root,
+                   gradient=gradient)  # fmt: skip
+    return gradient.astype(root.dtype)
+
+
+def _on_tape(node: Node) -> bool:
+    return node.requires_grad
+
+
+def tape(*roots: Node) -> list[Node]:
+    """All nodes through which a gradient flows from the roots, in the order of recording."""
+    return ancestors(roots, _on_tape)
+
+
+def is_leaf(node: Node) -> bool:
+    """Whether gradients end here (parameters, and tensors with `requires_grad=True`)."""
+    return node.owner is not None or node.op is None
+
+
+def propagate(
+    walked: Sequence[Node], seeds: dict[Node, Tensor], targets: frozenset[Node] | None = None
+) -> dict[Node, Tensor]:
+    """Gradients of the targets (by default of all leaves), given those of the roots in `seeds`.
+
+    `walked` is the tape of the roots. With targets, only ways that lead to one of them are gone.
+    """
+    leads = None if targets is None else _leading_to(walked, targets)
+    gradients = dict(seeds)
+    found: dict[Node, Tensor] = {}
+    for node in reversed(walked):
+        g = gradients.pop(node, None)
+        if g is None:
+            continue
+        if node in targets if targets is not None else is_leaf(node):
+            found[node] = g
+        if is_leaf(node) or node.op is None:
+            continue
+        inputs = [wrap(each) for each in node.inputs]
+        y = wrap(node)
+        for index, each in enumerate(node.inputs):
+            if not each.requires_grad or (leads is not None and each not in leads):
+                continue
+            part = _apply_rule(node, index, g, y, inputs)
+            if part is not None:
+                held = gradients.get(each)
+                gradients[each] = part if held is None else apply(add, held, part)
+    return found
+
+
+def _apply_rule(node: Node, index: int, g: Tensor, y: Tensor, inputs: list[Tensor]) -> Tensor | None:
+    op = node.op
+    assert op is not None
+    rule = op.rule(index)
+    if rule is None:
+        return None
+    named = {"index": index} if op.variadic else {}
+    part = rule(g, y, *inputs, **node.attributes, **named)
+    if op.broadcasts:
+        part = sum_to(part, inputs[index].shape)
+    assert part.shape == inputs[index].shape, (op, index, part.shape, inputs[index].shape)
+    return part
+
+
+def _leading_to(walked: Sequence[Node], targets: frozenset[Node]) -> set[Node]:
+    leads: set[Node] = set()
+    for node in walked:
+        if node in targets or any(each in leads for each in node.inputs):
+            leads.add(node)
+    return leads

@@ -1,0 +1,56 @@
+"""What holds for the code that is running now, in each thread on its own.
+
+Three things only: whether gradients are being recorded, which layer is running (for error messages),
+and the nodes whose values nobody has asked for yet. Everything else is an argument.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from schuss.graph import Node
+
+
+class Scope(Protocol):
+    """The layer that is running; `path()` is its name, such as `LeNet.features.0 (Conv2d)`."""
+
+    def path(self) -> str: ...
+
+
+class Context(threading.local):
+    def __init__(self) -> None:
+        self.grad_enabled: bool = True
+        self.scope: Scope | None = None
+        self.pending: list[weakref.ref[Node]] = []  # recorded since the last full evaluation
+        self.pending_bytes: int = 0  # host data that entered the graph since then
+
+
+context = Context()
+
+
+@contextmanager
+def grad_mode(enabled: bool) -> Iterator[None]:
+    previous = context.grad_enabled
+    context.grad_enabled = enabled
+    try:
+        yield
+    finally:
+        context.grad_enabled = previous
+
+
+def no_grad():  # type: ignore[no-untyped-def]  # usable as `with no_grad():` and as a decorator
+    """Record no gradients inside a `with` block or a decorated function.
+
+    Tensors computed inside do not require gradients, and parameters may be rebound (`w -= lr * w.grad`).
+    """
+    return grad_mode(False)
+
+
+def enable_grad():  # type: ignore[no-untyped-def]
+    """Record gradients inside, even within `no_grad()`. As `no_grad`, a context and a decorator."""
+    return grad_mode(True)

@@ -1,0 +1,22 @@
+"""Data sets, and batches made of them."""
+
+from schuss.data.batching import collate
+from schuss.data.dataset import ArrayDataset, Dataset, Subset, random_split
+from schuss.data.datasets import MNIST, Digits, FashionMNIST
+from schuss.data.download import DataNotFoundError
+from schuss.data.idx import read_idx
+from schuss.data.loader import DataLoader
+
+__all__ = [
+    "MNIST",
+    "ArrayDataset",
+    "DataLoader",
+    "DataNotFoundError",
+    "Dataset",
+    "Digits",
+    "FashionMNIST",
+    "Subset",
+    "collate",
+    "random_split",
+    "read_idx",
+]

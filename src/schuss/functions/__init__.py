@@ -1,0 +1,1 @@
+"""Functions on tensors, composed of the ops. The public names are re-exported by `schuss` itself."""

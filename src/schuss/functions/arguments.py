@@ -1,0 +1,142 @@
+"""What users may pass where a tensor is meant, and how wrong names are answered."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from schuss import dtypes
+from schuss.dtypes import DType
+from schuss.errors import ArgumentTypeError, DTypeError, fail
+from schuss.execution.evaluate import admit
+from schuss.graph import Handle, apply, data, scalar, wrap
+from schuss.ops.elementwise import astype as astype_op
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+Number = bool | int | float | complex
+ArrayLike = Any  # a Tensor, a NumPy array, a Python number, or nested sequences of numbers
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_RENAMED = {"dim": "axis", "dims": "axis", "keepdim": "keepdims"}
+
+
+def array_api_names(function: Callable[P, R]) -> Callable[P, R]:
+    """Answer `dim=` and `keepdim=` with the names that are used here (those of the array API standard)."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name in _RENAMED:
+                raise fail(
+                    ArgumentTypeError,
+                    function.__name__,
+                    f"the argument {name!r} is called {_RENAMED[name]!r} here, as in the array API standard",
+                    hint=f"write {_RENAMED[name]}={kwargs[name]!r}",
+                )
+        return function(*args, **kwargs)
+
+    return call
+
+
+def adopt(array: np.ndarray) -> Tensor:
+    """A tensor over an array that nobody writes to any more. Nothing is copied.
+
+    For code that has just made the array; `tensor` and `asarray` copy what belongs to the user.
+    """
+    dtype = dtypes.as_dtype(array.dtype)
+    if array.dtype != dtype or not array.dtype.isnative:
+        array = array.astype(dtype)
+    admit(array.nbytes)
+    if array.flags.writeable:
+        array = array.view()
+        array.flags.writeable = False
+    return wrap(data(array))
+
+
+def as_tensor(value: ArrayLike, where: str = "asarray") -> Tensor:
+    """What the user passed, as a tensor. Arrays are copied: who writes to theirs later changes nothing here."""
+    if isinstance(value, Handle):
+        return value  # type: ignore[return-value]  # Tensor is the only handle
+    if isinstance(value, (bool, int, float, complex)) and not isinstance(value, np.generic):
+        return scalar(value, dtypes.as_dtype(type(value)))
+    return adopt(host_array(value, None, where))
+
+
+def host_array(value: ArrayLike, dtype: DType | None, where: str) -> np.ndarray:
+    """A NumPy array of the user's numbers, of its own. Python floats become float32, ints int64."""
+    if isinstance(value, (list, tuple)) and any(isinstance(each, Handle) for each in value):
+        raise fail(ArgumentTypeError, where, "got a sequence that contains tensors",
+                   hint="join them with schuss.stack, which keeps their gradients")  # fmt: skip
+    try:
+        array = np.array(value, copy=True)
+    except (ValueError, TypeError) as problem:
+        raise fail(ArgumentTypeError, where, f"cannot make an array of this: {problem}") from None
+    if array.dtype not in dtypes.ALL and not array.dtype.newbyteorder("=") in dtypes.ALL:
+        raise fail(ArgumentTypeError, where, f"cannot make a tensor of {type(value).__name__} "
+                   f"with dtype {array.dtype}", hint="numbers and booleans only")  # fmt: skip
+    if dtype is not None:
+        return array.astype(dtype, copy=False)
+    if not _has_dtype(value) and array.dtype.kind in "fc":
+        array = array.astype(dtypes.default_float if array.dtype.kind == "f" else dtypes.complex64)
+    elif not _has_dtype(value) and array.size == 0:
+        array = array.astype(dtypes.default_float)
+    return array
+
+
+def _has_dtype(value: Any) -> bool:
+    """Whether the user's numbers carry a dtype of their own (NumPy's do, Python's do not)."""
+    while isinstance(value, (list, tuple)):
+        if not value:
+            return False
+        value = value[0]
+    return hasattr(value, "dtype") or hasattr(value, "__array__")
+
+
+def cast(x: Tensor, dtype: DType) -> Tensor:
+    """x with another dtype; itself where it has that already."""
+    return x if x.dtype == dtype else apply(astype_op, x, dtype=dtype)
+
+
+def floating(x: ArrayLike, where: str) -> Tensor:
+    """x in a floating (or complex) dtype: integers and booleans become float32."""
+    x = as_tensor(x, where)
+    if dtypes.is_floating(x.dtype) or dtypes.is_complex(x.dtype):
+        return x
+    return cast(x, dtypes.default_float)
+
+
+def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
+    """Operands in the dtype that they meet in. Python numbers take the dtype of the tensors beside them."""
+    weak = [isinstance(v, (bool, int, float, complex)) and not isinstance(v, Handle) for v in values]
+    tensors = [None if w else as_tensor(v, where) for v, w in zip(values, weak, strict=True)]
+    strong = [t.dtype for t in tensors if t is not None]
+    if strong:
+        dtype = strong[0] if all(d == strong[0] for d in strong) else dtypes.promote(*strong)
+    else:
+        dtype = dtypes.promote(*[dtypes.as_dtype(_python_type(v)) for v in values])
+    for value, is_weak in zip(values, weak, strict=True):
+        if is_weak:
+            dtype = dtypes.meet_scalar(value, dtype)
+    return tuple(
+        _scalar(where, v, dtype) if t is None else cast(t, dtype)
+        for v, t in zip(values, tensors, strict=True)
+    )
+
+
+def _python_type(value: Number) -> type:
+    return next(kind for kind in (bool, int, float, complex) if isinstance(value, kind))
+
+
+def _scalar(where: str, value: Number, dtype: DType) -> Tensor:
+    if dtypes.is_integral(dtype):
+        info = np.iinfo(dtype)
+        if not info.min <= value <= info.max:  # type: ignore[operator]  # complex never meets integers
+            raise fail(DTypeError, where, f"{value} does not fit into {dtype}", hint="cast with astype first")
+    return scalar(value, dtype)

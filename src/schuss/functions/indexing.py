@@ -1,0 +1,338 @@
+"""`x[...]`, `x[...] = v`, and the named ways to take elements.
+
+A key is split in two: integers, slices, None and `...` become one `slice` op and a reshape; integer and boolean
+arrays become one `gather`. The rules are NumPy's, including where the axes of array indices end up.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from schuss import dtypes
+from schuss.errors import ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError, fail
+from schuss.functions.arguments import (
+    ArrayLike,
+    array_api_names,
+    as_tensor,
+    cast,
+    operands,
+)
+from schuss.functions.elementwise import where
+from schuss.functions.manipulation import broadcast_to, permute_dims, reshape
+from schuss.functions.reduction import argsort
+from schuss.graph import Handle, apply, data, wrap
+from schuss.ops import indexing as ops
+from schuss.ops.infer import broadcast_shapes, normalize_axis
+from schuss.ops.movement import Cut, slice_, slice_update
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+
+@dataclass
+class _Plan:
+    """A key taken apart: first cut, then bring to `shape`, then gather at `indices` on `axes` of that shape."""
+
+    cut: Cut = ()
+    shape: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
+    indices: list[Tensor] = field(default_factory=list)
+    result_first: bool = True  # array indices not side by side: their axes come first in the result
+    position: int = 0  # else: where their axes go
+
+
+def _is_array(key: Any) -> bool:
+    return isinstance(key, (Handle, np.ndarray, list, np.bool_, bool))
+
+
+def _expand(x: Tensor, key: Any) -> list[Any]:
+    """The key with `...` written out and masks turned into integer arrays."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    made: list[Any] = []
+    for part in parts:
+        if _is_array(part):
+            made.extend(_index_arrays(x, part))
+        elif part is None or part is Ellipsis or isinstance(part, slice):
+            made.append(part)
+        else:
+            made.append(_integer(part))
+    if sum(part is Ellipsis for part in made) > 1:
+        raise fail(ArgumentTypeError, "indexing", "a key may contain one ... only")
+    used = sum(part is not None and part is not Ellipsis for part in made)
+    if used > x.ndim:
+        raise fail(OutOfBoundsError, "indexing", f"{used} indices for {x.ndim} axes", x=x)
+    if not any(part is Ellipsis for part in made):
+        made.append(Ellipsis)
+    place = next(i for i, part in enumerate(made) if part is Ellipsis)
+    made[place : place + 1] = [slice(None)] * (x.ndim - used)
+    return made
+
+
+def _integer(part: Any) -> int:
+    try:
+        return operator.index(part)
+    except TypeError:
+        raise fail(
+            ArgumentTypeError,
+            "indexing",
+            f"cannot index with {type(part).__name__} {part!r}",
+            hint="use integers, slices, None, ..., integer arrays or boolean masks",
+        ) from None
+
+
+def _index_arrays(x: Tensor, part: Any) -> list[Any]:
+    if isinstance(part, list) and not part:
+        part = np.zeros((0,), np.int64)
+    index = as_tensor(part, "indexing")
+    if index.dtype == dtypes.bool_:
+        return [wrap(data(np.asarray(each))) for each in np.nonzero(_mask(x, index))]
+    if not dtypes.is_integral(index.dtype):
+        raise fail(DTypeError, "indexing", "an index array must be of integers or booleans", index=index)
+    return [cast(index, dtypes.int64)]
+
+
+def _mask(x: Tensor, mask: Tensor) -> np.ndarray:
+    """A mask's value: the number of true elements decides the shape of the result, so it is computed now."""
+    if mask.ndim == 0 or mask.ndim > x.ndim:
+        raise fail(ShapeError, "indexing", "a mask needs between 1 and x.ndim axes", x=x, mask=mask)
+    return mask.numpy()
+
+
+def _plan(x: Tensor, key: Any) -> _Plan:
+    plan = _Plan()
+    _check_masks(x, key)
+    parts = _expand(x, key)
+    arrays = [i for i, part in enumerate(parts) if isinstance(part, Handle)]
+    # Beside arrays, integers are arrays of one element, as in NumPy.
+    if arrays:
+        arrays = [i for i, part in enumerate(parts) if isinstance(part, (Handle, int))]
+        plan.result_first = arrays != list(range(arrays[0], arrays[-1] + 1))
+    cut, shape, axis = [], [], 0
+    axes = []
+    for i, part in enumerate(parts):
+        if part is None:
+            shape.append(1)
+            continue
+        n = x.shape[axis]
+        if isinstance(part, slice):
+            start, size, step = _bounds(part, n)
+            cut.append((start, size, step))
+            shape.append(size)
+        elif arrays:
+            if i == arrays[0]:
+                plan.position = len(shape)
+            axes.append(len(shape))
+            plan.indices.append(part if isinstance(part, Handle) else wrap(data(np.asarray(_inside(part, n, axis)))))
+            cut.append((0, n, 1))
+            shape.append(n)
+        else:
+            cut.append((_inside(part, n, axis), 1, 1))
+        axis += 1
+    plan.cut, plan.shape, plan.axes = tuple(cut), tuple(shape), tuple(axes)
+    return plan
+
+
+def _check_masks(x: Tensor, key: Any) -> None:
+    """A mask must have the shape of the axes that it stands for."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    axis = 0
+    for i, part in enumerate(parts):
+        if part is Ellipsis:
+            rest = parts[i + 1 :]
+            axis = x.ndim - sum(_width(each) for each in rest)
+        elif part is not None:
+            width = _width(part)
+            if _is_array(part) and width and _is_mask(part):
+                shape = np.shape(part)
+                if shape != x.shape[axis : axis + width]:
+                    raise fail(ShapeError, "indexing", f"a mask of shape {shape} stands for axes of shape "
+                               f"{x.shape[axis : axis + width]}", x=x)  # fmt: skip
+            axis += width
+
+
+def _is_mask(part: Any) -> bool:
+    return getattr(part, "dtype", None) == dtypes.bool_ or (
+        isinstance(part, list) and bool(part) and np.asarray(part).dtype == np.bool_
+    )
+
+
+def _width(part: Any) -> int:
+    """How many axes a part of a key uses up."""
+    if part is None:
+        return 0
+    return np.ndim(part) if _is_array(part) and _is_mask(part) else 1
+
+
+def _bounds(part: slice, n: int) -> tuple[int, int, int]:
+    try:
+        start, stop, step = part.indices(n)
+    except (TypeError, ValueError) as problem:
+        raise fail(ArgumentTypeError, "indexing", f"bad slice {part}: {problem}") from None
+    size = len(range(start, stop, step))
+    return (start if size else 0), size, step
+
+
+def _inside(index: int, n: int, axis: int) -> int:
+    if not -n <= index < n:
+        raise fail(OutOfBoundsError, "indexing", f"index {index} is outside axis {axis} of size {n}")
+    return index % n
+
+
+def get_item(x: Tensor, key: Any) -> Tensor:
+    """`x[key]`."""
+    if isinstance(key, Handle) and key.dtype == dtypes.bool_ and key.ndim == 0:  # type: ignore[attr-defined]
+        key = (None, np.asarray([bool(key)]))  # a scalar mask adds an axis of size 0 or 1
+        x = reshape(x, (1, *x.shape))
+        return x[np.asarray(key[1])]
+    plan = _plan(x, key)
+    part = _cut(x, plan)
+    if not plan.indices:
+        return part
+    found = apply(ops.gather, part, *plan.indices, axes=plan.axes, wrap=True)
+    return permute_dims(found, _order(plan, len(found.shape))) if _moves(plan) else found
+
+
+def _cut(x: Tensor, plan: _Plan) -> Tensor:
+    if any((start, size, step) != (0, n, 1) for (start, size, step), n in zip(plan.cut, x.shape, strict=True)):
+        x = apply(slice_, x, cut=plan.cut)
+    return reshape(x, plan.shape)
+
+
+def _moves(plan: _Plan) -> bool:
+    return not plan.result_first and plan.position > 0
+
+
+def _order(plan: _Plan, ndim: int) -> tuple[int, ...]:
+    """From the order of `gather`, indices first, to NumPy's."""
+    k = ndim - (len(plan.shape) - len(plan.axes))
+    rest = list(range(k, ndim))
+    return (*rest[: plan.position], *range(k), *rest[plan.position :])
+
+
+def set_item(x: Tensor, key: Any, value: ArrayLike) -> Tensor:
+    """What x is after `x[key] = value`: a new tensor."""
+    value = as_tensor(value, "assignment")
+    if value.dtype != x.dtype:
+        if dtypes.promote(value.dtype, x.dtype) != x.dtype and value.ndim:
+            raise fail(DTypeError, "assignment", f"{value.dtype} does not fit into {x.dtype}", x=x, value=value,
+                       hint="cast the value with astype")  # fmt: skip
+        value = cast(value, x.dtype)
+    if _is_full_mask(x, key) and value.ndim == 0:
+        return where(as_tensor(key), value, x)
+    plan = _plan(x, key)
+    part_shape = tuple(size for _, size, _ in plan.cut)
+    if not plan.indices:
+        filled = reshape(_spread(value, plan.shape), part_shape)
+        return apply(slice_update, x, filled, cut=plan.cut)
+    part = _cut(x, plan)
+    lead = broadcast_shapes("indexing", *[each.shape for each in plan.indices])
+    rest = tuple(n for i, n in enumerate(plan.shape) if i not in plan.axes)
+    if _moves(plan):
+        natural = (*rest[: plan.position], *lead, *rest[plan.position :])
+        order = tuple(int(i) for i in np.argsort(_order(plan, len(natural))))
+        filled = permute_dims(_spread(value, natural), order)
+    else:
+        filled = _spread(value, (*lead, *rest))
+    changed = apply(ops.scatter, part, filled, *plan.indices, axes=plan.axes, wrap=True)
+    return apply(slice_update, x, reshape(changed, part_shape), cut=plan.cut)
+
+
+def _is_full_mask(x: Tensor, key: Any) -> bool:
+    return isinstance(key, (Handle, np.ndarray)) and key.dtype == dtypes.bool_ and key.shape == x.shape  # type: ignore[union-attr]
+
+
+def _spread(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    extra = value.ndim - len(shape)
+    if extra > 0 and all(n == 1 for n in value.shape[:extra]):
+        value = reshape(value, value.shape[extra:])
+    try:
+        return broadcast_to(value, shape)
+    except ShapeError:
+        raise fail(ShapeError, "assignment", f"the value does not broadcast to {shape}", value=value) from None
+
+
+@array_api_names
+def take(x: ArrayLike, indices: ArrayLike, /, axis: int | None = None) -> Tensor:
+    """Elements of x at integer `indices` along `axis`, which may be left out for 1-d x.
+
+    Raises OutOfBoundsError, when the value is computed, for an index outside the axis.
+    """
+    x = as_tensor(x, "take")
+    if axis is None:
+        if x.ndim != 1:
+            raise fail(ArgumentTypeError, "take", "axis may be left out for 1-d input only", x=x)
+        axis = 0
+    place = normalize_axis("take", axis, x.ndim)
+    return x[(*[slice(None)] * place, as_tensor(indices, "take"))]
+
+
+@array_api_names
+def take_along_axis(x: ArrayLike, indices: ArrayLike, /, axis: int = -1) -> Tensor:
+    """Elements of x at `indices` along `axis`, at the same place on the other axes (PyTorch's gather)."""
+    x, index = as_tensor(x, "take_along_axis"), as_tensor(indices, "take_along_axis")
+    place = normalize_axis("take_along_axis", axis, x.ndim)
+    if index.ndim != x.ndim:
+        raise fail(ShapeError, "take_along_axis", "indices need as many axes as x", x=x, indices=index)
+    sizes = broadcast_shapes(
+        "take_along_axis",
+        tuple(1 if i == place else n for i, n in enumerate(x.shape)),
+        tuple(1 if i == place else n for i, n in enumerate(index.shape)),
+    )
+    if any(m != n for i, (m, n) in enumerate(zip(sizes, x.shape, strict=True)) if i != place):
+        x = broadcast_to(x, tuple(x.shape[place] if i == place else n for i, n in enumerate(sizes)))
+    grids: list[Any] = [
+        wrap(data(np.arange(n).reshape((1,) * i + (n,) + (1,) * (x.ndim - i - 1))))
+        for i, n in enumerate(x.shape)
+    ]
+    grids[place] = index
+    return x[tuple(grids)]
+
+
+@array_api_names
+def sort(x: ArrayLike, /, axis: int = -1, *, descending: bool = False, stable: bool = True) -> Tensor:
+    """The elements along `axis` in order. The gradient goes back to where each element came from."""
+    x = as_tensor(x, "sort")
+    return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis=axis)
+
+
+@array_api_names
+def topk(x: ArrayLike, k: int, /, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """The k largest elements along `axis`, in descending order, and their positions."""
+    x = as_tensor(x, "topk")
+    place = normalize_axis("topk", axis, x.ndim)
+    if not 0 <= k <= x.shape[place]:
+        raise fail(ShapeError, "topk", f"k must lie between 0 and {x.shape[place]}", x=x, k=k)
+    order = argsort(x, axis=place, descending=True)[(*[slice(None)] * place, slice(0, k))]
+    return take_along_axis(x, order, axis=place), order
+
+
+def nonzero(x: ArrayLike, /) -> tuple[Tensor, ...]:
+    """The positions of the elements that are not 0, one int64 tensor for each axis. Computed at once."""
+    x = as_tensor(x, "nonzero")
+    if x.ndim == 0:
+        raise fail(ShapeError, "nonzero", "a scalar has no positions", x=x)
+    return tuple(wrap(data(each)) for each in np.nonzero(x.numpy()))
+
+
+def searchsorted(
+    x1: ArrayLike, x2: ArrayLike, /, *, side: str = "left", sorter: ArrayLike | None = None
+) -> Tensor:
+    """Where in the sorted 1-d x1 the elements of x2 belong. int64. Computed at once."""
+    line, values = operands("searchsorted", as_tensor(x1), as_tensor(x2))
+    order = None if sorter is None else as_tensor(sorter).numpy()
+    found = np.searchsorted(line.numpy(), values.numpy(), side, order)  # type: ignore[call-overload]
+    return wrap(data(np.asarray(found, np.int64)))
+
+
+def one_hot(labels: ArrayLike, /, num_classes: int, *, dtype: Any = None) -> Tensor:
+    """A new last axis with 1 at the label and 0 elsewhere: (...) integers become (..., num_classes) float32."""
+    index = as_tensor(labels, "one_hot")
+    if not dtypes.is_integral(index.dtype):
+        raise fail(DTypeError, "one_hot", "labels must be integers", labels=index)
+    kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+    identity = np.eye(num_classes).astype(kind)
+    return apply(ops.gather, wrap(data(identity)), cast(index, dtypes.int64), axes=(0,), wrap=False)

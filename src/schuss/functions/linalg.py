@@ -1,0 +1,181 @@
+"""Products of vectors, matrices and tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from schuss import dtypes
+from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
+from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, floating, operands
+from schuss.functions.creation import arange
+from schuss.functions.elementwise import abs, conj, sqrt
+from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
+from schuss.functions.reduction import max, sum
+from schuss.graph import apply
+from schuss.ops import contraction
+from schuss.ops.infer import normalize_axis
+from schuss.ops.linalg import solve as solve_op
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+
+def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+    """The matrix product over the last two axes; axes before them broadcast, 1-d operands are vectors.
+
+    Shapes: (..., M, K) @ (..., K, N) -> (..., M, N). Half precisions accumulate in float32.
+    Raises ShapeError unless the inner sizes agree.
+    """
+    a, b = operands("matmul", as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
+    if a.ndim == 0 or b.ndim == 0:
+        raise fail(ShapeError, "matmul", "scalars cannot be multiplied as matrices", x=a, y=b, hint="use *")
+    left = reshape(a, (1, a.size)) if a.ndim == 1 else a
+    right = reshape(b, (b.size, 1)) if b.ndim == 1 else b
+    if left.ndim > 2 and right.ndim == 2 and left.shape[-1] == right.shape[0]:
+        # One tall product: the gradient for the matrix is then one product too, not a batch of them to add up.
+        rows = reshape(left, (math.prod(left.shape[:-1]), left.shape[-1]))
+        product = reshape(apply(contraction.matmul, rows, right), (*left.shape[:-1], right.shape[-1]))
+    else:
+        product = apply(contraction.matmul, left, right)
+    shape = product.shape
+    if b.ndim == 1:
+        shape = shape[:-1]
+    if a.ndim == 1:
+        shape = shape[:-2] + shape[-1:] if b.ndim > 1 else shape[:-1]
+    return reshape(product, shape)
+
+
+@array_api_names
+def vecdot(x1: ArrayLike, x2: ArrayLike, /, axis: int = -1) -> Tensor:
+    """The dot product of vectors along `axis`, x1 conjugated; the other axes broadcast."""
+    a, b = operands("vecdot", as_tensor(x1, "vecdot"), as_tensor(x2, "vecdot"))
+    a, b = moveaxis(a, axis, -1), moveaxis(b, axis, -1)
+    if a.shape[-1] != b.shape[-1]:
+        raise fail(ShapeError, "vecdot", "the vectors differ in length", x1=x1, x2=x2)
+    if a.dtype == dtypes.bool_:
+        raise fail(DTypeError, "vecdot", "is defined for numeric dtypes", x1=x1, x2=x2)
+    return sum(conj(a) * b, axis=-1, dtype=a.dtype)
+
+
+def tensordot(x1: ArrayLike, x2: ArrayLike, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
+    """Products added up over pairs of axes: the last n of x1 with the first n of x2, or the named ones."""
+    a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
+    if isinstance(axes, int):
+        left, right = tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
+    else:
+        left = tuple(normalize_axis("tensordot", axis, a.ndim) for axis in axes[0])
+        right = tuple(normalize_axis("tensordot", axis, b.ndim) for axis in axes[1])
+    if len(left) != len(right) or [a.shape[i] for i in left] != [b.shape[i] for i in right]:
+        raise fail(ShapeError, "tensordot", "the paired axes differ in size", x1=a, x2=b, axes=(left, right))
+    free_a = tuple(i for i in range(a.ndim) if i not in left)
+    free_b = tuple(i for i in range(b.ndim) if i not in right)
+    inner = math.prod(a.shape[i] for i in left)
+    shape_a, shape_b = tuple(a.shape[i] for i in free_a), tuple(b.shape[i] for i in free_b)
+    rows = reshape(permute_dims(a, free_a + left), (math.prod(shape_a), inner))
+    columns = reshape(permute_dims(b, right + free_b), (inner, math.prod(shape_b)))
+    return reshape(apply(contraction.matmul, rows, columns), shape_a + shape_b)
+
+
+def outer(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+    """All products of the elements of two vectors: shapes (M,) and (N,) give (M, N)."""
+    a, b = as_tensor(x1, "outer"), as_tensor(x2, "outer")
+    if a.ndim != 1 or b.ndim != 1:
+        raise fail(ShapeError, "outer", "needs two vectors", x1=a, x2=b)
+    return reshape(a, (a.size, 1)) * reshape(b, (1, b.size))
+
+
+def einsum(equation: str, /, *arrays: ArrayLike) -> Tensor:
+    """Products and sums in Einstein's notation, such as `einsum("bij,bjk->bik", x, y)`.
+
+    Letters name axes; letters that the result lacks are added up. Without `->` the result has the letters
+    that occur once, in alphabetical order. `...` is not supported.
+    """
+    tensors = list(operands("einsum", *[as_tensor(each, "einsum") for each in arrays]))
+    inputs, _, output = equation.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    letters = "".join(terms)
+    if "->" not in equation:
+        output = "".join(sorted(each for each in set(letters) if letters.count(each) == 1))
+    if len(terms) != len(tensors) or not set(output) <= set(letters) or not letters.isalpha() and letters:
+        raise fail(ArgumentError, "einsum", f"cannot read {equation!r} for {len(tensors)} operands")
+    if len(set(output)) != len(output):
+        raise fail(ArgumentError, "einsum", f"the result of {equation!r} names an axis twice")
+    sizes: dict[str, int] = {}
+    for term, each in zip(terms, tensors, strict=True):
+        if len(term) != each.ndim:
+            raise fail(ShapeError, "einsum", f"{term!r} names {len(term)} axes", x=each)
+        for letter, n in zip(term, each.shape, strict=True):
+            if sizes.setdefault(letter, n) != n:
+                raise fail(ShapeError, "einsum", f"axis {letter!r} is {sizes[letter]} and {n} long", x=each)
+    pairs = [_diagonals(term, each) for term, each in zip(terms, tensors, strict=True)]
+    term, result = pairs[0]
+    for i, (next_term, other) in enumerate(pairs[1:], start=2):
+        needed = set(output).union(*[later for later, _ in pairs[i:]])
+        term, result = _contract(term, result, next_term, other, needed)
+    gone = tuple(i for i, letter in enumerate(term) if letter not in output)
+    if gone:
+        result = sum(result, axis=gone, dtype=result.dtype)
+        term = "".join(letter for letter in term if letter in output)
+    return permute_dims(result, tuple(term.index(letter) for letter in output))
+
+
+def _diagonals(term: str, x: Tensor) -> tuple[str, Tensor]:
+    """Repeated letters in one operand mean its diagonal."""
+    while len(set(term)) != len(term):
+        letter = next(each for each in term if term.count(each) > 1)
+        first, second = [i for i, each in enumerate(term) if each == letter][:2]
+        moved = moveaxis(x, (first, second), (0, 1))
+        places = arange(x.shape[first])
+        x = moved[places, places]
+        term = letter + "".join(each for i, each in enumerate(term) if i not in (first, second))
+    return term, x
+
+
+def _contract(a: str, x: Tensor, b: str, y: Tensor, needed: set[str]) -> tuple[str, Tensor]:
+    """One pair of operands as a batched matrix product."""
+    shared = [each for each in a if each in b]
+    batch = "".join(each for each in shared if each in needed)
+    inner = "".join(each for each in shared if each not in needed)
+    rows = "".join(each for each in a if each not in shared)
+    columns = "".join(each for each in b if each not in shared)
+    sizes = dict(zip(a + b, x.shape + y.shape, strict=True))
+
+    def matrix(term: str, t: Tensor, *groups: str) -> Tensor:
+        order = tuple(term.index(each) for group in groups for each in group)
+        shape = tuple(math.prod(sizes[each] for each in group) for group in groups)
+        return reshape(permute_dims(t, order), shape)
+
+    product = apply(
+        contraction.matmul, matrix(a, x, batch, rows, inner), matrix(b, y, batch, inner, columns)
+    )
+    term = batch + rows + columns
+    return term, reshape(product, tuple(sizes[each] for each in term))
+
+
+def solve(a: ArrayLike, b: ArrayLike, /) -> Tensor:
+    """x such that a @ x = b: shapes (..., N, N) and (..., N, K), or (N,) for one right side.
+
+    Raises NumericsError, when the value is computed, for a singular matrix.
+    """
+    matrix, right = operands("solve", floating(a, "solve"), floating(b, "solve"))
+    if right.ndim == 1:
+        return reshape(apply(solve_op, matrix, reshape(right, (right.size, 1))), right.shape)
+    return apply(solve_op, matrix, right)
+
+
+@array_api_names
+def norm(x: ArrayLike, /, axis: int | Sequence[int] | None = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+    """The vector norm over `axis` (all by default): ord 1, 2 or infinity. Gradient 0 at 0."""
+    x = floating(x, "norm")
+    if ord == 2:
+        return sqrt(sum(abs(x) * abs(x), axis=axis, keepdims=keepdims))
+    if ord == 1:
+        return sum(abs(x), axis=axis, keepdims=keepdims)
+    if ord == math.inf:
+        return max(abs(x), axis=axis, keepdims=keepdims)
+    raise fail(ArgumentError, "norm", "ord must be 1, 2 or infinity", ord=ord)
+
+
+__all__ = ["einsum", "matmul", "matrix_transpose", "norm", "outer", "solve", "tensordot", "vecdot"]

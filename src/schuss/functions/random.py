@@ -1,0 +1,107 @@
+"""Random tensors, composed of the generator's bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from schuss import dtypes
+from schuss.errors import ArgumentError, DTypeError, fail
+from schuss.functions.arguments import cast
+from schuss.functions.elementwise import cos, less, log, sin, sqrt
+from schuss.functions.manipulation import concat, reshape
+from schuss.graph import apply, data, wrap
+from schuss.ops.random import random_bits
+from schuss.philox import Generator, default_generator
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+
+def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(n < 0 for n in sizes):
+        raise fail(ArgumentError, "random", "sizes must not be negative", shape=shape)
+    return sizes
+
+
+def bits(shape: int | Sequence[int], *, generator: Generator | None = None) -> Tensor:
+    """Random 32-bit numbers: uint32."""
+    sizes = _sizes(shape)
+    state = (generator or default_generator).reserve(math.prod(sizes))
+    return apply(random_bits, wrap(data(state)), shape=sizes)
+
+
+def uniform(
+    shape: int | Sequence[int] = (),
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    dtype: Any = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Numbers evenly distributed over low <= x < high. float32 by default, with 24 random bits each (float64: 52)."""
+    kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+    if not dtypes.is_floating(kind):
+        raise fail(DTypeError, "uniform", "needs a floating dtype", dtype=kind)
+    sizes = _sizes(shape)
+    if kind == dtypes.float64:
+        pairs = cast(bits((*sizes, 2), generator=generator), dtypes.float64)
+        high_bits, low_bits = pairs[..., 0], pairs[..., 1]
+        unit = ((high_bits * 2.0**20) + (low_bits * 2.0**-12).floor()) * 2.0**-52
+    else:
+        unit = cast(bits(sizes, generator=generator) >> 8, dtypes.float32) * 2.0**-24
+    if (low, high) != (0.0, 1.0):
+        unit = low + (high - low) * unit
+    return cast(unit, kind)
+
+
+def normal(
+    shape: int | Sequence[int] = (),
+    mean: float = 0.0,
+    std: float = 1.0,
+    *,
+    dtype: Any = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Normally distributed numbers (Box and Muller, 1958). float32 by default."""
+    kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+    wide = dtypes.float64 if kind == dtypes.float64 else dtypes.float32
+    sizes = _sizes(shape)
+    count = math.prod(sizes)
+    half = (count + 1) // 2
+    both = uniform((2, half), dtype=wide, generator=generator)
+    radius = sqrt(-2 * log(1 - both[0]))  # 1 - u lies in (0, 1]
+    angle = (2 * math.pi) * both[1]
+    drawn = concat([radius * cos(angle), radius * sin(angle)])[:count]
+    return cast(mean + std * reshape(drawn, sizes), kind)
+
+
+def randint(
+    low: int, high: int, shape: int | Sequence[int] = (), *, generator: Generator | None = None
+) -> Tensor:
+    """Integers evenly distributed over low <= n < high, int64. `high - low` may be 2**32 at most."""
+    span = high - low
+    if not 0 < span <= 2**32:
+        raise fail(ArgumentError, "randint", "needs low < high, at most 2**32 apart", low=low, high=high)
+    # The upper half of a 64-bit product is an even choice among `span` up to a part in 2**32.
+    wide = cast(bits(shape, generator=generator), dtypes.uint64)
+    return cast((wide * span) >> 32, dtypes.int64) + low
+
+
+def bernoulli(
+    p: float, shape: int | Sequence[int] = (), *, generator: Generator | None = None
+) -> Tensor:
+    """True with probability p: bool."""
+    if not 0 <= p <= 1:
+        raise fail(ArgumentError, "bernoulli", "p is a probability", p=p)
+    return less(uniform(shape, generator=generator), p)
+
+
+def permutation(n: int, *, generator: Generator | None = None) -> Tensor:
+    """A random order of range(n): int64 of shape (n,)."""
+    return wrap(data((generator or default_generator).permutation(n)))
+
+
+__all__ = ["bernoulli", "bits", "normal", "permutation", "randint", "uniform"]

@@ -1,0 +1,276 @@
+"""The recorded graph: what an op is, what a node is, and how applying the one makes the other.
+
+Nothing is computed here. `apply(op, x, y, axis=0)` checks shapes and dtypes, adds one node and hands back a
+tensor that points at it; `execution` computes values, `autodiff` walks nodes to record derivatives.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from schuss.context import Scope, context
+from schuss.dtypes import DType, is_differentiable
+from schuss.errors import Location, ShapeError, fail, user_location
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+Shape = tuple[int, ...]
+Rule = Callable[..., "Tensor"]
+
+OUTPUT = -1  # in `Op.saves`: the op's own result
+
+
+@dataclass
+class Sample:
+    """Inputs on which the generic tests try an op."""
+
+    inputs: list[np.ndarray]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    differentiate: bool = True  # False where the sample sits on a kink or overflows on purpose
+
+
+@dataclass(eq=False, frozen=True, slots=True, kw_only=True)
+class Op:
+    """A primitive: all that is true of it, in one record.
+
+    Attributes:
+        name: its name in messages and listings.
+        doc: one line, which the public function shows.
+        infer: `infer(*nodes, **attributes) -> (shape, dtype)`; raises for what does not fit.
+        reference: `reference(*arrays, **attributes) -> array`, the meaning in NumPy. Never writes to its
+            inputs, may return a view of them.
+        gradient: one rule for each input, `rule(g, y, *xs, **attributes) -> gx`, where `g` is the gradient of the
+            result `y`, all of them tensors, so that rules can be differentiated again. None in place of a rule:
+            that input (an index, say) has no gradient. None in place of the tuple: not differentiable, by
+            declaration (steps, comparisons, integers). One rule serves all inputs of a `variadic` op and
+            is told which by the keyword `index`.
+        saves: the inputs (by position) and `OUTPUT` whose values the rules look at. Evaluation keeps those.
+            Positions beyond the inputs count for nothing, so an op of any number of inputs can name them all.
+        samples: `samples(rng) -> [Sample]` for the generic tests.
+        broadcasts: inputs broadcast against each other; the engine sums gradients back to their shapes.
+        view: the reference returns a view and takes no memory.
+    """
+
+    name: str
+    doc: str
+    infer: Callable[..., tuple[Shape, DType]]
+    reference: Callable[..., np.ndarray]
+    gradient: tuple[Rule | None, ...] | None
+    samples: Callable[[np.random.Generator], list[Sample]]
+    saves: tuple[int, ...] = ()
+    broadcasts: bool = False
+    view: bool = False
+    variadic: bool = False
+
+    def __repr__(self) -> str:
+        return f"Op({self.name!r})"
+
+    def rule(self, index: int) -> Rule | None:
+        """The gradient rule for input `index`."""
+        if self.gradient is None:
+            return None
+        return self.gradient[0 if self.variadic else index]
+
+
+REGISTRY: dict[str, Op] = {}
+
+
+def define(name: str, doc: str, **record: Any) -> Op:
+    """Make an op and enter it in the registry, from which the tests are derived."""
+    assert name not in REGISTRY, name
+    op = Op(name=name, doc=doc, **record)
+    REGISTRY[name] = op
+    return op
+
+
+_numbers = itertools.count()
+
+
+class Node:
+    """One op applied to nodes, or data (`op` is None).
+
+    Attributes:
+        number: nodes are numbered as they are recorded, so inputs have smaller numbers than what uses them.
+        value: the array, once computed; None before, and again where nothing needs it any more.
+        requires_grad: a gradient can flow through here.
+        owner: for a leaf that collects a gradient: the tensor whose `.grad` it is.
+        handles: how many tensors of the user point here. Their values are kept.
+        spent: a backward pass went through, and no second one was announced.
+        location, scope: the user's line and the layer that was running, for messages.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "attributes",
+        "dtype",
+        "handles",
+        "inputs",
+        "location",
+        "number",
+        "op",
+        "owner",
+        "requires_grad",
+        "scope",
+        "shape",
+        "spent",
+        "value",
+    )
+
+    def __init__(
+        self,
+        op: Op | None,
+        inputs: tuple[Node, ...],
+        attributes: dict[str, Any],
+        shape: Shape,
+        dtype: DType,
+        value: np.ndarray | None = None,
+    ) -> None:
+        self.number = next(_numbers)
+        self.op = op
+        self.inputs = inputs
+        self.attributes = attributes
+        self.shape = shape
+        self.dtype = dtype
+        self.value = value
+        self.requires_grad = False
+        self.owner: weakref.ref[Tensor] | None = None
+        self.handles = 0
+        self.spent = False
+        self.location: Location | None = None
+        self.scope: Scope | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def name(self) -> str:
+        return "data" if self.op is None else self.op.name
+
+    def __repr__(self) -> str:
+        return f"<Node {self.number} {self.name} {self.shape} {self.dtype}>"
+
+
+_MOST_BYTES = 2**62
+
+
+def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node:
+    """Add `op` applied to `inputs` to the graph."""
+    shape, dtype = op.infer(*inputs, **attributes)
+    node = Node(op, inputs, attributes, shape, dtype)
+    node.location = user_location()
+    node.scope = context.scope
+    if node.nbytes > _MOST_BYTES:
+        raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
+    if context.grad_enabled and op.gradient is not None and is_differentiable(dtype):
+        for each in inputs:
+            if each.requires_grad:
+                node.requires_grad = True
+                break
+    _note_pending(node)
+    return node
+
+
+def data(value: np.ndarray) -> Node:
+    """A node that holds an array. The array must not be written to afterwards."""
+    return Node(None, (), {}, value.shape, value.dtype, value)
+
+
+_PRUNE_AT = 4096
+
+
+def _note_pending(node: Node) -> None:
+    pending = context.pending
+    pending.append(weakref.ref(node))
+    if len(pending) % _PRUNE_AT == 0:
+        context.pending = [ref for ref in pending if is_wanted(ref())]
+
+
+def is_wanted(node: Node | None) -> bool:
+    """Whether a live tensor of the user points at this node and its value is not known yet."""
+    return node is not None and node.handles > 0 and node.value is None
+
+
+class Handle:
+    """Something that points at a node. `Tensor` is the one subclass that users meet.
+
+    Ops and gradient rules work on handles, and need Tensor only through its operators (`g * y`), so
+    they stand below `tensor.py` and the methods of Tensor can be written on top of them.
+    """
+
+    __slots__ = ("__weakref__", "_node")
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        node.handles += 1
+
+    def _point_at(self, node: Node) -> None:
+        node.handles += 1
+        self._node.handles -= 1
+        self._node = node
+
+    def __del__(self) -> None:
+        node = getattr(self, "_node", None)
+        if node is not None:
+            node.handles -= 1
+
+
+_make_handle: Callable[[Node], Any] = Handle
+
+
+def hands_out(make: Callable[[Node], Any]) -> None:
+    """Tell what `apply` wraps its results in: `tensor.py` says Tensor."""
+    global _make_handle
+    _make_handle = make
+
+
+def wrap(node: Node) -> Tensor:
+    return _make_handle(node)
+
+
+def apply(op: Op, *inputs: Tensor, **attributes: Any) -> Tensor:
+    """Record `op` on tensors and return the tensor of its result."""
+    return _make_handle(record(op, tuple([each._node for each in inputs]), attributes))
+
+
+def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
+    """A Python number as a tensor: an input of the graph, so that its value can change from step to step."""
+    return _make_handle(data(np.asarray(value, dtype)))
+
+
+def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[Node]:
+    """`targets` and all that they are computed from, inputs first; enters only nodes for which `follow` holds.
+
+    Iterative: graphs are as deep as the user's loop is long.
+    """
+    found: set[Node] = set()
+    stack = [node for node in targets if follow(node)]
+    while stack:
+        node = stack.pop()
+        if node in found:
+            continue
+        found.add(node)
+        for each in node.inputs:
+            if each not in found and follow(each):
+                stack.append(each)
+    return sorted(found, key=_number_of)
+
+
+def _number_of(node: Node) -> int:
+    return node.number

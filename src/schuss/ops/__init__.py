@@ -1,0 +1,14 @@
+"""The primitives, a file a family. Importing this fills `graph.REGISTRY`."""
+
+from schuss.ops import (
+    broadcast,
+    contraction,
+    elementwise,
+    indexing,
+    linalg,
+    movement,
+    random,
+    reduction,
+)
+
+__all__ = ["broadcast", "contraction", "elementwise", "indexing", "linalg", "movement", "random", "reduction"]

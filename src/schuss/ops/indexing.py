@@ -1,0 +1,174 @@
+"""Ops that take or put elements at positions which are data.
+
+`axes` says which axes of x the index tensors point into, ascending. The indices broadcast against each other; their
+shape comes first in the result, then the axes of x that are not indexed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from schuss.dtypes import DType, accumulator
+from schuss.errors import BadValueError, OutOfBoundsError
+from schuss.graph import Node, Sample, Shape, apply, data, define, wrap
+from schuss.ops.broadcast import zeros
+from schuss.ops.infer import Rng, broadcast_shapes, numbers
+
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+Axes = tuple[int, ...]
+
+
+def _layout(x_shape: Shape, indices: tuple[Node, ...], axes: Axes) -> Shape:
+    positions = broadcast_shapes("indexing", *[index.shape for index in indices])
+    return positions + tuple(n for axis, n in enumerate(x_shape) if axis not in axes)
+
+
+def _to_front(x: np.ndarray, axes: Axes) -> np.ndarray:
+    """x with the indexed axes first."""
+    return x.transpose(*axes, *[axis for axis in range(x.ndim) if axis not in axes])
+
+
+def _checked(indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool) -> tuple[np.ndarray, ...]:
+    """The indices counted from the front. Every one is looked at: a bad one is an error here, never a stray read."""
+    made = []
+    for index, axis in zip(indices, axes, strict=True):
+        n = shape[axis]
+        low = -n if wrap else 0
+        if index.size and (index.min() < low or index.max() >= n):
+            bad = index[(index < low) | (index >= n)].flat[0]
+            allowed = f"from {low} to {n - 1}" if n else "none, the axis is empty"
+            raise BadValueError(OutOfBoundsError, f"index {bad} is outside axis {axis}: allowed are {allowed}")
+        made.append(np.where(index < 0, index + n, index) if wrap else index)
+    return tuple(made)
+
+
+def _gather_infer(x: Node, *indices: Node, axes: Axes, wrap: bool) -> tuple[Shape, DType]:
+    return _layout(x.shape, indices, axes), x.dtype
+
+
+def _gather(x: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool) -> np.ndarray:
+    return _to_front(x, axes)[_checked(indices, x.shape, axes, wrap)]
+
+
+def _scatter_infer(x: Node, part: Node, *indices: Node, axes: Axes, wrap: bool) -> tuple[Shape, DType]:
+    assert part.shape == _layout(x.shape, indices, axes)
+    return x.shape, x.dtype
+
+
+def _scatter(x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool) -> np.ndarray:
+    result = x.copy()
+    _to_front(result, axes)[_checked(indices, x.shape, axes, wrap)] = part
+    return result
+
+
+def _scatter_add(x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool) -> np.ndarray:
+    """Rows that go to one place are added up first, in their order, so the result is the same every time."""
+    result = x.copy()
+    if not part.size:
+        return result
+    front = _to_front(result, axes)
+    lead = front.shape[: len(axes)]
+    checked = np.broadcast_arrays(*_checked(indices, x.shape, axes, wrap))
+    place = np.ravel_multi_index(tuple(each.reshape(-1) for each in checked), lead)
+    order = np.argsort(place, kind="stable")
+    place = place[order]
+    rows = part.reshape(place.size, -1)[order]
+    first = np.flatnonzero(np.r_[True, place[1:] != place[:-1]])
+    totals = np.add.reduceat(rows, first, axis=0, dtype=accumulator(x.dtype)).astype(x.dtype)
+    target = np.unravel_index(place[first], lead)
+    front[target] += totals.reshape(len(first), *front.shape[len(axes) :])
+    return result
+
+
+def _scatter_part_rule(
+    g: Tensor, y: Tensor, x: Tensor, part: Tensor, *indices: Tensor, axes: Axes, wrap: bool
+) -> Tensor:
+    """What is written and written over again gets no gradient: only the last one at a place does."""
+    numbered = data_range(part.shape)
+    start = zeros(x.shape, numbered.dtype) - 1
+    written = apply(scatter, start, numbered, *indices, axes=axes, wrap=wrap)
+    lasting = apply(gather, written, *indices, axes=axes, wrap=wrap) == numbered
+    return apply(gather, g, *indices, axes=axes, wrap=wrap) * lasting.astype(g.dtype)
+
+
+def data_range(shape: Shape) -> Tensor:
+    """0, 1, 2, ... in the given shape."""
+    return wrap(data(np.arange(math.prod(shape)).reshape(shape)))
+
+
+def _cases(rng: Rng) -> list[tuple[Shape, list[np.ndarray], Axes]]:
+    return [
+        ((5,), [rng.integers(-5, 5, (3,))], (0,)),
+        ((4, 3), [rng.integers(0, 4, (2, 2))], (0,)),
+        ((4, 3), [rng.integers(0, 3, (6,))], (1,)),
+        ((3, 4, 5), [rng.integers(0, 3, (2, 1)), rng.integers(-5, 5, (3,))], (0, 2)),
+        ((4, 3), [rng.integers(0, 4, (0,))], (0,)),
+        ((2, 3), [np.asarray(1), np.asarray(-1)], (0, 1)),
+    ]
+
+
+def _gather_samples(rng: Rng) -> list[Sample]:
+    return [
+        Sample([numbers(rng, shape), *indices], {"axes": axes, "wrap": True})
+        for shape, indices, axes in _cases(rng)
+    ]
+
+
+def _scatter_samples(rng: Rng) -> list[Sample]:
+    made = []
+    for shape, indices, axes in _cases(rng):
+        lead = np.broadcast_shapes(*[index.shape for index in indices])
+        rest = tuple(n for axis, n in enumerate(shape) if axis not in axes)
+        inputs = [numbers(rng, shape), numbers(rng, lead + rest), *indices]
+        made.append(Sample(inputs, {"axes": axes, "wrap": True}))
+    return made
+
+
+gather = define(
+    "gather",
+    "elements of x at positions; `wrap` allows negative ones, counted from the end",
+    infer=_gather_infer,
+    reference=_gather,
+    gradient=(
+        lambda g, y, x, *indices, axes, wrap: apply(
+            scatter_add, zeros(x.shape, g.dtype), g, *indices, axes=axes, wrap=wrap
+        ),
+        *[None] * 32,
+    ),
+    saves=tuple(range(1, 33)),
+    samples=_gather_samples,
+)
+scatter = define(
+    "scatter",
+    "x with elements at positions replaced; of several for one place the last one stays",
+    infer=_scatter_infer,
+    reference=_scatter,
+    gradient=(
+        lambda g, y, x, part, *indices, axes, wrap: apply(
+            scatter, g, zeros(part.shape, g.dtype), *indices, axes=axes, wrap=wrap
+        ),
+        _scatter_part_rule,
+        *[None] * 32,
+    ),
+    saves=tuple(range(2, 34)),
+    samples=_scatter_samples,
+)
+scatter_add = define(
+    "scatter_add",
+    "x with elements added at positions",
+    infer=_scatter_infer,
+    reference=_scatter_add,
+    gradient=(
+        lambda g, y, x, part, *indices, axes, wrap: g,
+        lambda g, y, x, part, *indices, axes, wrap: apply(gather, g, *indices, axes=axes, wrap=wrap),
+        *[None] * 32,
+    ),
+    saves=tuple(range(2, 34)),
+    samples=_scatter_samples,
+)

@@ -1,0 +1,113 @@
+"""Counter-based random bits, and the generator that hands out the counters.
+
+Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011): block
+number `p` of a stream is a pure function of (seed, stream, p), so the same numbers come out on every device, in any
+order and after any restart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from schuss.errors import ArgumentError, fail
+
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # multipliers of the paper
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85  # what the key grows by each round
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+_CHUNK = 4096  # blocks worked on at once, so that the rounds stay in cache
+_MASK64 = (1 << 64) - 1
+
+
+def philox_blocks(seed: int, stream: int, position: int, blocks: int) -> np.ndarray:
+    """`blocks` consecutive blocks of four 32-bit numbers: uint32 of shape (blocks, 4)."""
+    out = np.empty((blocks, 4), np.uint32)
+    for start in range(0, blocks, _CHUNK):
+        count = min(_CHUNK, blocks - start)
+        first = np.uint64((position + start) & _MASK64)
+        with np.errstate(over="ignore"):
+            counter = first + np.arange(count, dtype=np.uint64)
+        _rounds(seed, stream, counter, out[start : start + count])
+    return out
+
+
+def _rounds(seed: int, stream: int, counter: np.ndarray, out: np.ndarray) -> None:
+    c0, c1 = counter & _LOW, counter >> _SHIFT
+    c2 = np.full_like(counter, stream & 0xFFFFFFFF)
+    c3 = np.full_like(counter, (stream >> 32) & 0xFFFFFFFF)
+    k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    for _ in range(10):
+        product0, product1 = c0 * _M0, c2 * _M1
+        c0 = (product1 >> _SHIFT) ^ c1 ^ np.uint64(k0)
+        c2 = (product0 >> _SHIFT) ^ c3 ^ np.uint64(k1)
+        c1, c3 = product1 & _LOW, product0 & _LOW
+        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
+    out[:, 0], out[:, 1], out[:, 2], out[:, 3] = c0, c1, c2, c3
+
+
+class Generator:
+    """A source of random numbers with a small, exact state.
+
+    Args:
+        seed: a 64-bit integer; the same seed gives the same numbers, everywhere.
+        stream: streams of one seed are independent of each other.
+
+    Each draw takes the next blocks of the stream; `state_dict()` is three integers.
+    """
+
+    __slots__ = ("position", "seed", "stream")
+
+    def __init__(self, seed: int = 0, stream: int = 0) -> None:
+        if not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) <= _MASK64:
+            raise fail(ArgumentError, "Generator", "seed must be an integer from 0 to 2**64 - 1", seed=seed)
+        self.seed = int(seed)
+        self.stream = int(stream) & _MASK64
+        self.position = 0
+
+    def __repr__(self) -> str:
+        return f"Generator(seed={self.seed}, stream={self.stream}, position={self.position})"
+
+    def reserve(self, count: int) -> np.ndarray:
+        """Take the blocks for `count` 32-bit numbers: uint64 (seed, stream, position)."""
+        state = np.array([self.seed, self.stream, self.position], np.uint64)
+        self.position = (self.position + (count + 3) // 4) & _MASK64
+        return state
+
+    def bits(self, count: int) -> np.ndarray:
+        """`count` random 32-bit numbers on the host: uint32 of shape (count,)."""
+        return bits_at(self.reserve(count), count)
+
+    def permutation(self, n: int) -> np.ndarray:
+        """A random order of `range(n)` on the host: int64 of shape (n,)."""
+        keys = self.bits(2 * n).view(np.uint64)  # 64-bit keys: ties do not happen in practice
+        return np.argsort(keys, kind="stable")
+
+    def fork(self, *keys: int) -> Generator:
+        """The generator of a sub-task named by integers, say (epoch, index). Does not advance this one."""
+        stream = self.stream
+        for key in keys:
+            mixed = philox_blocks(stream ^ 0x5EED5EED5EED5EED, self.seed, int(key), 1)[0]
+            stream = int(mixed[0]) | int(mixed[1]) << 32
+        return Generator(self.seed, stream)
+
+    def numpy(self) -> np.random.Generator:
+        """A NumPy generator seeded from the next block, for code that wants one (augmentation, say)."""
+        key = self.bits(4).view(np.uint64)
+        return np.random.Generator(np.random.Philox(key=key))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed, "stream": self.stream, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seed, self.stream, self.position = (int(state[k]) for k in ("seed", "stream", "position"))
+
+
+def bits_at(state: np.ndarray, count: int) -> np.ndarray:
+    """The 32-bit numbers that `Generator.reserve` set aside."""
+    seed, stream, position = (int(part) for part in state)
+    return philox_blocks(seed, stream, position, (count + 3) // 4).reshape(-1)[:count]
+
+
+default_generator = Generator(0)

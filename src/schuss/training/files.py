@@ -1,0 +1,111 @@
+"""Files and folders that appear whole or not at all.
+
+What is written goes to a hidden name in the same folder, is forced to disk, and gets its final name
+last. A process that dies on the way leaves what was there, and perhaps a `.name.*.tmp` beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from schuss.errors import SchussError, fail
+
+TEMPORARY = ".tmp"  # how the hidden names end
+
+
+class StorageError(SchussError, OSError):
+    """A file cannot be written or read: no space, no permission, not there."""
+
+
+def storage_error(where: str, path: Path, problem: OSError) -> StorageError:
+    """The operating system's error with the path that the user knows. Keeps `errno`."""
+    reason = os.strerror(problem.errno) if problem.errno else str(problem)
+    error = fail(StorageError, where, f"{reason}: {path}")
+    assert isinstance(error, StorageError)
+    error.errno = problem.errno
+    return error
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file to write to, which takes the place of `path` when the block ends well.
+
+    Raises StorageError, naming `path`, where the system cannot write; `path` then is as before.
+    """
+    target = Path(path)
+    temporary = hidden_name(target)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as problem:
+        raise storage_error("atomic_write", target, problem) from problem
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A hidden folder to fill, which becomes `path` when the block ends well.
+
+    An existing folder `path` is replaced. Folders above it are made where they are missing.
+    Raises StorageError, naming `path`, where the system cannot write; no half of it stays behind.
+    """
+    target = Path(path)
+    temporary = hidden_name(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            _sync(file)
+        sync_folder(temporary)
+        if target.exists():
+            remove_folder(target)  # a folder that is not empty cannot be renamed over
+        os.rename(temporary, target)
+        sync_folder(target.parent)
+    except OSError as problem:
+        raise storage_error("atomic_folder", target, problem) from problem
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; whoever looks sees all of it or nothing."""
+    hidden = hidden_name(path)
+    os.rename(path, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, prefix: str) -> None:
+    """Remove hidden folders that a process which died left in `folder`, of names in `prefix`."""
+    for leftover in folder.glob(f".{prefix}*{TEMPORARY}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def hidden_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's names to disk, where the system knows how (Windows does not)."""
+    if os.name == "posix":
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
