@@ -94,7 +94,7 @@ Location = tuple[CodeType, int]
 
 def _is_internal(code: CodeType) -> bool:
     name = code.co_filename
-    internal = (name.startswith(_PACKAGE) and not name.startswith(_RECIPES)) or name.startswith("<")
+    internal = (name.startswith(_PACKAGE) and not name.startswith(_RECIPES)) or name.startswith("<frozen")
     _internal[code] = internal
     return internal
 

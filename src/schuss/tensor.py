@@ -298,7 +298,10 @@ class Tensor(Handle):
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         with grad_mode(False):
-            copy = type(self)(apply(detach_op, self)._node)
+            copy: Tensor = object.__new__(type(self))
+            Tensor.__init__(copy, apply(detach_op, self)._node)
+            if hasattr(self, "persistent"):
+                copy.persistent = self.persistent
         if self._node.owner is not None:
             copy._become_leaf(copy)
         return copy

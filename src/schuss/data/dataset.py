@@ -199,7 +199,8 @@ def _sizes(lengths: Sequence[int] | Sequence[float], total: int) -> list[int]:
         return [int(length) for length in lengths]
     if not math.isclose(sum(lengths), 1.0, abs_tol=1e-6):
         raise fail(ArgumentError, "random_split", "the fractions must add up to 1", lengths=lengths)
-    sizes = [math.floor(total * fraction) for fraction in lengths]
+    # 0.29 * 100 is a little less than 29: rounded first, so that it does not become 28
+    sizes = [math.floor(round(total * fraction, 6)) for fraction in lengths]
     for number in range(total - sum(sizes)):
         sizes[number % len(sizes)] += 1
     return sizes

@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
@@ -61,7 +62,8 @@ def download(url: str, target: Path, sha256: str) -> None:
         reason = f"the download failed: {problem}"
         raise fail(DataNotFoundError, "download", reason, url=url, file=str(target)) from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it must not hide the error above
+            temporary.unlink(missing_ok=True)
 
 
 def _receive(url: str, file: BinaryIO) -> None:
@@ -71,20 +73,20 @@ def _receive(url: str, file: BinaryIO) -> None:
 
     try:
         with urlopen(url, timeout=TIMEOUT) as response:
-            expected = int(response.headers.get("Content-Length") or -1)
+            expected = response.length  # None if the server does not say
             received = _copy(response, file, url, expected)
     except HTTPError as problem:
         problem.close()
         raise OSError(f"the server answered {problem.code} {problem.reason}") from None
     except HTTPException as problem:
         raise OSError(str(problem) or type(problem).__name__) from problem
-    if expected >= 0 and received != expected:
+    if expected is not None and received != expected:
         raise OSError(f"the connection ended after {received} of {expected} bytes")
 
 
-def _copy(response: BufferedIOBase, file: BinaryIO, url: str, expected: int) -> int:
+def _copy(response: BufferedIOBase, file: BinaryIO, url: str, expected: int | None) -> int:
     """Copy until the end; the number of bytes. A terminal sees how far it is, a log one line."""
-    size = f"{expected / 1e6:.1f} MB" if expected >= 0 else "size unknown"
+    size = f"{expected / 1e6:.1f} MB" if expected is not None else "size unknown"
     title = f"downloading {url} ({size})"
     live = sys.stderr.isatty()
     print(title, end="" if live else "\n", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def read_idx(path: str | Path) -> np.ndarray:
             problem = "the header speaks of more data than the file can hold"
             raise _damaged(path, problem, expected_bytes=expected, file_bytes=size)
         content = np.empty(expected, np.uint8)
-        found = file.readinto(memoryview(content))
+        found = file.readinto(content.data)
         if found < expected:
             problem = "the file is cut short"
             raise _damaged(path, problem, expected_bytes=expected, found_bytes=found)
@@ -91,5 +92,5 @@ def _read_header(file: BufferedIOBase, path: Path) -> tuple[tuple[int, ...], DTy
     return shape, np.dtype(">" + _ELEMENTS[magic[2]])
 
 
-def _damaged(path: Path, problem: str, **found: object) -> SchussError:
+def _damaged(path: Path, problem: str, **found: Any) -> SchussError:
     return fail(FileFormatError, "read_idx", problem, file=str(path), **found)

@@ -50,6 +50,15 @@ class DataLoader:
 
     **Errors** of the data set are raised in the loop when it reaches that batch, with a note that
     names the sample. Leaving the loop stops and joins the threads.
+
+    >>> from schuss.data import DataLoader, Digits
+    >>> loader = DataLoader(Digits(), batch_size=64, shuffle=True)
+    >>> len(loader)
+    23
+    >>> for images, labels in loader:
+    ...     print(images.shape, labels.dtype)
+    ...     break
+    (64, 1, 8, 8) int64
     """
 
     def __init__(

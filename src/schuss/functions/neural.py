@@ -193,7 +193,7 @@ def per_axis(where_: str, name: str, value: Sizes, rank: int, least: int) -> tup
     return sizes
 
 
-def _padding(where_: str, padding: Sizes | str, kernel: tuple[int, ...], stride: tuple[int, ...],
+def pairs_of_padding(where_: str, padding: Sizes | str, kernel: tuple[int, ...], stride: tuple[int, ...],
              dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:  # fmt: skip
     """Pairs (before, after). "same" keeps the size at stride 1, "valid" is none."""
     rank = len(kernel)
@@ -223,7 +223,7 @@ def _convolution(where_: str, rank: int, x: ArrayLike, weight: Tensor, bias: Ten
                    f"{weight.shape[1] * groups}", x=x, weight=weight, groups=groups)  # fmt: skip
     steps = per_axis(where_, "stride", stride, rank, 1)
     spread = per_axis(where_, "dilation", dilation, rank, 1)
-    around = _padding(where_, padding, weight.shape[2:], steps, spread)
+    around = pairs_of_padding(where_, padding, weight.shape[2:], steps, spread)
     dtype = dtypes.promote(x.dtype, weight.dtype)
     y = apply(contraction.convolve, cast(x, dtype), cast(weight, dtype), stride=steps, padding=around,
               dilation=spread, groups=groups)  # fmt: skip

@@ -92,7 +92,8 @@ def _by_group(x: np.ndarray, groups: int) -> np.ndarray:
 
 def _from_groups(y: np.ndarray, n: int, sizes: Shape) -> np.ndarray:
     """The way back of `_by_group`."""
-    return np.ascontiguousarray(np.moveaxis(y.reshape(-1, n, *sizes), 0, 1))
+    channels = y.shape[0] * y.shape[1]
+    return np.ascontiguousarray(np.moveaxis(y.reshape(channels, n, *sizes), 0, 1))
 
 
 def _wide(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -75,7 +75,8 @@ def save_checkpoint(
         folder: its name; an existing one is replaced.
         model, optimizer, schedule, loader, history: what to save the state of; None leaves it out.
         generators: random generators by name.
-        extra: a tree of dicts, lists, numbers, texts, tensors and arrays.
+        extra: anything else: a tree of dicts, lists, numbers, texts, tensors and arrays, or an
+            object with such a state.
         step, epoch: how many of each are done.
 
     Raises StorageError where the system cannot write, ArgumentTypeError for a state that is made of
@@ -89,7 +90,8 @@ def save_checkpoint(
     }
     states = {name: each.state_dict() for name, each in (generators or {}).items()}
     state["generators"] = pack(states, "generators", arrays)
-    state["extra"] = pack(extra, "extra", arrays)
+    more = extra.state_dict() if isinstance(extra, Stateful) else extra
+    state["extra"] = pack(more, "extra", arrays)
     state |= {"format": FORMAT, "step": int(step), "epoch": int(epoch), "optimizer": None}
     files = {_MODEL: {name: as_array(value) for name, value in model.state_dict().items()}}
     if optimizer is not None:
@@ -121,10 +123,11 @@ def load_checkpoint(
     loader: Stateful | None = None,
     generators: Mapping[str, Stateful] | None = None,
     history: Stateful | None = None,
+    extra: Stateful | None = None,
 ) -> Loaded:
-    """Read a checkpoint into the objects given, all of them or, after an error, none.
+    """Read a checkpoint into the objects given: all of them or, after an error, none.
 
-    Returns the step, the epoch and `extra`, arrays in it as read-only NumPy arrays.
+    Returns the step, the epoch and `extra`, with arrays in it as read-only NumPy arrays.
 
     Raises FileFormatError for a part that is damaged or cut short, StateDictError for names, shapes
     or dtypes that are not those of the objects, StorageError for a part that cannot be read. Each
@@ -147,7 +150,7 @@ def load_checkpoint(
             "groups": state["optimizer"],
         }
         targets.append(_Target("optimizer", path / _OPTIMIZER, optimizer, saved))
-    parts = {"schedule": schedule, "loader": loader, "history": history}
+    parts = {"schedule": schedule, "loader": loader, "history": history, "extra": extra}
     for name, part in parts.items():
         if part is not None:
             _check_present(path, name, state[name])

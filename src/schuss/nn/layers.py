@@ -1,0 +1,286 @@
+"""Layers with learned parameters: linear, convolution, embedding; and the shapes around them.
+
+Initial values are PyTorch's: even within +-1 / sqrt(fan_in), for weights and biases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from schuss import dtypes
+from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError, fail
+from schuss.functions import neural
+from schuss.functions.creation import zeros
+from schuss.functions.manipulation import flatten
+from schuss.nn import init
+from schuss.nn.module import Module, Parameter
+from schuss.philox import Generator
+from schuss.tensor import Tensor
+
+
+def positive(layer: str, **sizes: int) -> None:
+    """Raise ArgumentError for a size that is not a positive integer."""
+    for name, n in sizes.items():
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise fail(ArgumentError, layer, f"{name} must be a positive integer", **{name: n})
+
+
+def tensor_argument(layer: str, x: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise fail(ArgumentTypeError, layer, f"needs a tensor, got {type(x).__name__}", hint="schuss.tensor(array)")
+    return x
+
+
+def floating_argument(layer: str, x: Any) -> Tensor:
+    x = tensor_argument(layer, x)
+    if not (dtypes.is_floating(x.dtype) or dtypes.is_complex(x.dtype)):
+        raise fail(DTypeError, layer, "needs floating input", x=x, hint="scale it: x.astype(schuss.float32) / 255")
+    return x
+
+
+def _fresh(shape: Sequence[int], bound: float, dtype: Any, generator: Generator | None) -> Parameter:
+    kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+    return init.uniform_(Parameter(zeros(tuple(shape), dtype=kind)), -bound, bound, generator)  # type: ignore[return-value]
+
+
+class Linear(Module):
+    """y = x W^T + b.
+
+    Args:
+        in_features, out_features: sizes of the last axis before and after.
+        bias: whether to add b.
+
+    Shapes: (..., in_features) -> (..., out_features); weight (out_features, in_features), bias (out_features,).
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None,
+                 generator: Generator | None = None) -> None:  # fmt: skip
+        super().__init__()
+        positive("Linear", in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = in_features, out_features
+        bound = 1 / math.sqrt(in_features)
+        self.weight = _fresh((out_features, in_features), bound, dtype, generator)
+        self.bias = _fresh((out_features,), bound, dtype, generator) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = floating_argument("Linear", x)
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise fail(ShapeError, "Linear", f"the last axis must have in_features={self.in_features} elements", x=x,
+                       weight=self.weight, hint=_flatten_hint(x, self.in_features))  # fmt: skip
+        return neural.linear(x, self.weight, self.bias)
+
+    def describe(self) -> str:
+        return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")
+
+
+def _flatten_hint(x: Tensor, features: int) -> str | None:
+    if x.ndim > 2 and math.prod(x.shape[1:]) == features:
+        return "flatten all but the batch axis first: x.flatten(1), or nn.Flatten()"
+    return None
+
+
+class _Conv(Module):
+    rank = 0
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: neural.Sizes,
+        stride: neural.Sizes = 1,
+        padding: neural.Sizes | str = 0,
+        dilation: neural.Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        dtype: Any = None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise fail(ArgumentError, name, "groups must divide the channels", in_channels=in_channels,
+                       out_channels=out_channels, groups=groups)  # fmt: skip
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = neural.per_axis(name, "kernel_size", kernel_size, self.rank, 1)
+        self.stride = neural.per_axis(name, "stride", stride, self.rank, 1)
+        self.dilation = neural.per_axis(name, "dilation", dilation, self.rank, 1)
+        self.padding = padding
+        neural.pairs_of_padding(name, padding, self.kernel_size, self.stride, self.dilation)
+        self.groups = groups
+        bound = 1 / math.sqrt(in_channels // groups * math.prod(self.kernel_size))
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = _fresh(shape, bound, dtype, generator)
+        self.bias = _fresh((out_channels,), bound, dtype, generator) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        name = type(self).__name__
+        x = floating_argument(name, x)
+        if x.ndim == self.rank + 2 and x.shape[1] != self.in_channels:
+            last = x.shape[-1] == self.in_channels
+            raise fail(ShapeError, name, f"expects {self.in_channels} input channels on axis 1, got {x.shape[1]}",
+                       x=x, weight=self.weight,
+                       hint="channels come before the sizes: (N, C, ...)" if last else None)  # fmt: skip
+        function = neural.conv1d if self.rank == 1 else neural.conv2d
+        return function(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def describe(self) -> str:
+        parts = [str(self.in_channels), str(self.out_channels), f"kernel_size={self.kernel_size}"]
+        ones = (1,) * self.rank
+        parts += [f"stride={self.stride}"] if self.stride != ones else []
+        parts += [f"padding={self.padding!r}"] if self.padding != 0 else []
+        parts += [f"dilation={self.dilation}"] if self.dilation != ones else []
+        parts += [f"groups={self.groups}"] if self.groups != 1 else []
+        parts += ["bias=False"] if self.bias is None else []
+        return ", ".join(parts)
+
+
+class Conv1d(_Conv):
+    """Convolution over sequences.
+
+    Args:
+        in_channels, out_channels: channels before and after.
+        kernel_size, stride, dilation: an integer each.
+        padding: zeros on both sides; or "same" (stride 1), or "valid".
+        groups: the channels are worked on in this many separate groups.
+        bias: whether to add a number to each output channel.
+
+    Shapes: (N, in_channels, L) -> (N, out_channels, L'), L' = (L + 2 padding - dilation (kernel - 1) - 1) // stride + 1.
+    """
+
+    rank = 1
+
+
+class Conv2d(_Conv):
+    """Convolution over images; sizes are an integer for both axes or a pair (height, width). See `Conv1d`.
+
+    Shapes: (N, in_channels, H, W) -> (N, out_channels, H', W'); weight (out, in / groups, KH, KW).
+    """
+
+    rank = 2
+
+
+class Embedding(Module):
+    """A table of vectors, looked up by integers.
+
+    Args:
+        num_embeddings: rows of the table.
+        embedding_dim: the length of each vector.
+        padding_idx: a row that starts as zeros and does not learn.
+
+    Shapes: integers (...) -> (..., embedding_dim). Initially normal with deviation 1.
+    Raises OutOfBoundsError, when the value is computed, for an index outside the table.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, dtype: Any = None,
+                 generator: Generator | None = None) -> None:  # fmt: skip
+        super().__init__()
+        positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        if padding_idx is not None and not 0 <= padding_idx < num_embeddings:
+            raise fail(OutOfBoundsError, "Embedding", "padding_idx is outside the table", padding_idx=padding_idx)
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
+        kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+        self.weight = Parameter(zeros((num_embeddings, embedding_dim), dtype=kind))
+        init.normal_(self.weight, generator=generator)
+        if padding_idx is not None:
+            value = self.weight.detach()
+            value[padding_idx] = 0.0
+            self.weight.assign(value)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        indices = tensor_argument("Embedding", indices)
+        rows = neural.embedding(indices, self.weight)
+        if self.padding_idx is None:
+            return rows
+        padded = (indices == self.padding_idx).expand_dims(-1)
+        return neural.where(padded, rows.detach(), rows)
+
+    def describe(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+
+
+class Dropout(Module):
+    """In training, each element becomes 0 with probability p and the others are divided by 1 - p; else x itself.
+
+    Args:
+        p: the probability.
+        generator: where the random numbers come from; the default generator otherwise.
+
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014).
+    """
+
+    def __init__(self, p: float = 0.5, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise fail(ArgumentError, "Dropout", "p is a probability", p=p)
+        self.p = p
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        return neural.dropout(tensor_argument("Dropout", x), self.p, training=self.training, generator=self.generator)
+
+    def describe(self) -> str:
+        return f"p={self.p}"
+
+
+class Flatten(Module):
+    """The axes from `start_axis` to `end_axis` (included) joined into one; by default all but the batch."""
+
+    def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
+        super().__init__()
+        self.start_axis, self.end_axis = start_axis, end_axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return flatten(tensor_argument("Flatten", x), self.start_axis, self.end_axis)
+
+
+class Identity(Module):
+    """x itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Sequential(Module):
+    """Layers one after the other: `Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))`.
+
+    Can be indexed, iterated over and measured with len. Names in the state are "0.weight", "2.bias", ...
+    """
+
+    def __init__(self, *layers: Module) -> None:
+        super().__init__()
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise fail(ArgumentTypeError, "Sequential", f"layer {i} is no Module but {type(layer).__name__}",
+                           hint="nn.ReLU() instead of a function; Sequential(*layers) for a list")  # fmt: skip
+        self.layers = list(layers)
+
+    def children(self) -> dict[str, Module]:
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
+    def forward(self, x: Any) -> Any:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def append(self, layer: Module) -> Sequential:
+        """Add a layer at the end; returns the module."""
+        self.layers.append(layer)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: int | slice) -> Module:
+        return Sequential(*self.layers[index]) if isinstance(index, slice) else self.layers[index]

@@ -1,0 +1,369 @@
+"""Losses, as functions and as layers.
+
+A loss compares a prediction with a target of the same shape: (N,) with (N, 1) is an error here, because broadcasting them
+would compare all with all. `reduction` is "mean" (over all elements), "sum" or "none".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from schuss import dtypes
+from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
+from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating
+from schuss.functions.creation import arange
+from schuss.functions.elementwise import abs, exp, log, log1p, logical_not, maximum, minimum, where
+from schuss.functions.manipulation import moveaxis
+from schuss.functions.neural import log_softmax, softplus
+from schuss.functions.reduction import mean, sum
+from schuss.graph import apply
+from schuss.nn.module import Module
+from schuss.ops.indexing import gather
+from schuss.tensor import Tensor
+
+
+def _pair(where_: str, input: ArrayLike, target: ArrayLike) -> tuple[Tensor, Tensor]:
+    """Prediction and target, of one shape and in the dtype of the prediction."""
+    x, y = floating(input, where_), as_tensor(target, where_)
+    if x.shape != y.shape:
+        hint = "the prediction has an axis too many or too few: x.squeeze(-1) or y.reshape(x.shape)"
+        raise fail(ShapeError, where_, "input and target must have the same shape; a loss does not broadcast",
+                   input=x, target=y, hint=hint if x.size == y.size else None)  # fmt: skip
+    return x, cast(y, x.dtype)
+
+
+def _reduced(where_: str, losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return mean(losses)
+    if reduction == "sum":
+        return sum(losses)
+    if reduction == "none":
+        return losses
+    raise fail(ArgumentError, where_, "reduction is 'mean', 'sum' or 'none'", reduction=reduction)
+
+
+# --- regression -------------------------------------------------------------------------------------
+
+
+def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
+    """Squared error: (x - y)**2."""
+    x, y = _pair("mse_loss", input, target)
+    difference = x - y
+    return _reduced("mse_loss", difference * difference, reduction)
+
+
+def l1_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
+    """Absolute error: |x - y|."""
+    x, y = _pair("l1_loss", input, target)
+    return _reduced("l1_loss", abs(x - y), reduction)
+
+
+def huber_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """d**2 / 2 up to |d| = delta, delta * (|d| - delta / 2) beyond (Huber, 1964); d = x - y."""
+    if delta <= 0:
+        raise fail(ArgumentError, "huber_loss", "delta must be positive", delta=delta)
+    x, y = _pair("huber_loss", input, target)
+    distance = abs(x - y)
+    near = minimum(distance, delta)
+    return _reduced("huber_loss", near * (distance - 0.5 * near), reduction)
+
+
+def smooth_l1_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """The Huber loss with delta = beta, divided by beta."""
+    if beta <= 0:
+        raise fail(ArgumentError, "smooth_l1_loss", "beta must be positive", beta=beta)
+    return huber_loss(input, target, reduction, beta) / beta
+
+
+# --- two classes ------------------------------------------------------------------------------------
+
+
+def binary_cross_entropy(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
+    """-(y log p + (1 - y) log(1 - p)) for probabilities p and targets y in [0, 1]. Logarithms end at -100."""
+    p, y = _pair("binary_cross_entropy", input, target)
+    yes, no = maximum(log(p), -100.0), maximum(log1p(-p), -100.0)
+    return _reduced("binary_cross_entropy", -(y * yes + (1 - y) * no), reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: ArrayLike, target: ArrayLike, reduction: str = "mean", pos_weight: ArrayLike | None = None
+) -> Tensor:
+    """The cross-entropy of sigmoid(x) with targets in [0, 1], stable for all x. `pos_weight` weighs the class 1."""
+    x, y = _pair("binary_cross_entropy_with_logits", input, target)
+    if pos_weight is None:
+        losses = softplus(x) - x * y
+    else:
+        losses = (1 - y) * x + (1 + (as_tensor(pos_weight) - 1) * y) * softplus(-x)
+    return _reduced("binary_cross_entropy_with_logits", losses, reduction)
+
+
+def _signs(where_: str, input: ArrayLike, target: ArrayLike) -> Tensor:
+    """The margins y * f(x) of scores and targets -1 or 1."""
+    x, y = _pair(where_, input, target)
+    return x * y
+
+
+def hinge_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
+    """max(0, 1 - y f) for scores f and targets y of -1 or 1."""
+    return _reduced("hinge_loss", (1 - _signs("hinge_loss", input, target)).relu(), reduction)
+
+
+def squared_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
+    """(1 - y f)**2 for scores f and targets y of -1 or 1: the squared loss of a linear classifier."""
+    slack = 1 - _signs("squared_margin_loss", input, target)
+    return _reduced("squared_margin_loss", slack * slack, reduction)
+
+
+def soft_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
+    """log(1 + exp(-y f)) for scores f and targets y of -1 or 1: logistic regression's loss."""
+    return _reduced("soft_margin_loss", softplus(-_signs("soft_margin_loss", input, target)), reduction)
+
+
+def zero_one_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
+    """1 where the sign of the score is not the target's (-1 or 1), else 0. It has no useful gradient: a measure."""
+    wrong = _signs("zero_one_loss", input, target) <= 0
+    return _reduced("zero_one_loss", cast(wrong, dtypes.default_float), reduction)
+
+
+# --- several classes --------------------------------------------------------------------------------
+
+
+def cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log softmax(input) at the target class, computed in the stable form.
+
+    Args:
+        input: logits (N, C) or (N, C, ...), or (C,) for one sample.
+        target: classes (N, ...) as integers, or probabilities of the shape of the input.
+        weight: (C,) weights of the classes; "mean" then divides by the weights that occurred.
+        ignore_index: targets of this value count nothing.
+        label_smoothing: this much of each target is spread evenly over all classes (Szegedy et al., 2016).
+
+    Raises OutOfBoundsError, when the value is computed, for a class outside 0 to C - 1.
+    """
+    x, y = floating(input, "cross_entropy"), as_tensor(target, "cross_entropy")
+    if x.ndim == 0:
+        raise fail(ShapeError, "cross_entropy", "logits need an axis of classes", input=x)
+    if x.ndim == 1:
+        x, y = x.expand_dims(0), y.expand_dims(0)
+    if not 0 <= label_smoothing <= 1:
+        raise fail(ArgumentError, "cross_entropy", "label_smoothing lies between 0 and 1",
+                   label_smoothing=label_smoothing)  # fmt: skip
+    logs = log_softmax(x, axis=1)
+    if dtypes.is_floating(y.dtype):
+        return _soft_cross_entropy(x, logs, y, weight, reduction, label_smoothing)
+    losses, weights = _picked("cross_entropy", logs, y, weight, ignore_index)
+    if label_smoothing:
+        each = -logs if weight is None else -logs * _along_classes(weight, logs)
+        spread = mean(each, axis=1)
+        spread = where(y == ignore_index, 0, spread)
+        losses = (1 - label_smoothing) * losses + label_smoothing * spread
+    return _weighted_mean(losses, weights) if reduction == "mean" else _reduced("cross_entropy", losses, reduction)
+
+
+def _along_classes(weight: ArrayLike, logs: Tensor) -> Tensor:
+    return as_tensor(weight).reshape((1, -1) + (1,) * (logs.ndim - 2))
+
+
+def _soft_cross_entropy(x: Tensor, logs: Tensor, y: Tensor, weight: ArrayLike | None, reduction: str,
+                        smoothing: float) -> Tensor:  # fmt: skip
+    if x.shape != y.shape:
+        raise fail(ShapeError, "cross_entropy", "target probabilities must have the shape of the input", input=x,
+                   target=y, hint="classes must be integers: target.astype(schuss.int64)")  # fmt: skip
+    if smoothing:
+        y = y * (1 - smoothing) + smoothing / x.shape[1]
+    each = logs * y if weight is None else logs * y * _along_classes(weight, logs)
+    losses = -sum(each, axis=1)
+    return _reduced("cross_entropy", losses, reduction)
+
+
+def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
+            ignore_index: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Minus the log-probability of each target, weighted, and the weights."""
+    if not dtypes.is_integral(y.dtype):
+        raise fail(DTypeError, where_, "classes must be integers", input=logs, target=y)
+    expected = (logs.shape[0], *logs.shape[2:])
+    if y.shape != expected:
+        hint = "target.squeeze(-1) drops the last axis" if y.shape == (*expected, 1) else None
+        raise fail(ShapeError, where_, f"target must have the shape {expected}: the input's without the classes",
+                   input=logs, target=y, hint=hint)  # fmt: skip
+    y = cast(y, dtypes.int64)
+    ignored = y == ignore_index
+    classes = where(ignored, 0, y)
+    flat = moveaxis(logs, 1, -1).reshape((-1, logs.shape[1])) if logs.ndim > 2 else logs
+    rows = arange(flat.shape[0])
+    chosen = apply(gather, flat, rows, classes.reshape((-1,)), axes=(0, 1), wrap=False).reshape(y.shape)
+    if weight is None:
+        weights = cast(logical_not(ignored), logs.dtype)
+    else:
+        table = cast(as_tensor(weight), logs.dtype)
+        if table.shape != (logs.shape[1],):
+            raise fail(ShapeError, where_, "there must be one weight for each class", input=logs, weight=table)
+        weights = where(ignored, 0, apply(gather, table, classes, axes=(0,), wrap=False))
+    return where(ignored, 0, -chosen * weights), weights
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    return sum(losses) / sum(weights)
+
+
+def nll_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """-input at the target class, for log-probabilities (N, C, ...) and classes (N, ...); see `cross_entropy`."""
+    x, y = floating(input, "nll_loss"), as_tensor(target, "nll_loss")
+    if x.ndim < 2:
+        raise fail(ShapeError, "nll_loss", "log-probabilities need the axes (N, C)", input=x)
+    losses, weights = _picked("nll_loss", x, y, weight, ignore_index)
+    return _weighted_mean(losses, weights) if reduction == "mean" else _reduced("nll_loss", losses, reduction)
+
+
+def kl_div(input: ArrayLike, target: ArrayLike, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """Kullback-Leibler divergence: y (log y - x) for log-probabilities x and probabilities y (or their logarithms).
+
+    `reduction="batchmean"` divides the sum by the batch size, which is the divergence as defined.
+    """
+    x, y = _pair("kl_div", input, target)
+    if log_target:
+        losses = exp(y) * (y - x)
+    else:
+        present = y > 0
+        losses = where(present, y * (log(where(present, y, 1)) - x), 0)
+    if reduction == "batchmean":
+        if x.ndim == 0:
+            raise fail(ShapeError, "kl_div", "'batchmean' needs a batch axis", input=x)
+        return sum(losses) / float(x.shape[0])
+    return _reduced("kl_div", losses, reduction)
+
+
+# --- as layers --------------------------------------------------------------------------------------
+
+
+class _Loss(Module):
+    """A loss function with fixed settings."""
+
+    function: Callable[..., Tensor]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return type(self).function(input, target, **self.settings)
+
+    def describe(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items() if value is not None)
+
+
+class _Reduced(_Loss):
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+
+
+class MSELoss(_Reduced):
+    """Mean squared error."""
+
+    function = staticmethod(mse_loss)
+
+
+class L1Loss(_Reduced):
+    """Mean absolute error."""
+
+    function = staticmethod(l1_loss)
+
+
+class HuberLoss(_Loss):
+    """Squared near 0, absolute beyond delta."""
+
+    function = staticmethod(huber_loss)
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
+        super().__init__(reduction=reduction, delta=delta)
+
+
+class SmoothL1Loss(_Loss):
+    """The Huber loss divided by beta."""
+
+    function = staticmethod(smooth_l1_loss)
+
+    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction=reduction, beta=beta)
+
+
+class BCELoss(_Reduced):
+    """Binary cross-entropy of probabilities."""
+
+    function = staticmethod(binary_cross_entropy)
+
+
+class BCEWithLogitsLoss(_Loss):
+    """Binary cross-entropy of logits."""
+
+    function = staticmethod(binary_cross_entropy_with_logits)
+
+    def __init__(self, reduction: str = "mean", pos_weight: ArrayLike | None = None) -> None:
+        super().__init__(reduction=reduction, pos_weight=pos_weight)
+
+
+class HingeLoss(_Reduced):
+    """max(0, 1 - y f) for targets -1 and 1."""
+
+    function = staticmethod(hinge_loss)
+
+
+class SquaredMarginLoss(_Reduced):
+    """(1 - y f)**2 for targets -1 and 1."""
+
+    function = staticmethod(squared_margin_loss)
+
+
+class SoftMarginLoss(_Reduced):
+    """log(1 + exp(-y f)) for targets -1 and 1."""
+
+    function = staticmethod(soft_margin_loss)
+
+
+class ZeroOneLoss(_Reduced):
+    """The share of wrong signs, for targets -1 and 1."""
+
+    function = staticmethod(zero_one_loss)
+
+
+class CrossEntropyLoss(_Loss):
+    """Cross-entropy of logits with classes or probabilities; see `cross_entropy`."""
+
+    function = staticmethod(cross_entropy)
+
+    def __init__(self, weight: ArrayLike | None = None, ignore_index: int = -100, reduction: str = "mean",
+                 label_smoothing: float = 0.0) -> None:  # fmt: skip
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction,
+                         label_smoothing=label_smoothing)  # fmt: skip
+
+
+class NLLLoss(_Loss):
+    """Minus the log-probability of the target class."""
+
+    function = staticmethod(nll_loss)
+
+    def __init__(self, weight: ArrayLike | None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
+
+
+class KLDivLoss(_Loss):
+    """Kullback-Leibler divergence of log-probabilities from probabilities."""
+
+    function = staticmethod(kl_div)
+
+    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+        super().__init__(reduction=reduction, log_target=log_target)

@@ -1,0 +1,337 @@
+"""The tree of layers: finding parameters by type, saving and loading them, training mode, and printing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from schuss import dtypes
+from schuss.context import Scope, context
+from schuss.errors import ArgumentTypeError, ModuleError, StateDictError, fail
+from schuss.functions.arguments import ArrayLike, as_tensor, cast
+from schuss.graph import Handle
+from schuss.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a layer learns. Layers find it by its type; `optimizer.step()` assigns new values to it.
+
+    Args:
+        data: the initial values, which are copied.
+        requires_grad: False freezes it.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: ArrayLike, requires_grad: bool = True) -> None:
+        value = as_tensor(data, "Parameter").detach()
+        super().__init__(value._node)
+        if requires_grad:
+            self._become_leaf(value)
+
+    def __repr__(self) -> str:
+        return f"Parameter({super().__repr__()})"
+
+
+class Buffer(Tensor):
+    """A tensor that belongs to a layer's state but is not learned (running statistics, say). Found by its type.
+
+    Args:
+        data: the initial values.
+        persistent: whether `state_dict()` contains it.
+    """
+
+    __slots__ = ("persistent",)
+
+    def __init__(self, data: ArrayLike, persistent: bool = True) -> None:
+        super().__init__(as_tensor(data, "Buffer").detach()._node)
+        self.persistent = persistent
+
+
+class Parameters(list[Parameter]):
+    """Parameters with their names, so that an optimizer can key its state by them."""
+
+    def __init__(self, named: Mapping[str, Parameter]) -> None:
+        super().__init__(named.values())
+        self.names = list(named)
+
+
+class StateDictReport(NamedTuple):
+    """What `load_state_dict(strict=False)` could not match."""
+
+    missing: list[str]
+    extra: list[str]
+
+
+class _Running:
+    """The layer that is being called, inside those that called it. Error messages print its path."""
+
+    __slots__ = ("module", "outer")
+
+    def __init__(self, module: Module, outer: Scope | None) -> None:
+        self.module = module
+        self.outer = outer
+
+    def path(self) -> str:
+        chain: list[Module] = []
+        running: Any = self
+        while isinstance(running, _Running):
+            chain.append(running.module)
+            running = running.outer
+        chain.reverse()
+        names = [type(chain[0]).__name__]
+        for parent, child in zip(chain, chain[1:], strict=False):
+            names.append(next((name for name, each in parent.named_modules().items() if each is child), "?"))
+        last = "" if len(chain) == 1 else f" ({type(chain[-1]).__name__})"
+        return ".".join(names) + last
+
+
+class Module:
+    """A layer, or a network of layers. Subclass it, make the parts in `__init__`, and define `forward`:
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.hidden = nn.Linear(784, 256)
+                self.out = nn.Linear(256, 10)
+
+            def forward(self, x):
+                return self.out(self.hidden(x).relu())
+
+    Parameters, buffers and layers are found by their type among the attributes, in the order of definition, through
+    lists, tuples and dicts of any depth. A part used twice counts once.
+
+    Attributes:
+        training: what `train()` and `eval()` set for the whole tree; dropout and batch normalisation look at it.
+    """
+
+    training: bool
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "training", True)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise fail(ModuleError, type(self).__name__, "has no forward method", hint="define forward(self, x)")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if "training" not in self.__dict__:
+            raise self._uninitialised()
+        outer = context.scope
+        context.scope = _Running(self, outer)
+        try:
+            return self.forward(*args, **kwargs)
+        finally:
+            context.scope = outer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "training" not in self.__dict__:
+            raise self._uninitialised(name)
+        present = self.__dict__.get(name)
+        if isinstance(present, (Parameter, Buffer)) and isinstance(value, Handle) and type(value) is Tensor:
+            raise fail(
+                ModuleError,
+                f"{type(self).__name__}.{name}",
+                f"is a {type(present).__name__} and would be replaced by a plain tensor",
+                hint=f"self.{name}.assign(value) changes its value; wrap the value to replace it",
+            )
+        object.__setattr__(self, name, value)
+
+    def _uninitialised(self, name: str | None = None) -> Exception:
+        before = f" before self.{name} = ..." if name else ""
+        return fail(
+            ModuleError,
+            type(self).__name__,
+            "super().__init__() was not called",
+            hint=f"call super().__init__() first in __init__{before}",
+        )
+
+    # --- the tree ---
+
+    def _parts(self, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+        """Values of the given kinds among the attributes and the containers in them, with their names."""
+        stack: list[tuple[str, Any]] = list(reversed(self.__dict__.items()))
+        seen: set[int] = set()
+        while stack:
+            name, value = stack.pop()
+            if isinstance(value, kinds):
+                yield name, value
+            elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:
+                seen.add(id(value))
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                stack.extend((f"{name}.{key}", each) for key, each in reversed(list(items)))
+
+    def children(self) -> dict[str, Module]:
+        """The layers directly below this one, by name."""
+        return dict(self._parts((Module,)))
+
+    def named_modules(self) -> dict[str, Module]:
+        """All layers of the tree by path; the root's is empty."""
+        found: dict[str, Module] = {}
+        seen: set[int] = set()
+        stack: list[tuple[str, Module]] = [("", self)]
+        while stack:
+            path, module = stack.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            found[path] = module
+            below = [(f"{path}.{name}" if path else name, each) for name, each in module.children().items()]
+            stack.extend(reversed(below))
+        return found
+
+    def modules(self) -> list[Module]:
+        """All layers of the tree, this one first."""
+        return list(self.named_modules().values())
+
+    def _named(self, kind: type, shared: bool = False) -> dict[str, Any]:
+        """Tensors of a kind by path; with `shared`, under each of their names."""
+        found: dict[str, Any] = {}
+        seen: set[int] = set()
+        for path, module in self.named_modules().items():
+            for name, value in module._parts((kind,)):
+                if shared or id(value) not in seen:
+                    seen.add(id(value))
+                    found[f"{path}.{name}" if path else name] = value
+        return found
+
+    def named_parameters(self) -> dict[str, Parameter]:
+        """All parameters by path, such as `features.0.weight`."""
+        return self._named(Parameter)
+
+    def parameters(self) -> Parameters:
+        """All parameters: a list that also knows their names."""
+        return Parameters(self.named_parameters())
+
+    def named_buffers(self) -> dict[str, Buffer]:
+        """All buffers by path."""
+        return self._named(Buffer)
+
+    def buffers(self) -> list[Buffer]:
+        """All buffers."""
+        return list(self.named_buffers().values())
+
+    # --- state ---
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The values of all parameters and persistent buffers by path. Later training does not change them."""
+        named: dict[str, Tensor] = dict(self.named_parameters())
+        named.update({name: each for name, each in self.named_buffers().items() if each.persistent})
+        return {name: each.detach() for name, each in named.items()}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> StateDictReport:
+        """Take on the values of a state dict. Everything is checked first: on an error nothing has changed.
+
+        Args:
+            state: tensors or arrays by path.
+            strict: whether missing and extra names are errors. Wrong shapes always are.
+
+        Raises:
+            StateDictError: lists all missing, extra and mis-shaped names.
+        """
+        own: dict[str, Tensor] = dict(self.named_parameters())
+        own.update({name: each for name, each in self.named_buffers().items() if each.persistent})
+        aliases = {**self._named(Parameter, shared=True), **self._named(Buffer, shared=True)}
+        missing = [name for name in own if name not in state]
+        extra = [name for name in state if name not in aliases]
+        values = {name: as_tensor(each, name) for name, each in state.items() if name in aliases}
+        unfit = [
+            f"{name}: saved {value.shape} {value.dtype}, here {aliases[name].shape} {aliases[name].dtype}"
+            for name, value in values.items()
+            if value.shape != aliases[name].shape or not _fits(value.dtype, aliases[name].dtype)
+        ]
+        if unfit or (strict and (missing or extra)):
+            problems = []
+            for label, names in (("missing", missing), ("extra", extra), ("mis-shaped", unfit)):
+                if names:
+                    problems.append(f"{label}: {', '.join(names)}")
+            raise fail(
+                StateDictError,
+                f"{type(self).__name__}.load_state_dict",
+                "the saved state is not this model's\n    " + "\n    ".join(problems),
+                hint=None if unfit else "strict=False loads what matches",
+            )
+        for name, value in values.items():
+            target = aliases[name]
+            target.assign(cast(value.detach(), target.dtype))
+        return StateDictReport(missing, extra)
+
+    # --- modes ---
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode for the whole tree; returns the module."""
+        for each in self.modules():
+            object.__setattr__(each, "training", mode)
+        return self
+
+    def eval(self) -> Any:
+        """Set evaluation mode for the whole tree; returns the module."""
+        return self.train(False)
+
+    def requires_grad_(self, wanted: bool = True) -> Any:
+        """Freeze (False) or thaw all parameters; returns the module."""
+        for each in self.parameters():
+            each.requires_grad = wanted
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for each in self.parameters():
+            each.grad = None
+
+    def to(self, dtype: Any) -> Any:
+        """Cast all floating parameters and buffers to a dtype; returns the module."""
+        wanted = dtypes.as_dtype(dtype)
+        for each in [*self.parameters(), *self.buffers()]:
+            if dtypes.is_floating(each.dtype):
+                leaf = each._node.owner is not None
+                value = cast(each.detach(), wanted)
+                each._point_at(value._node)
+                each.grad = None
+                if leaf:
+                    each._become_leaf(value)
+        return self
+
+    def apply(self, function: Callable[[Module], Any]) -> Any:
+        """Call a function with every layer of the tree; returns the module."""
+        for each in self.modules():
+            function(each)
+        return self
+
+    # --- printing ---
+
+    def describe(self) -> str:
+        """The arguments to show in brackets; layers override it."""
+        return ""
+
+    def parameter_count(self) -> int:
+        """How many numbers this module learns."""
+        return sum(each.size for each in self.parameters())
+
+    def __repr__(self) -> str:
+        lines = []
+        for path, module in self.named_modules().items():
+            depth = path.count(".") + 1 if path else 0
+            name = f"{path.rpartition('.')[2]}: " if path else ""
+            count = module.parameter_count()
+            shown = f"  # {count:,} parameters" if count else ""
+            lines.append(f"{'  ' * depth}{name}{type(module).__name__}({module.describe()}){shown}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> Any:
+        raise fail(ArgumentTypeError, "pickle", "modules are not pickled, because unpickling runs code",
+                   hint="save model.state_dict() with schuss.save")  # fmt: skip
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Module:
+        import copy
+
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        for name, value in self.__dict__.items():
+            object.__setattr__(twin, name, copy.deepcopy(value, memo))
+        return twin
+
+
+def _fits(saved: np.dtype[Any], own: np.dtype[Any]) -> bool:
+    return saved == own or (dtypes.is_floating(saved) and dtypes.is_floating(own))

@@ -1,0 +1,124 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from schuss import dtypes
+from schuss.context import no_grad
+from schuss.errors import ShapeError, fail
+from schuss.functions import neural
+from schuss.functions.creation import ones, zeros
+from schuss.functions.reduction import mean, var
+from schuss.nn.layers import floating_argument, positive
+from schuss.nn.module import Buffer, Module, Parameter
+from schuss.tensor import Tensor
+
+
+class _BatchNorm(Module):
+    """Each channel brought to mean 0 and variance 1 over the batch, then scaled and shifted by learned numbers.
+
+    In training with the statistics of the batch, which also update the running ones; in evaluation with
+    the running ones. Ioffe and Szegedy, "Batch normalization" (2015).
+
+    Args:
+        num_features: channels C.
+        eps: added to the variance.
+        momentum: the weight of the newest batch in the running statistics; None averages over all batches.
+        affine: whether to scale and shift.
+        track_running_stats: False uses the batch in evaluation too.
+    """
+
+    ranks: tuple[int, ...] = ()
+    shapes = ""
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+                 track_running_stats: bool = True, *, dtype: Any = None) -> None:  # fmt: skip
+        super().__init__()
+        positive(type(self).__name__, num_features=num_features)
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+        self.weight = Parameter(ones((num_features,), dtype=kind)) if affine else None
+        self.bias = Parameter(zeros((num_features,), dtype=kind)) if affine else None
+        tracked = track_running_stats
+        self.running_mean = Buffer(zeros((num_features,), dtype=kind)) if tracked else None
+        self.running_var = Buffer(ones((num_features,), dtype=kind)) if tracked else None
+        self.num_batches_tracked = Buffer(zeros((), dtype=dtypes.int64)) if tracked else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        name = type(self).__name__
+        x = floating_argument(name, x)
+        if x.ndim not in self.ranks or x.shape[1] != self.num_features:
+            raise fail(ShapeError, name, f"x must have the shape {self.shapes} with C = {self.num_features}", x=x)
+        column = (1, self.num_features) + (1,) * (x.ndim - 2)
+        if self.training or self.running_mean is None or self.running_var is None:
+            axes = (0, *range(2, x.ndim))
+            count = x.size // max(1, self.num_features)
+            if self.training and count < 2:
+                raise fail(ShapeError, name, "needs more than one value for each channel in training", x=x,
+                           hint="use a larger batch (drop_last=True), or model.eval()")  # fmt: skip
+            centre, spread = mean(x, axes), var(x, axes)
+            if self.training:
+                self._track(centre.detach(), spread.detach() * (count / max(1, count - 1)))
+        else:
+            centre, spread = self.running_mean, self.running_var
+        scale = None if self.weight is None else self.weight.reshape(column)
+        shift = None if self.bias is None else self.bias.reshape(column)
+        return neural.normalize(x, centre.reshape(column), spread.reshape(column), scale, shift, self.eps)
+
+    def _track(self, centre: Tensor, spread: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        with no_grad():
+            self.num_batches_tracked += 1
+            newest: Any = self.momentum
+            if newest is None:
+                newest = 1 / self.num_batches_tracked.astype(self.running_mean.dtype)
+            kind = self.running_mean.dtype
+            self.running_mean.assign(self.running_mean * (1 - newest) + centre.astype(kind) * newest)
+            self.running_var.assign(self.running_var * (1 - newest) + spread.astype(kind) * newest)
+
+    def describe(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+class BatchNorm1d(_BatchNorm):
+    __doc__ = f"{_BatchNorm.__doc__}\n    Shapes: (N, C) or (N, C, L) -> the same.\n    "
+    ranks, shapes = (2, 3), "(N, C) or (N, C, L)"
+
+
+class BatchNorm2d(_BatchNorm):
+    __doc__ = f"{_BatchNorm.__doc__}\n    Shapes: (N, C, H, W) -> the same.\n    "
+    ranks, shapes = (4,), "(N, C, H, W)"
+
+
+class LayerNorm(Module):
+    """Each sample brought to mean 0 and variance 1 over its last axes, then scaled and shifted.
+
+    Args:
+        normalized_shape: the sizes of those axes, or the size of the last one.
+        eps: added to the variance.
+        elementwise_affine: whether to scale and shift by learned numbers.
+        bias: whether to shift.
+
+    Ba, Kiros and Hinton, "Layer normalization" (2016).
+    """
+
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
+                 bias: bool = True, *, dtype: Any = None) -> None:  # fmt: skip
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        for n in shape:
+            positive("LayerNorm", normalized_shape=n)
+        self.normalized_shape, self.eps = shape, eps
+        kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+        self.weight = Parameter(ones(shape, dtype=kind)) if elementwise_affine else None
+        self.bias = Parameter(zeros(shape, dtype=kind)) if elementwise_affine and bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = floating_argument("LayerNorm", x)
+        return neural.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def describe(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}"

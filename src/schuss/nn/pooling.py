@@ -1,0 +1,92 @@
+"""Pooling layers. Sizes are an integer for all axes or one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from schuss.functions import neural
+from schuss.functions.neural import Sizes
+from schuss.nn.layers import tensor_argument
+from schuss.nn.module import Module
+from schuss.tensor import Tensor
+
+
+class _Pool(Module):
+    function: Callable[..., Tensor]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        return type(self).function(tensor_argument(type(self).__name__, x), **self.settings)
+
+    def describe(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+
+
+class _MaxPool(_Pool):
+    def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
+                 dilation: Sizes = 1) -> None:  # fmt: skip
+        super().__init__(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+
+
+class _AvgPool(_Pool):
+    def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
+                 count_include_pad: bool = True) -> None:  # fmt: skip
+        super().__init__(kernel_size=kernel_size, stride=stride, padding=padding,
+                         count_include_pad=count_include_pad)  # fmt: skip
+
+
+class _AdaptivePool(_Pool):
+    def __init__(self, output_size: Sizes) -> None:
+        super().__init__(output_size=output_size)
+
+
+class MaxPool1d(_MaxPool):
+    """The largest element of each window: (N, C, L) -> (N, C, L'). Stride is the kernel size by default."""
+
+    function = staticmethod(neural.max_pool1d)
+
+
+class MaxPool2d(_MaxPool):
+    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). Stride is the kernel size by default."""
+
+    function = staticmethod(neural.max_pool2d)
+
+
+class AvgPool1d(_AvgPool):
+    """The mean of each window: (N, C, L) -> (N, C, L')."""
+
+    function = staticmethod(neural.avg_pool1d)
+
+
+class AvgPool2d(_AvgPool):
+    """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
+
+    function = staticmethod(neural.avg_pool2d)
+
+
+class AdaptiveAvgPool1d(_AdaptivePool):
+    """Means over windows so chosen that the result is (N, C, output_size)."""
+
+    function = staticmethod(neural.adaptive_avg_pool1d)
+
+
+class AdaptiveAvgPool2d(_AdaptivePool):
+    """Means over windows so chosen that the result is (N, C, *output_size)."""
+
+    function = staticmethod(neural.adaptive_avg_pool2d)
+
+
+class AdaptiveMaxPool1d(_AdaptivePool):
+    """Largest elements over windows so chosen that the result is (N, C, output_size)."""
+
+    function = staticmethod(neural.adaptive_max_pool1d)
+
+
+class AdaptiveMaxPool2d(_AdaptivePool):
+    """Largest elements over windows so chosen that the result is (N, C, *output_size)."""
+
+    function = staticmethod(neural.adaptive_max_pool2d)

@@ -1,0 +1,12 @@
+"""Optimizers, learning-rate schedules, gradient clipping. Names and arguments are PyTorch's."""
+
+from schuss.optim import lr_scheduler
+from schuss.optim.clipping import clip_grad_norm, clip_grad_value
+from schuss.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LambdaLR, StepLR
+from schuss.optim.methods import SGD, Adagrad, Adam, AdamW
+from schuss.optim.optimizer import Optimizer
+
+__all__ = [
+    "SGD", "Adagrad", "Adam", "AdamW", "ConstantLR", "CosineAnnealingLR", "ExponentialLR", "LambdaLR", "Optimizer",
+    "StepLR", "clip_grad_norm", "clip_grad_value", "lr_scheduler",
+]  # fmt: skip

@@ -1,0 +1,52 @@
+"""Keeping gradients within bounds, between `backward()` and `step()`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from schuss.context import no_grad
+from schuss.errors import ArgumentError, fail
+from schuss.functions.creation import zeros
+from schuss.functions.elementwise import abs, clip, maximum, minimum
+from schuss.functions.linalg import norm
+from schuss.functions.manipulation import stack
+from schuss.functions.reduction import max
+from schuss.tensor import Tensor
+
+
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
+    """Scale all gradients together so that their norm is `max_norm` at most (Pascanu et al., 2013).
+
+    Args:
+        norm_type: 2, or `math.inf` for the largest absolute value.
+
+    Returns the norm before, a scalar that is computed when looked at.
+    """
+    if not max_norm > 0:
+        raise fail(ArgumentError, "clip_grad_norm", "max_norm must be positive", max_norm=max_norm)
+    if norm_type not in (2, math.inf):
+        raise fail(ArgumentError, "clip_grad_norm", "norm_type is 2 or infinity", norm_type=norm_type)
+    held = [p for p in parameters if p.grad is not None]
+    with no_grad():
+        if not held:
+            return zeros(())
+        if norm_type == 2:
+            total = norm(stack([norm(p.grad) for p in held]))
+        else:
+            total = max(stack([max(abs(p.grad)) for p in held]))
+        factor = minimum(max_norm / maximum(total, 1e-12), 1.0)
+        for p in held:
+            assert p.grad is not None
+            p.grad = p.grad * factor.astype(p.grad.dtype)
+    return total
+
+
+def clip_grad_value(parameters: Iterable[Tensor], clip_value: float) -> None:
+    """Limit every element of the gradients to [-clip_value, clip_value]."""
+    if not clip_value > 0:
+        raise fail(ArgumentError, "clip_grad_value", "clip_value must be positive", clip_value=clip_value)
+    with no_grad():
+        for p in parameters:
+            if p.grad is not None:
+                p.grad = clip(p.grad, -clip_value, clip_value)

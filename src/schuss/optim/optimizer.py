@@ -1,0 +1,163 @@
+"""What all optimizers share: parameters in groups, state by parameter name, and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from schuss.context import no_grad
+from schuss.errors import ArgumentError, ArgumentTypeError, StateDictError, fail
+from schuss.execution.evaluate import evaluate_pending
+from schuss.functions.arguments import adopt, as_tensor, cast
+from schuss.tensor import Tensor
+
+Group = dict[str, Any]
+
+
+class Optimizer:
+    """The base of optimizers: a subclass says in `update` how one parameter moves.
+
+    Args:
+        params: `model.parameters()`, or tensors that require gradients, or dicts `{"params": ..., "lr": ...}` with
+            settings of their own for each group.
+        defaults: the settings of groups that do not have their own.
+
+    Attributes:
+        param_groups: dicts with "params" (tensors), "names" and the settings, which may be changed at any time.
+        state: for each parameter name the numbers and tensors that the method keeps.
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        self.defaults = defaults
+        self.param_groups: list[Group] = []
+        self.state: dict[str, dict[str, Any]] = {}
+        for group in _as_groups(type(self).__name__, params):
+            self.add_param_group(group)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add parameters with settings of their own."""
+        where = type(self).__name__
+        unknown = set(group) - {"params", "names"} - set(self.defaults)
+        if unknown or "params" not in group:
+            raise fail(ArgumentError, where, f"a group has 'params' and settings out of {sorted(self.defaults)}",
+                       group=sorted(group))  # fmt: skip
+        given = group["params"]
+        tensors = [given] if isinstance(given, Tensor) else list(given)
+        names = group.get("names") or getattr(given, "names", None)
+        taken = [name for each in self.param_groups for name in each["names"]]
+        if names is None:
+            names = [f"param_{len(taken) + i}" for i in range(len(tensors))]
+        known = {id(p) for each in self.param_groups for p in each["params"]}
+        for name, each in zip(names, tensors, strict=True):
+            if not isinstance(each, Tensor):
+                raise fail(ArgumentTypeError, where, f"parameters are tensors, got {type(each).__name__}")
+            if not each.is_leaf:
+                raise fail(ArgumentError, where, f"{name} is computed from other tensors: optimize those", tensor=each)
+            if id(each) in known or name in taken:
+                raise fail(ArgumentError, where, f"{name} is given twice", tensor=each)
+            known.add(id(each))
+        settings = {key: group.get(key, default) for key, default in self.defaults.items()}
+        self.check(settings)
+        self.param_groups.append({"params": tensors, "names": list(names), **settings})
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raise ArgumentError for settings that make no sense."""
+        for name in ("lr", "weight_decay", "eps"):
+            if name in settings and not settings[name] >= 0:
+                raise fail(ArgumentError, type(self).__name__, f"{name} must not be negative", **{name: settings[name]})
+
+    def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
+        """The new value of parameter `p` with gradient `g`; `state` is kept for the next step."""
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for each in group["params"]:
+                each.grad = None
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient, and compute all values that wait."""
+        moved: list[Tensor] = []
+        with no_grad():
+            for group in self.param_groups:
+                for name, p in zip(group["names"], group["params"], strict=True):
+                    if p.grad is None:
+                        continue
+                    g = cast(p.grad, p.dtype)
+                    p.assign(self.update(p.detach(), g, self.state.setdefault(name, {}), group))
+                    moved.append(p)
+        evaluate_pending([each._node for each in moved])
+
+    def state_dict(self) -> dict[str, Any]:
+        """`{"state": {name: {slot: tensor}}, "groups": [settings with "names"]}`; the groups are plain JSON."""
+        state = {
+            name: {slot: _as_saved(value) for slot, value in slots.items()}
+            for name, slots in self.state.items()
+        }
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+        return {"state": state, "groups": [_plain(group) for group in groups]}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take on the state of `state_dict()`. Everything is checked first.
+
+        Raises StateDictError where parameter names or shapes differ.
+        """
+        where = f"{type(self).__name__}.load_state_dict"
+        own = [group["names"] for group in self.param_groups]
+        theirs = [list(group.get("names", [])) for group in saved["groups"]]
+        if own != theirs:
+            raise fail(StateDictError, where, "the saved parameters are not this optimizer's", saved=theirs, here=own)
+        shapes = {n: p.shape for g in self.param_groups for n, p in zip(g["names"], g["params"], strict=True)}
+        state: dict[str, dict[str, Any]] = {}
+        for name, slots in saved["state"].items():
+            if name not in shapes:
+                raise fail(StateDictError, where, f"there is no parameter {name!r}")
+            state[name] = {slot: _from_saved(as_tensor(value)) for slot, value in slots.items()}
+            for slot, value in state[name].items():
+                if isinstance(value, Tensor) and value.shape != shapes[name]:
+                    raise fail(StateDictError, where, f"{slot} of {name} has another shape", saved=value,
+                               parameter=shapes[name])  # fmt: skip
+        for group, settings in zip(self.param_groups, saved["groups"], strict=True):
+            group.update({key: _tupled(value) for key, value in settings.items()})
+        self.state = state
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{key}={value!r}" for key, value in self.defaults.items())
+        count = sum(len(group["params"]) for group in self.param_groups)
+        return f"{type(self).__name__}({count} parameters, {shown})"
+
+
+def _as_groups(where: str, params: Any) -> list[Mapping[str, Any]]:
+    if isinstance(params, Tensor):
+        raise fail(ArgumentTypeError, where, "params must be a list of tensors", hint="wrap the tensor: [tensor]")
+    if isinstance(params, Mapping):  # model.named_parameters()
+        params = {"params": list(params.values()), "names": list(params)}
+        return [params]
+    listed = params if isinstance(params, list) else list(params)
+    if not listed:
+        raise fail(ArgumentError, where, "got no parameters to optimize")
+    if isinstance(listed[0], Mapping):
+        return listed
+    return [{"params": listed, "names": getattr(listed, "names", None)}]
+
+
+def _as_saved(value: Any) -> Tensor:
+    """A slot as a tensor: counts become int64 scalars."""
+    return value.detach() if isinstance(value, Tensor) else adopt(np.asarray(value, np.int64))
+
+
+def _from_saved(value: Tensor) -> Any:
+    return value.item() if value.ndim == 0 and value.dtype == np.int64 else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) and all(isinstance(v, float) for v in value) else value

@@ -1,0 +1,241 @@
+"""What holds for every op in the registry: each test here runs once for each op, over all its samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from oracles import ORACLES
+
+import schuss
+from schuss import dtypes
+from schuss.execution.evaluate import watchers
+from schuss.functions.arguments import adopt
+from schuss.graph import OUTPUT, REGISTRY, Node, Op, Sample, apply
+from schuss.ops.elementwise import alias
+
+NAMES = sorted(REGISTRY)
+FLOATING = [np.dtype(np.float64)]
+SINGLE_ONLY = {"solve"}  # LAPACK knows no half precisions
+
+
+def samples_of(name: str) -> list[Sample]:
+    return REGISTRY[name].samples(np.random.default_rng(zlib.crc32(name.encode())))
+
+
+def is_floating(x: np.ndarray) -> bool:
+    return dtypes.is_floating(x.dtype)
+
+
+def run(op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]) -> schuss.Tensor:
+    return apply(op, *[adopt(np.asarray(x)) for x in inputs], **attributes)
+
+
+def smooth_samples(name: str) -> list[Sample]:
+    return [s for s in samples_of(name) if s.differentiate and any(is_floating(x) for x in s.inputs)]
+
+
+DIFFERENTIABLE = [name for name in NAMES if REGISTRY[name].gradient is not None]
+OF_FLOATS = [name for name in NAMES if any(is_floating(x) for s in samples_of(name) for x in s.inputs)]
+
+
+# --- the record is complete ---
+
+
+def test_every_op_has_an_oracle() -> None:
+    assert sorted(ORACLES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_record(name: str) -> None:
+    op = REGISTRY[name]
+    samples = samples_of(name)
+    assert op.name == name
+    assert op.doc
+    assert "\n" not in op.doc
+    assert samples, "an op without samples is an op without tests"
+    if op.gradient is None:
+        assert op.saves == (), "what has no rules has nothing to keep"
+        return
+    assert any(x.size for s in smooth_samples(name) for x in s.inputs), "no sample to differentiate at"
+    if not op.variadic:
+        assert len(op.gradient) >= max(len(s.inputs) for s in samples)
+    for sample in samples:
+        for rule, x in zip(op.gradient, sample.inputs, strict=False):
+            assert (rule is not None) == is_floating(x), "rules belong to the floating inputs"
+
+
+# --- the value ---
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded_shape_and_dtype(name: str) -> None:
+    op = REGISTRY[name]
+    for sample in samples_of(name):
+        y = run(op, sample.inputs, sample.attributes)
+        value = np.asarray(op.reference(*sample.inputs, **sample.attributes))
+        assert y.shape == value.shape
+        assert y.dtype == value.dtype
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_against_oracle(name: str) -> None:
+    op = REGISTRY[name]
+    for sample in samples_of(name):
+        y = run(op, sample.inputs, sample.attributes).numpy()
+        expected = np.asarray(ORACLES[name](*sample.inputs, **sample.attributes))
+        assert y.shape == expected.shape
+        np.testing.assert_allclose(wide(y), wide(expected), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_not_modified(name: str) -> None:
+    op = REGISTRY[name]
+    for sample in samples_of(name):
+        inputs = [x.copy() for x in sample.inputs]
+        before = [x.copy() for x in inputs]
+        op.reference(*inputs, **sample.attributes)
+        for x, old in zip(inputs, before, strict=True):
+            np.testing.assert_array_equal(x, old)
+
+
+def spread_out(x: np.ndarray) -> np.ndarray:
+    """The same values, every second element of a larger array in Fortran order."""
+    wide_ = np.zeros(tuple(2 * n for n in x.shape), x.dtype, order="F")
+    view = wide_[tuple(slice(None, None, 2) for _ in x.shape)]
+    view[...] = x
+    return view
+
+
+def backwards(x: np.ndarray) -> np.ndarray:
+    """The same values, stored from the last to the first."""
+    turn = tuple(slice(None, None, -1) for _ in x.shape)
+    return x[turn].copy()[turn]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strides_do_not_matter(name: str) -> None:
+    op = REGISTRY[name]
+    for sample in samples_of(name):
+        plain = [np.ascontiguousarray(x).reshape(x.shape) for x in sample.inputs]
+        expected = run(op, plain, sample.attributes).numpy()
+        for restride in (spread_out, backwards):
+            y = run(op, [restride(x) for x in plain], sample.attributes).numpy()
+            np.testing.assert_allclose(wide(y), wide(expected), rtol=1e-12, atol=1e-13)
+
+
+def wide(x: np.ndarray) -> np.ndarray:
+    """Small floats as float64, so that NumPy's comparisons know them."""
+    return x.astype(np.float64) if x.dtype in dtypes.HALF or x.dtype == np.float32 else x
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float16, dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("name", OF_FLOATS)
+def test_smaller_floats_agree_with_float64(name: str, dtype: np.dtype) -> None:
+    if name in SINGLE_ONLY and dtype in dtypes.HALF:
+        pytest.skip("not defined for half precisions")
+    op = REGISTRY[name]
+    tolerance = 4 * float(schuss.finfo(dtype).eps)
+    for sample in samples_of(name):
+        inputs = [x.astype(dtype) if is_floating(x) else x for x in sample.inputs]
+        y = run(op, inputs, sample.attributes)
+        value = y.numpy()  # evaluation asserts that the dtype is the recorded one
+        same = run(op, [x.astype(np.float64) if is_floating(x) else x for x in inputs], sample.attributes)
+        if "dtype" not in sample.attributes:
+            assert y.dtype == (dtype if dtypes.is_floating(same.dtype) else same.dtype)
+        if name == "nextafter":
+            continue  # what comes next depends on the dtype
+        expected = wide(same.numpy())
+        scale = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)))
+        longest = max((x.size for x in inputs), default=1) if name == "cumsum" else 1
+        error = tolerance * (scale + longest * float(schuss.finfo(dtypes.float32).eps))
+        np.testing.assert_allclose(wide(value), expected, rtol=tolerance, atol=error)
+
+
+# --- the gradient ---
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients(name: str) -> None:
+    op = REGISTRY[name]
+    for sample in smooth_samples(name):
+        moving = [i for i, x in enumerate(sample.inputs) if is_floating(x)]
+        held = [adopt(np.asarray(x)) for x in sample.inputs]
+
+        def f(*tensors: schuss.Tensor, held=held, moving=moving, sample=sample) -> schuss.Tensor:
+            inputs = list(held)
+            for i, each in zip(moving, tensors, strict=True):
+                inputs[i] = each
+            return apply(op, *inputs, **sample.attributes)
+
+        schuss.check_gradients(f, [sample.inputs[i] for i in moving])
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(DIFFERENTIABLE)))
+def test_not_differentiable_by_declaration(name: str) -> None:
+    op = REGISTRY[name]
+    for sample in samples_of(name):
+        inputs = [adopt(np.asarray(x)) for x in sample.inputs]
+        for x in inputs:
+            if dtypes.is_floating(x.dtype):
+                x.requires_grad = True
+        assert not apply(op, *inputs, **sample.attributes).requires_grad
+
+
+# --- what evaluation keeps for backward ---
+
+
+@contextmanager
+def watching() -> Iterator[list[Node]]:
+    """The nodes that run inside."""
+    ran: list[Node] = []
+    watchers.append(ran.append)
+    try:
+        yield ran
+    finally:
+        watchers.remove(ran.append)
+
+
+def computed_again(op: Op, sample: Sample) -> list[Node]:
+    """The nodes of the forward pass that a backward pass runs again, when only the result was held on to.
+
+    The op stands between aliases, so that nobody but the engine keeps its inputs and its own result.
+    """
+    leaves = [adopt(np.asarray(x)) for x in sample.inputs]
+    for leaf in leaves:
+        leaf.requires_grad = dtypes.is_floating(leaf.dtype)
+    y = apply(alias, apply(op, *[apply(alias, leaf) for leaf in leaves], **sample.attributes))
+    forward_ends = y._node.number
+    y.numpy()
+    y.backward(adopt(np.ones(y.shape)))
+    with watching() as ran:
+        schuss.evaluate(*[leaf.grad for leaf in leaves if leaf.grad is not None])
+    return [node for node in ran if node.number <= forward_ends]
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_saves_what_the_rules_look_at(name: str) -> None:
+    for sample in smooth_samples(name):
+        assert computed_again(REGISTRY[name], sample) == []
+
+
+SAVING = [name for name in DIFFERENTIABLE if REGISTRY[name].saves]
+
+
+@pytest.mark.parametrize("name", SAVING)
+def test_saves_nothing_else(name: str) -> None:
+    """Without any one of the saved values, something has to run again."""
+    op = REGISTRY[name]
+    samples = smooth_samples(name)
+    inputs = max(len(sample.inputs) for sample in samples)
+    for index in op.saves:
+        if index >= inputs:
+            continue  # room for more inputs than any sample has
+        forgetful = dataclasses.replace(op, saves=tuple(i for i in op.saves if i != index))
+        what = "the result" if index == OUTPUT else f"input {index}"
+        assert any(computed_again(forgetful, sample) for sample in samples), f"{what} is not needed"
