@@ -86,5 +86,5 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"schuss.{name}")
     if name == "__array_namespace_info__":
-        return importlib.import_module("schuss.functions.info").ArrayNamespaceInfo
+        return importlib.import_module("schuss.functions.info").__array_namespace_info__
     raise AttributeError(f"module 'schuss' has no attribute {name!r}")

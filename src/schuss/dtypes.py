@@ -44,7 +44,9 @@ ALL = (bool_, *INTEGRAL, *FLOATING, *COMPLEX)
 default_int = int64
 default_float = float32
 
-_RANK = {bool_: 0} | dict.fromkeys(INTEGRAL, 1) | dict.fromkeys(FLOATING, 2) | dict.fromkeys(COMPLEX, 3)
+_RANK = (
+    {bool_: 0} | dict.fromkeys(INTEGRAL, 1) | dict.fromkeys(FLOATING, 2) | dict.fromkeys(COMPLEX, 3)
+)
 _PYTHON = {bool: bool_, int: default_int, float: default_float, complex: complex64}
 _COMPLEX_OF = {float16: complex64, bfloat16: complex64, float32: complex64, float64: complex128}
 
@@ -120,7 +122,9 @@ def _promote(a: DType, b: DType) -> DType | None:
     if is_integral(a) and np.promote_types(a, b) not in INTEGRAL:
         return None  # uint64 with a signed type
     if is_floating(a):
-        return float64 if float64 in (a, b) else float32  # two different ones, halves meet in float32
+        return (
+            float64 if float64 in (a, b) else float32
+        )  # two different ones, halves meet in float32
     return np.promote_types(a, b)
 
 

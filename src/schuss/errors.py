@@ -87,6 +87,8 @@ class BadValueError(Exception):
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _RECIPES = os.path.join(_PACKAGE, "recipes") + os.sep  # recipes are programs of users
+_STDLIB = os.path.dirname(os.__file__) + os.sep
+_SITE = os.path.join(_STDLIB, "site-packages") + os.sep
 _internal: dict[CodeType, bool] = {}
 
 Location = tuple[CodeType, int]
@@ -94,7 +96,9 @@ Location = tuple[CodeType, int]
 
 def _is_internal(code: CodeType) -> bool:
     name = code.co_filename
-    internal = (name.startswith(_PACKAGE) and not name.startswith(_RECIPES)) or name.startswith("<frozen")
+    ours = name.startswith(_PACKAGE) and not name.startswith(_RECIPES)
+    standard = name.startswith(_STDLIB) and not name.startswith(_SITE)
+    internal = ours or standard or name.startswith("<frozen")
     _internal[code] = internal
     return internal
 

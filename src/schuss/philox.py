@@ -61,7 +61,9 @@ class Generator:
 
     def __init__(self, seed: int = 0, stream: int = 0) -> None:
         if not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) <= _MASK64:
-            raise fail(ArgumentError, "Generator", "seed must be an integer from 0 to 2**64 - 1", seed=seed)
+            raise fail(
+                ArgumentError, "Generator", "seed must be an integer from 0 to 2**64 - 1", seed=seed
+            )
         self.seed = int(seed)
         self.stream = int(stream) & _MASK64
         self.position = 0
@@ -101,7 +103,9 @@ class Generator:
         return {"seed": self.seed, "stream": self.stream, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seed, self.stream, self.position = (int(state[k]) for k in ("seed", "stream", "position"))
+        self.seed, self.stream, self.position = (
+            int(state[k]) for k in ("seed", "stream", "position")
+        )
 
 
 def bits_at(state: np.ndarray, count: int) -> np.ndarray:

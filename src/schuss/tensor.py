@@ -58,7 +58,9 @@ class Tensor(Handle):
 
     def __init__(self, node: Node) -> None:
         if not isinstance(node, Node):
-            raise fail(ArgumentTypeError, "Tensor", "is not made directly", hint="use schuss.tensor(data)")
+            raise fail(
+                ArgumentTypeError, "Tensor", "is not made directly", hint="use schuss.tensor(data)"
+            )
         super().__init__(node)
         self.grad = None
 
@@ -95,8 +97,14 @@ class Tensor(Handle):
         return self.shape[0]
 
     def __repr__(self) -> str:
-        values = np.array2string(self.numpy(), separator=", ", prefix="tensor(", threshold=200, precision=4)
-        notes = [] if self.dtype in (dtypes.float32, dtypes.int64, dtypes.bool_) else [f"dtype={self.dtype}"]
+        values = np.array2string(
+            self.numpy(), separator=", ", prefix="tensor(", threshold=200, precision=4
+        )
+        notes = (
+            []
+            if self.dtype in (dtypes.float32, dtypes.int64, dtypes.bool_)
+            else [f"dtype={self.dtype}"]
+        )
         if 0 in self.shape or self.size > 200:
             notes.append(f"shape={self.shape}")
         if self.requires_grad:
@@ -155,11 +163,17 @@ class Tensor(Handle):
                    dl_device: Any = None, copy: bool | None = None) -> Any:  # fmt: skip
         """The values as a DLPack capsule: shared where the consumer can keep them read-only, else a copy."""
         if self.dtype == dtypes.bfloat16:
-            raise fail(DTypeError, "DLPack", "NumPy cannot export bfloat16", hint="cast to float32 first")
+            raise fail(
+                DTypeError, "DLPack", "NumPy cannot export bfloat16", hint="cast to float32 first"
+            )
         value = self.numpy()
         if copy or max_version is None or max_version < (1, 0):
-            return value.copy().__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device)
-        return value.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
+            return value.copy().__dlpack__(
+                stream=stream, max_version=max_version, dl_device=dl_device
+            )
+        return value.__dlpack__(
+            stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -181,12 +195,16 @@ class Tensor(Handle):
 
     def __index__(self) -> int:
         if not dtypes.is_integral(self.dtype):
-            raise fail(DTypeError, "index", "only an integer tensor can serve as an index", tensor=self)
+            raise fail(
+                DTypeError, "index", "only an integer tensor can serve as an index", tensor=self
+            )
         return int(self.item())
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self.shape:
-            raise fail(ArgumentTypeError, "iteration", "a scalar has nothing to iterate over", tensor=self)
+            raise fail(
+                ArgumentTypeError, "iteration", "a scalar has nothing to iterate over", tensor=self
+            )
         return (self[i] for i in range(len(self)))
 
     def __contains__(self, value: Any) -> bool:
@@ -266,7 +284,13 @@ class Tensor(Handle):
 
     def _check_like(self, value: Tensor, where: str) -> None:
         if value.shape != self.shape:
-            raise fail(ShapeError, where, "the shape of a tensor cannot change in place", tensor=self, value=value)
+            raise fail(
+                ShapeError,
+                where,
+                "the shape of a tensor cannot change in place",
+                tensor=self,
+                value=value,
+            )
         if value.dtype != self.dtype:
             raise fail(DTypeError, where, "the dtype of a tensor cannot change in place", tensor=self, value=value,
                        hint="cast the value with astype, or write x = x + ... for a new tensor")  # fmt: skip
@@ -533,7 +557,9 @@ class Tensor(Handle):
     def T(self) -> Tensor:  # noqa: N802
         """A matrix transposed. Raises ShapeError unless there are two axes."""
         if self.ndim != 2:
-            raise fail(ShapeError, "T", "transposes matrices", tensor=self, hint="use .mT or permute_dims")
+            raise fail(
+                ShapeError, "T", "transposes matrices", tensor=self, hint="use .mT or permute_dims"
+            )
         return manipulation.matrix_transpose(self)
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles import ORACLES
+from .oracles import ORACLES
 
 import schuss
 from schuss import dtypes
@@ -106,15 +106,15 @@ def test_inputs_not_modified(name: str) -> None:
 
 def spread_out(x: np.ndarray) -> np.ndarray:
     """The same values, every second element of a larger array in Fortran order."""
-    wide_ = np.zeros(tuple(2 * n for n in x.shape), x.dtype, order="F")
-    view = wide_[tuple(slice(None, None, 2) for _ in x.shape)]
+    roomy = np.zeros(tuple(2 * n for n in x.shape), x.dtype, order="F")
+    view = roomy[(..., *[slice(None, None, 2)] * x.ndim)]
     view[...] = x
     return view
 
 
 def backwards(x: np.ndarray) -> np.ndarray:
     """The same values, stored from the last to the first."""
-    turn = tuple(slice(None, None, -1) for _ in x.shape)
+    turn = (..., *[slice(None, None, -1)] * x.ndim)
     return x[turn].copy()[turn]
 
 

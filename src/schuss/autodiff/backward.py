@@ -104,7 +104,9 @@ def propagate(
     return found
 
 
-def _apply_rule(node: Node, index: int, g: Tensor, y: Tensor, inputs: list[Tensor]) -> Tensor | None:
+def _apply_rule(
+    node: Node, index: int, g: Tensor, y: Tensor, inputs: list[Tensor]
+) -> Tensor | None:
     op = node.op
     assert op is not None
     rule = op.rule(index)

@@ -83,7 +83,9 @@ def _difference(f: Callable[..., Any], arrays: Arrays, along: Arrays, step: floa
     """The slope of f along a direction, by the central difference of fourth order."""
 
     def at(t: float) -> float:
-        return float(f(*[adopt(each + t * v) for each, v in zip(arrays, along, strict=True)]).item())
+        return float(
+            f(*[adopt(each + t * v) for each, v in zip(arrays, along, strict=True)]).item()
+        )
 
     near = (at(step) - at(-step)) / (2 * step)
     far = (at(2 * step) - at(-2 * step)) / (4 * step)

@@ -40,7 +40,11 @@ def value_and_grad(
         fresh: list[Any] = []
         for each in chosen:
             if not -len(args) <= each < len(args):
-                raise fail(ArgumentTypeError, "grad", f"argnums names argument {each}, there are {len(args)}")
+                raise fail(
+                    ArgumentTypeError,
+                    "grad",
+                    f"argnums names argument {each}, there are {len(args)}",
+                )
             inner[each] = _map(args[each], lambda t: _track(t, fresh))
         with grad_mode(True):
             result = f(*inner, **kwargs)
@@ -52,7 +56,9 @@ def value_and_grad(
         with grad_mode(outer):
             seed = apply(broadcast_to, scalar(1, value.dtype), shape=value.shape)
             found = propagate(walked, {value._node: seed}, frozenset(nodes)) if walked else {}
-        gradients = iter([_finish(found.get(node), each, outer) for node, each in zip(nodes, fresh, strict=True)])
+        gradients = iter(
+            [_finish(found.get(node), each, outer) for node, each in zip(nodes, fresh, strict=True)]
+        )
         structured = tuple(_map(inner[each], lambda _: next(gradients)) for each in chosen)
         value = value if outer else value.detach()
         shown = (value, aux if outer else _map_any(aux, _detach)) if has_aux else value
@@ -61,7 +67,9 @@ def value_and_grad(
     return evaluated
 
 
-def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
+def grad(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False
+) -> Callable[..., Any]:
     """A function that returns the gradient of `f`; see `value_and_grad`. With `has_aux`: `(gradient, aux)`."""
     both = value_and_grad(f, argnums, has_aux=has_aux)
 
@@ -87,9 +95,17 @@ def _track(t: Any, fresh: list[Any]) -> Any:
 
 def _check_scalar(value: Any) -> None:
     if not isinstance(value, Handle):
-        raise fail(GradientError, "grad", f"the function must return a tensor, not {type(value).__name__}")
+        raise fail(
+            GradientError, "grad", f"the function must return a tensor, not {type(value).__name__}"
+        )
     if value.size != 1:  # type: ignore[attr-defined]
-        raise fail(GradientError, "grad", "the function must return a scalar", value=value, hint="reduce it first")
+        raise fail(
+            GradientError,
+            "grad",
+            "the function must return a scalar",
+            value=value,
+            hint="reduce it first",
+        )
 
 
 def _has_outer(walked: list[Any], own: set[Any]) -> bool:

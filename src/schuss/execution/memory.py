@@ -53,8 +53,12 @@ def check_allocation(node: Node) -> None:
 def out_of_memory(node: Node, others: list[Node]) -> AllocationError:
     """The error for an allocation that failed, naming the largest values of the same evaluation."""
     held = sorted((n for n in others if n.value is not None), key=lambda n: -n.nbytes)[:3]
-    named = "; ".join(f"{n.name} {n.shape} {n.dtype} at {describe_location(n.location)}" for n in held)
-    return _refusal(node, "which the system refused" + (f"; largest held: {named}" if named else ""))
+    named = "; ".join(
+        f"{n.name} {n.shape} {n.dtype} at {describe_location(n.location)}" for n in held
+    )
+    return _refusal(
+        node, "which the system refused" + (f"; largest held: {named}" if named else "")
+    )
 
 
 def _refusal(node: Node, why: str) -> AllocationError:

@@ -50,6 +50,7 @@ def adopt(array: np.ndarray) -> Tensor:
 
     For code that has just made the array; `tensor` and `asarray` copy what belongs to the user.
     """
+    array = np.asarray(array)  # arithmetic on 0-d arrays gives NumPy scalars
     dtype = dtypes.as_dtype(array.dtype)
     if array.dtype != dtype or not array.dtype.isnative:
         array = array.astype(dtype)
@@ -78,7 +79,7 @@ def host_array(value: ArrayLike, dtype: DType | None, where: str) -> np.ndarray:
         array = np.array(value, copy=True)
     except (ValueError, TypeError) as problem:
         raise fail(ArgumentTypeError, where, f"cannot make an array of this: {problem}") from None
-    if array.dtype not in dtypes.ALL and not array.dtype.newbyteorder("=") in dtypes.ALL:
+    if array.dtype not in dtypes.ALL and array.dtype.newbyteorder("=") not in dtypes.ALL:
         raise fail(ArgumentTypeError, where, f"cannot make a tensor of {type(value).__name__} "
                    f"with dtype {array.dtype}", hint="numbers and booleans only")  # fmt: skip
     if dtype is not None:
@@ -114,7 +115,9 @@ def floating(x: ArrayLike, where: str) -> Tensor:
 
 def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
     """Operands in the dtype that they meet in. Python numbers take the dtype of the tensors beside them."""
-    weak = [isinstance(v, (bool, int, float, complex)) and not isinstance(v, Handle) for v in values]
+    weak = [
+        isinstance(v, (bool, int, float, complex)) and not isinstance(v, Handle) for v in values
+    ]
     tensors = [None if w else as_tensor(v, where) for v, w in zip(values, weak, strict=True)]
     strong = [t.dtype for t in tensors if t is not None]
     if strong:
@@ -138,5 +141,10 @@ def _scalar(where: str, value: Number, dtype: DType) -> Tensor:
     if dtypes.is_integral(dtype):
         info = np.iinfo(dtype)
         if not info.min <= value <= info.max:  # type: ignore[operator]  # complex never meets integers
-            raise fail(DTypeError, where, f"{value} does not fit into {dtype}", hint="cast with astype first")
+            raise fail(
+                DTypeError,
+                where,
+                f"{value} does not fit into {dtype}",
+                hint="cast with astype first",
+            )
     return scalar(value, dtype)

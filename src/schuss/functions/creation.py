@@ -51,7 +51,9 @@ def asarray(
         x: Tensor = obj  # type: ignore[assignment]
         if wanted is not None and wanted != x.dtype:
             if copy is False:
-                raise fail(ArgumentError, "asarray", "another dtype needs a copy", x=x, dtype=wanted)
+                raise fail(
+                    ArgumentError, "asarray", "another dtype needs a copy", x=x, dtype=wanted
+                )
             return cast(x, wanted)
         return apply(alias, x) if copy else x
     if copy is False:
@@ -59,7 +61,9 @@ def asarray(
     return adopt(host_array(obj, wanted, "asarray"))
 
 
-def tensor(data: ArrayLike, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def tensor(
+    data: ArrayLike, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A new tensor from numbers, nested sequences, arrays or another tensor.
 
     Args:
@@ -93,7 +97,12 @@ def _shape(where: str, shape: Any, more: tuple[int, ...] = ()) -> tuple[int, ...
     sizes = (shape, *more) if isinstance(shape, (int, np.integer)) else tuple(shape)
     for n in sizes:
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
-            raise fail(ArgumentError, where, "a shape is made of integers that are not negative", shape=shape)
+            raise fail(
+                ArgumentError,
+                where,
+                "a shape is made of integers that are not negative",
+                shape=shape,
+            )
     return tuple(int(n) for n in sizes)
 
 
@@ -133,7 +142,9 @@ def _like(x: ArrayLike, value: Number, dtype: Any, device: Any) -> Tensor:
     return full(x.shape, value, dtype=x.dtype if dtype is None else dtype, device=device)
 
 
-def full_like(x: ArrayLike, /, fill_value: Number, *, dtype: Any = None, device: Any = None) -> Tensor:
+def full_like(
+    x: ArrayLike, /, fill_value: Number, *, dtype: Any = None, device: Any = None
+) -> Tensor:
     """As `full`, with the shape and dtype of x."""
     return _like(x, fill_value, dtype, device)
 
@@ -154,7 +165,13 @@ def empty_like(x: ArrayLike, /, *, dtype: Any = None, device: Any = None) -> Ten
 
 
 def arange(
-    start: float, /, stop: float | None = None, step: float = 1, *, dtype: Any = None, device: Any = None
+    start: float,
+    /,
+    stop: float | None = None,
+    step: float = 1,
+    *,
+    dtype: Any = None,
+    device: Any = None,
 ) -> Tensor:
     """start, start + step, ... up to but without stop; `arange(stop)` starts at 0.
 
@@ -166,8 +183,18 @@ def arange(
     if step == 0:
         raise fail(ArgumentError, "arange", "step must not be 0", start=start, stop=stop, step=step)
     whole = all(isinstance(each, (int, np.integer)) for each in (start, stop, step))
-    kind = dtypes.as_dtype(dtype) if dtype is not None else dtypes.default_int if whole else dtypes.default_float
-    count = max(0, math.ceil((stop - start) / step)) if not whole else len(range(int(start), int(stop), int(step)))
+    kind = (
+        dtypes.as_dtype(dtype)
+        if dtype is not None
+        else dtypes.default_int
+        if whole
+        else dtypes.default_float
+    )
+    count = (
+        max(0, math.ceil((stop - start) / step))
+        if not whole
+        else len(range(int(start), int(stop), int(step)))
+    )
     if whole:
         values = np.arange(int(start), int(stop), int(step), dtype=np.int64)
     else:
@@ -176,7 +203,14 @@ def arange(
 
 
 def linspace(
-    start: float, stop: float, /, num: int, *, dtype: Any = None, device: Any = None, endpoint: bool = True
+    start: float,
+    stop: float,
+    /,
+    num: int,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    endpoint: bool = True,
 ) -> Tensor:
     """`num` evenly spaced numbers from start to stop, the latter included unless `endpoint=False`. float32."""
     as_device(device)

@@ -40,7 +40,9 @@ def _floating_function(op: Op) -> Unary:
     return _described(function, op, "x")
 
 
-def _function(op: Op, allowed: tuple[DType, ...], kind: str, unchanged: tuple[DType, ...] = ()) -> Unary:
+def _function(
+    op: Op, allowed: tuple[DType, ...], kind: str, unchanged: tuple[DType, ...] = ()
+) -> Unary:
     """A function of numbers of the allowed dtypes; those in `unchanged` are their own result."""
 
     def function(x: ArrayLike, /) -> Tensor:
@@ -169,7 +171,13 @@ def where(condition: ArrayLike, x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     """
     chosen = as_tensor(condition, "where")
     if chosen.dtype != dtypes.bool_:
-        raise fail(DTypeError, "where", "the condition must be bool", condition=chosen, hint="compare, say x != 0")
+        raise fail(
+            DTypeError,
+            "where",
+            "the condition must be bool",
+            condition=chosen,
+            hint="compare, say x != 0",
+        )
     a, b = operands("where", x1, x2)
     return apply(ops.where, chosen, a, b)
 

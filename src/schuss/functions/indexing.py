@@ -91,7 +91,9 @@ def _index_arrays(x: Tensor, part: Any) -> list[Any]:
     if index.dtype == dtypes.bool_:
         return [wrap(data(np.asarray(each))) for each in np.nonzero(_mask(x, index))]
     if not dtypes.is_integral(index.dtype):
-        raise fail(DTypeError, "indexing", "an index array must be of integers or booleans", index=index)
+        raise fail(
+            DTypeError, "indexing", "an index array must be of integers or booleans", index=index
+        )
     return [cast(index, dtypes.int64)]
 
 
@@ -126,7 +128,9 @@ def _plan(x: Tensor, key: Any) -> _Plan:
             if i == arrays[0]:
                 plan.position = len(shape)
             axes.append(len(shape))
-            plan.indices.append(part if isinstance(part, Handle) else wrap(data(np.asarray(_inside(part, n, axis)))))
+            plan.indices.append(
+                part if isinstance(part, Handle) else wrap(data(np.asarray(_inside(part, n, axis))))
+            )
             cut.append((0, n, 1))
             shape.append(n)
         else:
@@ -178,7 +182,9 @@ def _bounds(part: slice, n: int) -> tuple[int, int, int]:
 
 def _inside(index: int, n: int, axis: int) -> int:
     if not -n <= index < n:
-        raise fail(OutOfBoundsError, "indexing", f"index {index} is outside axis {axis} of size {n}")
+        raise fail(
+            OutOfBoundsError, "indexing", f"index {index} is outside axis {axis} of size {n}"
+        )
     return index % n
 
 
@@ -197,7 +203,10 @@ def get_item(x: Tensor, key: Any) -> Tensor:
 
 
 def _cut(x: Tensor, plan: _Plan) -> Tensor:
-    if any((start, size, step) != (0, n, 1) for (start, size, step), n in zip(plan.cut, x.shape, strict=True)):
+    if any(
+        (start, size, step) != (0, n, 1)
+        for (start, size, step), n in zip(plan.cut, x.shape, strict=True)
+    ):
         x = apply(slice_, x, cut=plan.cut)
     return reshape(x, plan.shape)
 
@@ -242,7 +251,9 @@ def set_item(x: Tensor, key: Any, value: ArrayLike) -> Tensor:
 
 
 def _is_full_mask(x: Tensor, key: Any) -> bool:
-    return isinstance(key, (Handle, np.ndarray)) and key.dtype == dtypes.bool_ and key.shape == x.shape  # type: ignore[union-attr]
+    return (
+        isinstance(key, (Handle, np.ndarray)) and key.dtype == dtypes.bool_ and key.shape == x.shape
+    )  # type: ignore[union-attr]
 
 
 def _spread(value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -252,7 +263,9 @@ def _spread(value: Tensor, shape: tuple[int, ...]) -> Tensor:
     try:
         return broadcast_to(value, shape)
     except ShapeError:
-        raise fail(ShapeError, "assignment", f"the value does not broadcast to {shape}", value=value) from None
+        raise fail(
+            ShapeError, "assignment", f"the value does not broadcast to {shape}", value=value
+        ) from None
 
 
 @array_api_names
@@ -276,7 +289,9 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, /, axis: int = -1) -> Tens
     x, index = as_tensor(x, "take_along_axis"), as_tensor(indices, "take_along_axis")
     place = normalize_axis("take_along_axis", axis, x.ndim)
     if index.ndim != x.ndim:
-        raise fail(ShapeError, "take_along_axis", "indices need as many axes as x", x=x, indices=index)
+        raise fail(
+            ShapeError, "take_along_axis", "indices need as many axes as x", x=x, indices=index
+        )
     sizes = broadcast_shapes(
         "take_along_axis",
         tuple(1 if i == place else n for i, n in enumerate(x.shape)),
@@ -293,7 +308,9 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, /, axis: int = -1) -> Tens
 
 
 @array_api_names
-def sort(x: ArrayLike, /, axis: int = -1, *, descending: bool = False, stable: bool = True) -> Tensor:
+def sort(
+    x: ArrayLike, /, axis: int = -1, *, descending: bool = False, stable: bool = True
+) -> Tensor:
     """The elements along `axis` in order. The gradient goes back to where each element came from."""
     x = as_tensor(x, "sort")
     return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis=axis)

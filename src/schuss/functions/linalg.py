@@ -30,13 +30,17 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     """
     a, b = operands("matmul", as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
     if a.ndim == 0 or b.ndim == 0:
-        raise fail(ShapeError, "matmul", "scalars cannot be multiplied as matrices", x=a, y=b, hint="use *")
+        raise fail(
+            ShapeError, "matmul", "scalars cannot be multiplied as matrices", x=a, y=b, hint="use *"
+        )
     left = reshape(a, (1, a.size)) if a.ndim == 1 else a
     right = reshape(b, (b.size, 1)) if b.ndim == 1 else b
     if left.ndim > 2 and right.ndim == 2 and left.shape[-1] == right.shape[0]:
         # One tall product: the gradient for the matrix is then one product too, not a batch of them to add up.
         rows = reshape(left, (math.prod(left.shape[:-1]), left.shape[-1]))
-        product = reshape(apply(contraction.matmul, rows, right), (*left.shape[:-1], right.shape[-1]))
+        product = reshape(
+            apply(contraction.matmul, rows, right), (*left.shape[:-1], right.shape[-1])
+        )
     else:
         product = apply(contraction.matmul, left, right)
     shape = product.shape
@@ -59,7 +63,9 @@ def vecdot(x1: ArrayLike, x2: ArrayLike, /, axis: int = -1) -> Tensor:
     return sum(conj(a) * b, axis=-1, dtype=a.dtype)
 
 
-def tensordot(x1: ArrayLike, x2: ArrayLike, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
+def tensordot(
+    x1: ArrayLike, x2: ArrayLike, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2
+) -> Tensor:
     """Products added up over pairs of axes: the last n of x1 with the first n of x2, or the named ones."""
     a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
     if isinstance(axes, int):
@@ -68,7 +74,14 @@ def tensordot(x1: ArrayLike, x2: ArrayLike, /, *, axes: int | tuple[Sequence[int
         left = tuple(normalize_axis("tensordot", axis, a.ndim) for axis in axes[0])
         right = tuple(normalize_axis("tensordot", axis, b.ndim) for axis in axes[1])
     if len(left) != len(right) or [a.shape[i] for i in left] != [b.shape[i] for i in right]:
-        raise fail(ShapeError, "tensordot", "the paired axes differ in size", x1=a, x2=b, axes=(left, right))
+        raise fail(
+            ShapeError,
+            "tensordot",
+            "the paired axes differ in size",
+            x1=a,
+            x2=b,
+            axes=(left, right),
+        )
     free_a = tuple(i for i in range(a.ndim) if i not in left)
     free_b = tuple(i for i in range(b.ndim) if i not in right)
     inner = math.prod(a.shape[i] for i in left)
@@ -98,7 +111,12 @@ def einsum(equation: str, /, *arrays: ArrayLike) -> Tensor:
     letters = "".join(terms)
     if "->" not in equation:
         output = "".join(sorted(each for each in set(letters) if letters.count(each) == 1))
-    if len(terms) != len(tensors) or not set(output) <= set(letters) or not letters.isalpha() and letters:
+    if (
+        len(terms) != len(tensors)
+        or not set(output) <= set(letters)
+        or (not letters.isalpha()
+        and letters)
+    ):
         raise fail(ArgumentError, "einsum", f"cannot read {equation!r} for {len(tensors)} operands")
     if len(set(output)) != len(output):
         raise fail(ArgumentError, "einsum", f"the result of {equation!r} names an axis twice")
@@ -108,7 +126,9 @@ def einsum(equation: str, /, *arrays: ArrayLike) -> Tensor:
             raise fail(ShapeError, "einsum", f"{term!r} names {len(term)} axes", x=each)
         for letter, n in zip(term, each.shape, strict=True):
             if sizes.setdefault(letter, n) != n:
-                raise fail(ShapeError, "einsum", f"axis {letter!r} is {sizes[letter]} and {n} long", x=each)
+                raise fail(
+                    ShapeError, "einsum", f"axis {letter!r} is {sizes[letter]} and {n} long", x=each
+                )
     pairs = [_diagonals(term, each) for term, each in zip(terms, tensors, strict=True)]
     term, result = pairs[0]
     for i, (next_term, other) in enumerate(pairs[1:], start=2):
@@ -166,7 +186,9 @@ def solve(a: ArrayLike, b: ArrayLike, /) -> Tensor:
 
 
 @array_api_names
-def norm(x: ArrayLike, /, axis: int | Sequence[int] | None = None, keepdims: bool = False, ord: float = 2) -> Tensor:
+def norm(
+    x: ArrayLike, /, axis: int | Sequence[int] | None = None, keepdims: bool = False, ord: float = 2
+) -> Tensor:
     """The vector norm over `axis` (all by default): ord 1, 2 or infinity. Gradient 0 at 0."""
     x = floating(x, "norm")
     if ord == 2:

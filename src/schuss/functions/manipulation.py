@@ -36,11 +36,15 @@ def reshape(x: ArrayLike, /, *shape: Any, copy: bool | None = None) -> Tensor:
     x = as_tensor(x, "reshape")
     sizes = _integers("reshape", shape)
     if sizes.count(-1) > 1 or any(n < -1 for n in sizes):
-        raise fail(ArgumentError, "reshape", "sizes are not negative, but for one -1", x=x, shape=sizes)
+        raise fail(
+            ArgumentError, "reshape", "sizes are not negative, but for one -1", x=x, shape=sizes
+        )
     if -1 in sizes:
         known = math.prod(n for n in sizes if n != -1)
         if known == 0 or x.size % known:
-            raise fail(ShapeError, "reshape", f"{x.size} elements do not fill the shape {sizes}", x=x)
+            raise fail(
+                ShapeError, "reshape", f"{x.size} elements do not fill the shape {sizes}", x=x
+            )
         sizes = tuple(x.size // known if n == -1 else n for n in sizes)
     return x if sizes == x.shape else apply(ops.reshape, x, shape=sizes)
 
@@ -51,7 +55,9 @@ def permute_dims(x: ArrayLike, /, *axes: Any) -> Tensor:
     given = _integers("permute_dims", axes)
     order = tuple(normalize_axis("permute_dims", axis, x.ndim) for axis in given)
     if sorted(order) != list(range(x.ndim)):
-        raise fail(ArgumentError, "permute_dims", "axes must name each axis of x once", x=x, axes=given)
+        raise fail(
+            ArgumentError, "permute_dims", "axes must name each axis of x once", x=x, axes=given
+        )
     return apply(ops.permute, x, axes=order)
 
 
@@ -118,7 +124,9 @@ def flatten(x: ArrayLike, /, start_axis: int = 0, end_axis: int = -1) -> Tensor:
 
 def broadcast_to(x: ArrayLike, /, shape: Sequence[int]) -> Tensor:
     """x repeated along axes of size 1 and along new axes in front, to the given shape."""
-    return apply(broadcast_op, as_tensor(x, "broadcast_to"), shape=_integers("broadcast_to", (shape,)))
+    return apply(
+        broadcast_op, as_tensor(x, "broadcast_to"), shape=_integers("broadcast_to", (shape,))
+    )
 
 
 def broadcast_arrays(*arrays: ArrayLike) -> list[Tensor]:
@@ -141,7 +149,9 @@ def roll(x: ArrayLike, /, shift: Axes, axis: Axes | None = None) -> Tensor:
     x = as_tensor(x, "roll")
     if axis is None:
         assert isinstance(shift, int)
-        return reshape(roll(reshape(x, (-1,)) if x.size else reshape(x, (0,)), shift, axis=0), x.shape)
+        return reshape(
+            roll(reshape(x, (-1,)) if x.size else reshape(x, (0,)), shift, axis=0), x.shape
+        )
     places, shifts = _integers("roll", (axis,)), _integers("roll", (shift,))
     for place, by in zip(places, shifts * (len(places) if len(shifts) == 1 else 1), strict=True):
         place = normalize_axis("roll", place, x.ndim)
@@ -237,7 +247,9 @@ def tile(x: ArrayLike, repetitions: int | Sequence[int], /) -> Tensor:
     counts = (1,) * (ndim - len(counts)) + counts
     sizes = (1,) * (ndim - x.ndim) + x.shape
     thin = reshape(x, tuple(n for size in sizes for n in (1, size)))
-    wide = broadcast_to(thin, tuple(n for c, size in zip(counts, sizes, strict=True) for n in (c, size)))
+    wide = broadcast_to(
+        thin, tuple(n for c, size in zip(counts, sizes, strict=True) for n in (c, size))
+    )
     return reshape(wide, tuple(c * size for c, size in zip(counts, sizes, strict=True)))
 
 

@@ -79,7 +79,9 @@ def gelu(x: ArrayLike, approximate: str = "none") -> Tensor:
     if approximate == "tanh":
         return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     if approximate != "none":
-        raise fail(ArgumentError, "gelu", "approximate is 'none' or 'tanh'", approximate=approximate)
+        raise fail(
+            ArgumentError, "gelu", "approximate is 'none' or 'tanh'", approximate=approximate
+        )
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
@@ -138,7 +140,9 @@ def embedding(indices: ArrayLike, weight: Tensor) -> Tensor:
     return apply(indexing.gather, weight, cast(index, dtypes.int64), axes=(0,), wrap=False)
 
 
-def dropout(x: ArrayLike, p: float = 0.5, *, training: bool = True, generator: Generator | None = None) -> Tensor:
+def dropout(
+    x: ArrayLike, p: float = 0.5, *, training: bool = True, generator: Generator | None = None
+) -> Tensor:
     """Each element set to 0 with probability p, the others divided by 1 - p (Srivastava et al., 2014)."""
     x = as_tensor(x, "dropout")
     if not 0 <= p <= 1:
@@ -176,7 +180,9 @@ def layer_norm(
     if x.shape[x.ndim - len(shape) :] != shape or x.ndim < len(shape):
         raise fail(ShapeError, "layer_norm", f"the last axes of x must have the shape {shape}", x=x)
     axes = tuple(range(x.ndim - len(shape), x.ndim))
-    return normalize(x, mean(x, axis=axes, keepdims=True), var(x, axis=axes, keepdims=True), weight, bias, eps)
+    return normalize(
+        x, mean(x, axis=axes, keepdims=True), var(x, axis=axes, keepdims=True), weight, bias, eps
+    )
 
 
 # --- convolution ------------------------------------------------------------------------------------
@@ -187,7 +193,9 @@ Sizes = int | Sequence[int]
 def per_axis(where_: str, name: str, value: Sizes, rank: int, least: int) -> tuple[int, ...]:
     """A size for each of `rank` axes, from one integer or from a sequence."""
     sizes = (value,) * rank if isinstance(value, int) else tuple(value)
-    if len(sizes) != rank or any(isinstance(n, bool) or not isinstance(n, int) or n < least for n in sizes):
+    if len(sizes) != rank or any(
+        isinstance(n, bool) or not isinstance(n, int) or n < least for n in sizes
+    ):
         raise fail(ArgumentError, where_, f"{name} must be an integer of at least {least}, or {rank} of them",
                    **{name: value})  # fmt: skip
     return sizes
@@ -205,7 +213,12 @@ def pairs_of_padding(where_: str, padding: Sizes | str, kernel: tuple[int, ...],
         totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
     if isinstance(padding, str):
-        raise fail(ArgumentError, where_, "padding is an integer, a sequence, 'same' or 'valid'", padding=padding)
+        raise fail(
+            ArgumentError,
+            where_,
+            "padding is an integer, a sequence, 'same' or 'valid'",
+            padding=padding,
+        )
     return tuple((n, n) for n in per_axis(where_, "padding", padding, rank, 0))
 
 
@@ -217,7 +230,13 @@ def _convolution(where_: str, rank: int, x: ArrayLike, weight: Tensor, bias: Ten
         raise fail(ShapeError, where_, f"x must have the {rank + 2} axes (N, C, {sizes})", x=x, weight=weight,
                    hint="add a batch axis with x[None]" if x.ndim == rank + 1 else None)  # fmt: skip
     if groups < 1 or weight.shape[0] % groups:
-        raise fail(ArgumentError, where_, "groups must divide the output channels", weight=weight, groups=groups)
+        raise fail(
+            ArgumentError,
+            where_,
+            "groups must divide the output channels",
+            weight=weight,
+            groups=groups,
+        )
     if x.shape[1] != weight.shape[1] * groups:
         raise fail(ShapeError, where_, f"x has {x.shape[1]} channels, the weight takes "
                    f"{weight.shape[1] * groups}", x=x, weight=weight, groups=groups)  # fmt: skip
@@ -253,7 +272,9 @@ def _pool_windows(where_: str, rank: int, x: ArrayLike, kernel_size: Sizes, stri
     """The windows (N, C, counts..., kernel...) and the axes of the kernel."""
     x = as_tensor(x, where_)
     if x.ndim != rank + 2:
-        raise fail(ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x)
+        raise fail(
+            ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x
+        )
     kernel = per_axis(where_, "kernel_size", kernel_size, rank, 1)
     steps = kernel if stride is None else per_axis(where_, "stride", stride, rank, 1)
     around = per_axis(where_, "padding", padding, rank, 0)
@@ -269,14 +290,18 @@ def _pool_windows(where_: str, rank: int, x: ArrayLike, kernel_size: Sizes, stri
 def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                dilation: Sizes = 1) -> Tensor:  # fmt: skip
     """The largest element of each window: (N, C, L) -> (N, C, L'). Stride is the kernel size by default."""
-    view, axes = _pool_windows("max_pool1d", 1, x, kernel_size, stride, padding, dilation, -math.inf)
+    view, axes = _pool_windows(
+        "max_pool1d", 1, x, kernel_size, stride, padding, dilation, -math.inf
+    )
     return max(view, axis=axes)
 
 
 def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                dilation: Sizes = 1) -> Tensor:  # fmt: skip
     """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). Stride is the kernel size by default."""
-    view, axes = _pool_windows("max_pool2d", 2, x, kernel_size, stride, padding, dilation, -math.inf)
+    view, axes = _pool_windows(
+        "max_pool2d", 2, x, kernel_size, stride, padding, dilation, -math.inf
+    )
     return max(view, axis=axes)
 
 
@@ -306,7 +331,9 @@ def avg_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, pa
 def _adaptive(where_: str, rank: int, x: ArrayLike, output_size: Sizes, largest: bool) -> Tensor:
     x = as_tensor(x, where_)
     if x.ndim != rank + 2:
-        raise fail(ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x)
+        raise fail(
+            ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x
+        )
     for axis, count in enumerate(per_axis(where_, "output_size", output_size, rank, 1), start=2):
         x = _adaptive_axis(x, axis, count, largest)
     return x
@@ -321,7 +348,9 @@ def _adaptive_axis(x: Tensor, axis: int, count: int, largest: bool) -> Tensor:
         return reduce(reshape(x, shape), axis=axis + 1)
     lead = (slice(None),) * axis
     pieces = [
-        reduce(x[(*lead, slice(i * n // count, -(-(i + 1) * n // count)))], axis=axis, keepdims=True)
+        reduce(
+            x[(*lead, slice(i * n // count, -(-(i + 1) * n // count)))], axis=axis, keepdims=True
+        )
         for i in range(count)
     ]
     return concat(pieces, axis=axis)

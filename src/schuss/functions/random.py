@@ -84,7 +84,9 @@ def randint(
     """Integers evenly distributed over low <= n < high, int64. `high - low` may be 2**32 at most."""
     span = high - low
     if not 0 < span <= 2**32:
-        raise fail(ArgumentError, "randint", "needs low < high, at most 2**32 apart", low=low, high=high)
+        raise fail(
+            ArgumentError, "randint", "needs low < high, at most 2**32 apart", low=low, high=high
+        )
     # The upper half of a 64-bit product is an even choice among `span` up to a part in 2**32.
     wide = cast(bits(shape, generator=generator), dtypes.uint64)
     return cast((wide * span) >> 32, dtypes.int64) + low

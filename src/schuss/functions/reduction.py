@@ -55,7 +55,13 @@ def _real(x: ArrayLike, where: str) -> Tensor:
 def _floating(x: ArrayLike, where: str) -> Tensor:
     x = as_tensor(x, where)
     if not (dtypes.is_floating(x.dtype) or dtypes.is_complex(x.dtype)):
-        raise fail(DTypeError, where, "is defined for floating dtypes", x=x, hint="cast with x.astype(schuss.float32)")
+        raise fail(
+            DTypeError,
+            where,
+            "is defined for floating dtypes",
+            x=x,
+            hint="cast with x.astype(schuss.float32)",
+        )
     return x
 
 
@@ -66,7 +72,9 @@ def sum(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, dtype: An
 
 
 @array_api_names
-def prod(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, dtype: Any = None) -> Tensor:
+def prod(
+    x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, dtype: Any = None
+) -> Tensor:
     """The product over `axis`."""
     return _reduce(ops.prod, _for_sum(x, dtype, "prod"), axis, keepdims)
 
@@ -109,7 +117,9 @@ def mean(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 @array_api_names
-def var(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
+def var(
+    x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0
+) -> Tensor:
     """The variance over `axis`: squared distances from the mean, divided by N - correction."""
     x = _floating(x, "var")
     centred = x - mean(x, axis=axis, keepdims=True)
@@ -119,7 +129,9 @@ def var(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, correctio
 
 
 @array_api_names
-def std(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
+def std(
+    x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0
+) -> Tensor:
     """The standard deviation over `axis`: the root of `var`."""
     return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
@@ -158,7 +170,9 @@ def argmin(x: ArrayLike, /, axis: int | None = None, keepdims: bool = False) -> 
     return _position(ops.argmin, x, axis, keepdims)
 
 
-def _running(op: Op, x: ArrayLike, axis: int | None, dtype: Any, include_initial: bool, start: int) -> Tensor:
+def _running(
+    op: Op, x: ArrayLike, axis: int | None, dtype: Any, include_initial: bool, start: int
+) -> Tensor:
     x = _for_sum(x, dtype, op.name)
     if axis is None:
         if x.ndim != 1:
@@ -189,7 +203,9 @@ def cumulative_prod(
 
 
 @array_api_names
-def argsort(x: ArrayLike, /, axis: int = -1, *, descending: bool = False, stable: bool = True) -> Tensor:
+def argsort(
+    x: ArrayLike, /, axis: int = -1, *, descending: bool = False, stable: bool = True
+) -> Tensor:
     """The positions that sort x along `axis`. int64. Always stable: equal elements keep their order."""
     x = _real(x, "argsort")
     place = normalize_axis("argsort", axis, x.ndim)

@@ -44,7 +44,12 @@ def finfo(type: Any, /) -> finfo_object:
     """The limits of a floating dtype (of its real part for a complex one)."""
     dtype = dtypes.real_of(_dtype_of(type))
     if not dtypes.is_floating(dtype):
-        raise fail(ArgumentError, "finfo", f"{dtype} is not a floating dtype", hint="use iinfo for integers")
+        raise fail(
+            ArgumentError,
+            "finfo",
+            f"{dtype} is not a floating dtype",
+            hint="use iinfo for integers",
+        )
     info = ml_dtypes.finfo(dtype)
     limits = (info.eps, info.max, info.min, info.smallest_normal)
     return finfo_object(int(info.bits), *(float(each) for each in limits), dtype=dtype)
@@ -54,7 +59,9 @@ def iinfo(type: Any, /) -> iinfo_object:
     """The limits of an integer dtype."""
     dtype = _dtype_of(type)
     if not dtypes.is_integral(dtype):
-        raise fail(ArgumentError, "iinfo", f"{dtype} is not an integer dtype", hint="use finfo for floats")
+        raise fail(
+            ArgumentError, "iinfo", f"{dtype} is not an integer dtype", hint="use finfo for floats"
+        )
     info = np.iinfo(dtype)
     return iinfo_object(info.bits, int(info.max), int(info.min), dtype)
 
@@ -82,7 +89,9 @@ def isdtype(dtype: Any, kind: Any) -> bool:
 def result_type(*arrays_and_dtypes: Any) -> DType:
     """The dtype that tensors, dtypes and Python numbers meet in."""
     scalars = [v for v in arrays_and_dtypes if isinstance(v, (bool, int, float, complex))]
-    strong = [_dtype_of(v) for v in arrays_and_dtypes if not isinstance(v, (bool, int, float, complex))]
+    strong = [
+        _dtype_of(v) for v in arrays_and_dtypes if not isinstance(v, (bool, int, float, complex))
+    ]
     if not strong:
         return dtypes.promote(*[as_dtype(type(v)) for v in scalars])
     result = dtypes.promote(*strong)

@@ -19,7 +19,16 @@ from schuss.nn.activations import (
     Softsign,
     Tanh,
 )
-from schuss.nn.layers import Conv1d, Conv2d, Dropout, Embedding, Flatten, Identity, Linear, Sequential
+from schuss.nn.layers import (
+    Conv1d,
+    Conv2d,
+    Dropout,
+    Embedding,
+    Flatten,
+    Identity,
+    Linear,
+    Sequential,
+)
 from schuss.nn.losses import (
     BCELoss,
     BCEWithLogitsLoss,

@@ -30,7 +30,14 @@ def fans(tensor: Tensor) -> tuple[int, int]:
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor that keeps variances through a nonlinearity (He et al., 2015)."""
-    gains = {"linear": 1.0, "conv": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
+    gains = {
+        "linear": 1.0,
+        "conv": 1.0,
+        "sigmoid": 1.0,
+        "tanh": 5 / 3,
+        "relu": math.sqrt(2),
+        "selu": 0.75,
+    }
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     if nonlinearity not in gains:
@@ -39,23 +46,43 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return gains[nonlinearity]
 
 
-def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
+def uniform_(
+    tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None
+) -> Tensor:
     """Evenly distributed over [a, b)."""
-    return tensor.assign(random.uniform(tensor.shape, a, b, dtype=tensor.dtype, generator=generator))
+    return tensor.assign(
+        random.uniform(tensor.shape, a, b, dtype=tensor.dtype, generator=generator)
+    )
 
 
-def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
+def normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
+) -> Tensor:
     """Normally distributed."""
-    return tensor.assign(random.normal(tensor.shape, mean, std, dtype=tensor.dtype, generator=generator))
+    return tensor.assign(
+        random.normal(tensor.shape, mean, std, dtype=tensor.dtype, generator=generator)
+    )
 
 
 def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0,
                   generator: Generator | None = None) -> Tensor:  # fmt: skip
     """Normally distributed within [a, b]: what falls outside is drawn again until it does not."""
     generator = generator or random.default_generator
-    values = random.normal(tensor.shape, mean, std, dtype=tensor.dtype, generator=generator).numpy().copy()
+    values = (
+        random.normal(tensor.shape, mean, std, dtype=tensor.dtype, generator=generator)
+        .numpy()
+        .copy()
+    )
     if not a < b or b < mean - 4 * std or a > mean + 4 * std:
-        raise fail(ArgumentError, "trunc_normal_", "the interval holds next to nothing", a=a, b=b, mean=mean, std=std)
+        raise fail(
+            ArgumentError,
+            "trunc_normal_",
+            "the interval holds next to nothing",
+            a=a,
+            b=b,
+            mean=mean,
+            std=std,
+        )
     outside = (values < a) | (values > b)
     while outside.any():
         values[outside] = random.normal((int(outside.sum()),), mean, std, dtype=tensor.dtype,
@@ -79,7 +106,9 @@ def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1.0)
 
 
-def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
+def xavier_uniform_(
+    tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
+) -> Tensor:
     """Even within +-gain * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
     bound = gain * math.sqrt(6 / sum(fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
@@ -114,7 +143,9 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     if tensor.ndim < 2:
         raise fail(ShapeError, "orthogonal_", "needs at least 2 axes", tensor=tensor)
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
-    drawn = random.normal((max(rows, columns), min(rows, columns)), dtype=np.float64, generator=generator)
+    drawn = random.normal(
+        (max(rows, columns), min(rows, columns)), dtype=np.float64, generator=generator
+    )
     q, r = np.linalg.qr(drawn.numpy())
     q = q * np.sign(np.diag(r))  # makes the choice of q even over all orthogonal matrices
     matrix = (q.T if rows < columns else q).reshape(tensor.shape)

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from schuss import dtypes
-from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError, fail
+from schuss.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DTypeError,
+    OutOfBoundsError,
+    ShapeError,
+    fail,
+)
 from schuss.functions import neural
 from schuss.functions.creation import zeros
 from schuss.functions.manipulation import flatten
@@ -29,18 +36,31 @@ def positive(layer: str, **sizes: int) -> None:
 
 def tensor_argument(layer: str, x: Any) -> Tensor:
     if not isinstance(x, Tensor):
-        raise fail(ArgumentTypeError, layer, f"needs a tensor, got {type(x).__name__}", hint="schuss.tensor(array)")
+        raise fail(
+            ArgumentTypeError,
+            layer,
+            f"needs a tensor, got {type(x).__name__}",
+            hint="schuss.tensor(array)",
+        )
     return x
 
 
 def floating_argument(layer: str, x: Any) -> Tensor:
     x = tensor_argument(layer, x)
     if not (dtypes.is_floating(x.dtype) or dtypes.is_complex(x.dtype)):
-        raise fail(DTypeError, layer, "needs floating input", x=x, hint="scale it: x.astype(schuss.float32) / 255")
+        raise fail(
+            DTypeError,
+            layer,
+            "needs floating input",
+            x=x,
+            hint="scale it: x.astype(schuss.float32) / 255",
+        )
     return x
 
 
-def _fresh(shape: Sequence[int], bound: float, dtype: Any, generator: Generator | None) -> Parameter:
+def _fresh(
+    shape: Sequence[int], bound: float, dtype: Any, generator: Generator | None
+) -> Parameter:
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
     return init.uniform_(Parameter(zeros(tuple(shape), dtype=kind)), -bound, bound, generator)  # type: ignore[return-value]
 
@@ -72,7 +92,9 @@ class Linear(Module):
         return neural.linear(x, self.weight, self.bias)
 
     def describe(self) -> str:
-        return f"{self.in_features}, {self.out_features}" + ("" if self.bias is not None else ", bias=False")
+        return f"{self.in_features}, {self.out_features}" + (
+            "" if self.bias is not None else ", bias=False"
+        )
 
 
 def _flatten_hint(x: Tensor, features: int) -> str | None:
@@ -125,7 +147,9 @@ class _Conv(Module):
                        x=x, weight=self.weight,
                        hint="channels come before the sizes: (N, C, ...)" if last else None)  # fmt: skip
         function = neural.conv1d if self.rank == 1 else neural.conv2d
-        return function(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return function(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
     def describe(self) -> str:
         parts = [str(self.in_channels), str(self.out_channels), f"kernel_size={self.kernel_size}"]
@@ -180,8 +204,17 @@ class Embedding(Module):
         super().__init__()
         positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         if padding_idx is not None and not 0 <= padding_idx < num_embeddings:
-            raise fail(OutOfBoundsError, "Embedding", "padding_idx is outside the table", padding_idx=padding_idx)
-        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
+            raise fail(
+                OutOfBoundsError,
+                "Embedding",
+                "padding_idx is outside the table",
+                padding_idx=padding_idx,
+            )
+        self.num_embeddings, self.embedding_dim, self.padding_idx = (
+            num_embeddings,
+            embedding_dim,
+            padding_idx,
+        )
         kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
         self.weight = Parameter(zeros((num_embeddings, embedding_dim), dtype=kind))
         init.normal_(self.weight, generator=generator)
@@ -221,7 +254,9 @@ class Dropout(Module):
         self.generator = generator
 
     def forward(self, x: Tensor) -> Tensor:
-        return neural.dropout(tensor_argument("Dropout", x), self.p, training=self.training, generator=self.generator)
+        return neural.dropout(
+            tensor_argument("Dropout", x), self.p, training=self.training, generator=self.generator
+        )
 
     def describe(self) -> str:
         return f"p={self.p}"

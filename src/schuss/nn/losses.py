@@ -59,7 +59,9 @@ def l1_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Ten
     return _reduced("l1_loss", abs(x - y), reduction)
 
 
-def huber_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+def huber_loss(
+    input: ArrayLike, target: ArrayLike, reduction: str = "mean", delta: float = 1.0
+) -> Tensor:
     """d**2 / 2 up to |d| = delta, delta * (|d| - delta / 2) beyond (Huber, 1964); d = x - y."""
     if delta <= 0:
         raise fail(ArgumentError, "huber_loss", "delta must be positive", delta=delta)
@@ -69,7 +71,9 @@ def huber_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean", del
     return _reduced("huber_loss", near * (distance - 0.5 * near), reduction)
 
 
-def smooth_l1_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+def smooth_l1_loss(
+    input: ArrayLike, target: ArrayLike, reduction: str = "mean", beta: float = 1.0
+) -> Tensor:
     """The Huber loss with delta = beta, divided by beta."""
     if beta <= 0:
         raise fail(ArgumentError, "smooth_l1_loss", "beta must be positive", beta=beta)
@@ -87,7 +91,10 @@ def binary_cross_entropy(input: ArrayLike, target: ArrayLike, reduction: str = "
 
 
 def binary_cross_entropy_with_logits(
-    input: ArrayLike, target: ArrayLike, reduction: str = "mean", pos_weight: ArrayLike | None = None
+    input: ArrayLike,
+    target: ArrayLike,
+    reduction: str = "mean",
+    pos_weight: ArrayLike | None = None,
 ) -> Tensor:
     """The cross-entropy of sigmoid(x) with targets in [0, 1], stable for all x. `pos_weight` weighs the class 1."""
     x, y = _pair("binary_cross_entropy_with_logits", input, target)
@@ -117,7 +124,9 @@ def squared_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str = "m
 
 def soft_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
     """log(1 + exp(-y f)) for scores f and targets y of -1 or 1: logistic regression's loss."""
-    return _reduced("soft_margin_loss", softplus(-_signs("soft_margin_loss", input, target)), reduction)
+    return _reduced(
+        "soft_margin_loss", softplus(-_signs("soft_margin_loss", input, target)), reduction
+    )
 
 
 def zero_one_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
@@ -165,7 +174,11 @@ def cross_entropy(
         spread = mean(each, axis=1)
         spread = where(y == ignore_index, 0, spread)
         losses = (1 - label_smoothing) * losses + label_smoothing * spread
-    return _weighted_mean(losses, weights) if reduction == "mean" else _reduced("cross_entropy", losses, reduction)
+    return (
+        _weighted_mean(losses, weights)
+        if reduction == "mean"
+        else _reduced("cross_entropy", losses, reduction)
+    )
 
 
 def _along_classes(weight: ArrayLike, logs: Tensor) -> Tensor:
@@ -199,13 +212,21 @@ def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
     classes = where(ignored, 0, y)
     flat = moveaxis(logs, 1, -1).reshape((-1, logs.shape[1])) if logs.ndim > 2 else logs
     rows = arange(flat.shape[0])
-    chosen = apply(gather, flat, rows, classes.reshape((-1,)), axes=(0, 1), wrap=False).reshape(y.shape)
+    chosen = apply(gather, flat, rows, classes.reshape((-1,)), axes=(0, 1), wrap=False).reshape(
+        y.shape
+    )
     if weight is None:
         weights = cast(logical_not(ignored), logs.dtype)
     else:
         table = cast(as_tensor(weight), logs.dtype)
         if table.shape != (logs.shape[1],):
-            raise fail(ShapeError, where_, "there must be one weight for each class", input=logs, weight=table)
+            raise fail(
+                ShapeError,
+                where_,
+                "there must be one weight for each class",
+                input=logs,
+                weight=table,
+            )
         weights = where(ignored, 0, apply(gather, table, classes, axes=(0,), wrap=False))
     return where(ignored, 0, -chosen * weights), weights
 
@@ -226,10 +247,16 @@ def nll_loss(
     if x.ndim < 2:
         raise fail(ShapeError, "nll_loss", "log-probabilities need the axes (N, C)", input=x)
     losses, weights = _picked("nll_loss", x, y, weight, ignore_index)
-    return _weighted_mean(losses, weights) if reduction == "mean" else _reduced("nll_loss", losses, reduction)
+    return (
+        _weighted_mean(losses, weights)
+        if reduction == "mean"
+        else _reduced("nll_loss", losses, reduction)
+    )
 
 
-def kl_div(input: ArrayLike, target: ArrayLike, reduction: str = "mean", log_target: bool = False) -> Tensor:
+def kl_div(
+    input: ArrayLike, target: ArrayLike, reduction: str = "mean", log_target: bool = False
+) -> Tensor:
     """Kullback-Leibler divergence: y (log y - x) for log-probabilities x and probabilities y (or their logarithms).
 
     `reduction="batchmean"` divides the sum by the batch size, which is the divergence as defined.
@@ -263,7 +290,9 @@ class _Loss(Module):
         return type(self).function(input, target, **self.settings)
 
     def describe(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items() if value is not None)
+        return ", ".join(
+            f"{name}={value!r}" for name, value in self.settings.items() if value is not None
+        )
 
 
 class _Reduced(_Loss):
@@ -356,7 +385,9 @@ class NLLLoss(_Loss):
 
     function = staticmethod(nll_loss)
 
-    def __init__(self, weight: ArrayLike | None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
+    def __init__(
+        self, weight: ArrayLike | None = None, ignore_index: int = -100, reduction: str = "mean"
+    ) -> None:
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 

@@ -83,7 +83,9 @@ class _Running:
         chain.reverse()
         names = [type(chain[0]).__name__]
         for parent, child in zip(chain, chain[1:], strict=False):
-            names.append(next((name for name, each in parent.named_modules().items() if each is child), "?"))
+            names.append(
+                next((name for name, each in parent.named_modules().items() if each is child), "?")
+            )
         last = "" if len(chain) == 1 else f" ({type(chain[-1]).__name__})"
         return ".".join(names) + last
 
@@ -113,7 +115,12 @@ class Module:
         object.__setattr__(self, "training", True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise fail(ModuleError, type(self).__name__, "has no forward method", hint="define forward(self, x)")
+        raise fail(
+            ModuleError,
+            type(self).__name__,
+            "has no forward method",
+            hint="define forward(self, x)",
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if "training" not in self.__dict__:
@@ -129,7 +136,11 @@ class Module:
         if "training" not in self.__dict__:
             raise self._uninitialised(name)
         present = self.__dict__.get(name)
-        if isinstance(present, (Parameter, Buffer)) and isinstance(value, Handle) and type(value) is Tensor:
+        if (
+            isinstance(present, (Parameter, Buffer))
+            and isinstance(value, Handle)
+            and type(value) is Tensor
+        ):
             raise fail(
                 ModuleError,
                 f"{type(self).__name__}.{name}",
@@ -177,7 +188,10 @@ class Module:
                 continue
             seen.add(id(module))
             found[path] = module
-            below = [(f"{path}.{name}" if path else name, each) for name, each in module.children().items()]
+            below = [
+                (f"{path}.{name}" if path else name, each)
+                for name, each in module.children().items()
+            ]
             stack.extend(reversed(below))
         return found
 
@@ -220,7 +234,9 @@ class Module:
         named.update({name: each for name, each in self.named_buffers().items() if each.persistent})
         return {name: each.detach() for name, each in named.items()}
 
-    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> StateDictReport:
+    def load_state_dict(
+        self, state: Mapping[str, ArrayLike], strict: bool = True
+    ) -> StateDictReport:
         """Take on the values of a state dict. Everything is checked first: on an error nothing has changed.
 
         Args:

@@ -50,7 +50,12 @@ class _BatchNorm(Module):
         name = type(self).__name__
         x = floating_argument(name, x)
         if x.ndim not in self.ranks or x.shape[1] != self.num_features:
-            raise fail(ShapeError, name, f"x must have the shape {self.shapes} with C = {self.num_features}", x=x)
+            raise fail(
+                ShapeError,
+                name,
+                f"x must have the shape {self.shapes} with C = {self.num_features}",
+                x=x,
+            )
         column = (1, self.num_features) + (1,) * (x.ndim - 2)
         if self.training or self.running_mean is None or self.running_var is None:
             axes = (0, *range(2, x.ndim))
@@ -65,10 +70,16 @@ class _BatchNorm(Module):
             centre, spread = self.running_mean, self.running_var
         scale = None if self.weight is None else self.weight.reshape(column)
         shift = None if self.bias is None else self.bias.reshape(column)
-        return neural.normalize(x, centre.reshape(column), spread.reshape(column), scale, shift, self.eps)
+        return neural.normalize(
+            x, centre.reshape(column), spread.reshape(column), scale, shift, self.eps
+        )
 
     def _track(self, centre: Tensor, spread: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+        if (
+            self.running_mean is None
+            or self.running_var is None
+            or self.num_batches_tracked is None
+        ):
             return
         with no_grad():
             self.num_batches_tracked += 1
@@ -76,7 +87,9 @@ class _BatchNorm(Module):
             if newest is None:
                 newest = 1 / self.num_batches_tracked.astype(self.running_mean.dtype)
             kind = self.running_mean.dtype
-            self.running_mean.assign(self.running_mean * (1 - newest) + centre.astype(kind) * newest)
+            self.running_mean.assign(
+                self.running_mean * (1 - newest) + centre.astype(kind) * newest
+            )
             self.running_var.assign(self.running_var * (1 - newest) + spread.astype(kind) * newest)
 
     def describe(self) -> str:
@@ -108,7 +121,9 @@ class LayerNorm(Module):
     def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
                  bias: bool = True, *, dtype: Any = None) -> None:  # fmt: skip
         super().__init__()
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        shape = (
+            (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        )
         for n in shape:
             positive("LayerNorm", normalized_shape=n)
         self.normalized_shape, self.eps = shape, eps

@@ -11,4 +11,13 @@ from schuss.ops import (
     reduction,
 )
 
-__all__ = ["broadcast", "contraction", "elementwise", "indexing", "linalg", "movement", "random", "reduction"]
+__all__ = [
+    "broadcast",
+    "contraction",
+    "elementwise",
+    "indexing",
+    "linalg",
+    "movement",
+    "random",
+    "reduction",
+]

@@ -14,7 +14,7 @@ import numpy as np
 from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.errors import ShapeError, fail
-from schuss.graph import Node, Sample, Shape, apply, define, scalar
+from schuss.graph import Node, Op, Sample, Shape, apply, define, scalar
 from schuss.ops.infer import Rng, numbers, strided
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ def spread(y: Tensor, like: Tensor, axes: Axes) -> Tensor:
     """A reduced tensor, broadcast back to the shape that it was reduced from."""
     kept = tuple(1 if axis in axes else n for axis, n in enumerate(like.shape))
     return apply(broadcast_to, y.reshape(kept), shape=like.shape)
-
 
 
 def _broadcast_infer(x: Node, shape: Shape) -> tuple[Shape, DType]:
@@ -51,7 +50,7 @@ def sum_to(g: Tensor, shape: Shape) -> Tensor:
     return g.reshape(shape) if g.shape != shape else g
 
 
-broadcast_to = define(
+broadcast_to: Op = define(
     "broadcast_to",
     "x repeated along axes of size 1 and new axes in front",
     infer=_broadcast_infer,
@@ -76,7 +75,9 @@ def reduced(x: Node, axes: Axes) -> tuple[Shape, DType]:
     return without(x.shape, axes), x.dtype
 
 
-_FEW = 32  # reduced elements up to which a loop over them beats NumPy's reduction of short inner axes
+_FEW = (
+    32  # reduced elements up to which a loop over them beats NumPy's reduction of short inner axes
+)
 
 
 def reducer(ufunc: np.ufunc) -> Any:
@@ -117,7 +118,7 @@ def reduction_samples(low: float = -2.0, high: float = 2.0, empty: bool = True) 
     return samples
 
 
-sum_ = define(
+sum_: Op = define(
     "sum",
     "the sum over axes",
     infer=reduced,

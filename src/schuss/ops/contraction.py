@@ -17,7 +17,7 @@ import numpy as np
 from schuss import dtypes
 from schuss.dtypes import DType, accumulator
 from schuss.errors import ShapeError, fail
-from schuss.graph import Node, Sample, Shape, apply, define
+from schuss.graph import Node, Op, Sample, Shape, apply, define
 from schuss.ops.infer import Rng, broadcast_shapes, numbers, require_dtype, strided
 from schuss.ops.movement import overlap_add, window_counts, windows_view
 
@@ -30,7 +30,9 @@ Padding = tuple[tuple[int, int], ...]  # (before, after) for each axis
 
 
 def _matmul_infer(x: Node, y: Node) -> tuple[Shape, DType]:
-    require_dtype("matmul", (*dtypes.INTEGRAL, *dtypes.FLOATING, *dtypes.COMPLEX), "numeric", x=x, y=y)
+    require_dtype(
+        "matmul", (*dtypes.INTEGRAL, *dtypes.FLOATING, *dtypes.COMPLEX), "numeric", x=x, y=y
+    )
     if x.shape[-1] != y.shape[-2]:
         problem = f"the last axis of x ({x.shape[-1]}) must be as long as the second-last of y ({y.shape[-2]})"
         hint = "y.mT swaps the last two axes of y" if x.shape[-1] == y.shape[-1] else None
@@ -41,7 +43,9 @@ def _matmul_infer(x: Node, y: Node) -> tuple[Shape, DType]:
 
 def _matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     wide = accumulator(x.dtype)
-    return np.matmul(x.astype(wide, copy=False), y.astype(wide, copy=False)).astype(x.dtype, copy=False)
+    return np.matmul(x.astype(wide, copy=False), y.astype(wide, copy=False)).astype(
+        x.dtype, copy=False
+    )
 
 
 def _matmul_samples(rng: Rng) -> list[Sample]:
@@ -53,7 +57,7 @@ def _matmul_samples(rng: Rng) -> list[Sample]:
     return [*made, Sample([strided(numbers(rng, (3, 4))), numbers(rng, (5, 4)).T])]
 
 
-matmul = define(
+matmul: Op = define(
     "matmul",
     "the matrix product over the last two axes; the axes before broadcast",
     infer=_matmul_infer,
@@ -74,7 +78,9 @@ def _padded_sizes(sizes: Shape, padding: Padding) -> Shape:
     return tuple(n + before + after for n, (before, after) in zip(sizes, padding, strict=True))
 
 
-def _columns(x: np.ndarray, kernel: Shape, stride: Shape, padding: Padding, dilation: Shape, groups: int) -> np.ndarray:
+def _columns(
+    x: np.ndarray, kernel: Shape, stride: Shape, padding: Padding, dilation: Shape, groups: int
+) -> np.ndarray:
     """All windows side by side: (groups, channels of a group * kernel, N * positions), for one matrix product."""
     if any(pair != (0, 0) for pair in padding):
         x = np.pad(x, ((0, 0), (0, 0), *padding))
@@ -137,17 +143,27 @@ def _convolve_input_infer(
 
 
 def _convolve_input(
-    g: np.ndarray, w: np.ndarray, sizes: Shape, stride: Shape, padding: Padding, dilation: Shape, groups: int
+    g: np.ndarray,
+    w: np.ndarray,
+    sizes: Shape,
+    stride: Shape,
+    padding: Padding,
+    dilation: Shape,
+    groups: int,
 ) -> np.ndarray:
     dtype = g.dtype
     g, w = _wide(g, w)
     n, kernel, counts = g.shape[0], w.shape[2:], g.shape[2:]
     rank = len(kernel)
-    columns = np.matmul(w.reshape(groups, w.shape[0] // groups, -1).swapaxes(1, 2), _by_group(g, groups))
+    columns = np.matmul(
+        w.reshape(groups, w.shape[0] // groups, -1).swapaxes(1, 2), _by_group(g, groups)
+    )
     spread = columns.reshape(w.shape[1] * groups, *kernel, n, *counts)
     order = (1 + rank, 0, *range(2 + rank, 2 + 2 * rank), *range(1, 1 + rank))
     padded = overlap_add(spread.transpose(order), _padded_sizes(sizes, padding), stride, dilation)
-    inside = tuple(slice(before, before + size) for (before, _), size in zip(padding, sizes, strict=True))
+    inside = tuple(
+        slice(before, before + size) for (before, _), size in zip(padding, sizes, strict=True)
+    )
     return padded[(..., *inside)].astype(dtype)
 
 
@@ -158,7 +174,13 @@ def _convolve_weight_infer(
 
 
 def _convolve_weight(
-    x: np.ndarray, g: np.ndarray, kernel: Shape, stride: Shape, padding: Padding, dilation: Shape, groups: int
+    x: np.ndarray,
+    g: np.ndarray,
+    kernel: Shape,
+    stride: Shape,
+    padding: Padding,
+    dilation: Shape,
+    groups: int,
 ) -> np.ndarray:
     dtype = x.dtype
     x, g = _wide(x, g)
@@ -168,7 +190,13 @@ def _convolve_weight(
 
 
 def _convolution_cases() -> list[tuple[Shape, Shape, dict[str, Any]]]:
-    def named(rank: int, stride: int = 1, padding: Padding | None = None, dilation: int = 1, groups: int = 1) -> Any:
+    def named(
+        rank: int,
+        stride: int = 1,
+        padding: Padding | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> Any:
         return {
             "stride": (stride,) * rank,
             "padding": padding or ((0, 0),) * rank,
@@ -189,12 +217,16 @@ def _convolution_cases() -> list[tuple[Shape, Shape, dict[str, Any]]]:
 
 
 def _shapes_of(x: Shape, w: Shape, named: dict[str, Any]) -> Shape:
-    counts = window_counts(_padded_sizes(x[2:], named["padding"]), w[2:], named["stride"], named["dilation"])
+    counts = window_counts(
+        _padded_sizes(x[2:], named["padding"]), w[2:], named["stride"], named["dilation"]
+    )
     return (x[0], w[0], *counts)
 
 
 def _convolve_samples(rng: Rng) -> list[Sample]:
-    return [Sample([numbers(rng, x), numbers(rng, w)], named) for x, w, named in _convolution_cases()]
+    return [
+        Sample([numbers(rng, x), numbers(rng, w)], named) for x, w, named in _convolution_cases()
+    ]
 
 
 def _convolve_input_samples(rng: Rng) -> list[Sample]:
@@ -219,7 +251,7 @@ def _weight_of(x: Tensor, g: Tensor, like: Tensor, **named: Any) -> Tensor:
     return apply(convolve_weight, x, g, kernel=like.shape[2:], **named)
 
 
-convolve = define(
+convolve: Op = define(
     "convolve",
     "convolution (as correlation) of x (N, C, sizes) with w (O, C / groups, kernel)",
     infer=_convolve_infer,
@@ -231,7 +263,7 @@ convolve = define(
     saves=(0, 1),
     samples=_convolve_samples,
 )
-convolve_input = define(
+convolve_input: Op = define(
     "convolve_input",
     "transposed convolution: the gradient of `convolve` for its input, which had the given sizes",
     infer=_convolve_input_infer,
@@ -243,7 +275,7 @@ convolve_input = define(
     saves=(0, 1),
     samples=_convolve_input_samples,
 )
-convolve_weight = define(
+convolve_weight: Op = define(
     "convolve_weight",
     "the gradient of `convolve` for its weight, which had the given kernel sizes",
     infer=_convolve_weight_infer,

@@ -62,7 +62,7 @@ def _finite_where_used(gg: Tensor, y: Tensor, g: Tensor, derivative: Tensor) -> 
     return gg * select(unused, 0, derivative)
 
 
-masked_product = define(
+masked_product: Op = define(
     "masked_product",
     "g * d, but 0 where g is 0 and d is not finite.",
     infer=elementwise,
@@ -92,43 +92,66 @@ def unary(name: str, doc: str, reference, rule, saves=(), low=-2.0, high=2.0) ->
 
 X, Y = (0,), (OUTPUT,)
 
-negative = unary("negative", "-x", np.negative, lambda g, y, x: -g)
-exp = unary("exp", "e raised to the power x", np.exp, lambda g, y, x: g * y, Y)
-expm1 = unary("expm1", "exp(x) - 1, exact near 0", np.expm1, lambda g, y, x: g * (y + 1), Y)
-log = unary("log", "natural logarithm", np.log, lambda g, y, x: guarded(g, 1 / x), X, low=0.1)
-log1p = unary("log1p", "log(1 + x), exact near 0", np.log1p, lambda g, y, x: guarded(g, 1 / (1 + x)), X, low=-0.9)
-sqrt = unary("sqrt", "square root", np.sqrt, lambda g, y, x: guarded(g, 0.5 / y), Y, low=0.1)
-sin = unary("sin", "sine of an angle in radians", np.sin, lambda g, y, x: g * apply(cos, x), X)
-cos = unary("cos", "cosine of an angle in radians", np.cos, lambda g, y, x: -g * apply(sin, x), X)
-tan = unary("tan", "tangent of an angle in radians", np.tan, lambda g, y, x: g * (1 + y * y), Y, low=-1.4, high=1.4)
-asin = unary("asin", "inverse sine, in radians", np.arcsin,
+negative: Op = unary("negative", "-x", np.negative, lambda g, y, x: -g)
+exp: Op = unary("exp", "e raised to the power x", np.exp, lambda g, y, x: g * y, Y)
+expm1: Op = unary("expm1", "exp(x) - 1, exact near 0", np.expm1, lambda g, y, x: g * (y + 1), Y)
+log: Op = unary("log", "natural logarithm", np.log, lambda g, y, x: guarded(g, 1 / x), X, low=0.1)
+log1p: Op = unary(
+    "log1p",
+    "log(1 + x), exact near 0",
+    np.log1p,
+    lambda g, y, x: guarded(g, 1 / (1 + x)),
+    X,
+    low=-0.9,
+)
+sqrt: Op = unary("sqrt", "square root", np.sqrt, lambda g, y, x: guarded(g, 0.5 / y), Y, low=0.1)
+sin: Op = unary("sin", "sine of an angle in radians", np.sin, lambda g, y, x: g * apply(cos, x), X)
+cos: Op = unary(
+    "cos", "cosine of an angle in radians", np.cos, lambda g, y, x: -g * apply(sin, x), X
+)
+tan: Op = unary(
+    "tan",
+    "tangent of an angle in radians",
+    np.tan,
+    lambda g, y, x: g * (1 + y * y),
+    Y,
+    low=-1.4,
+    high=1.4,
+)
+asin: Op = unary("asin", "inverse sine, in radians", np.arcsin,
              lambda g, y, x: guarded(g, 1 / apply(sqrt, 1 - x * x)), X, low=-0.9, high=0.9)  # fmt: skip
-acos = unary("acos", "inverse cosine, in radians", np.arccos,
+acos: Op = unary("acos", "inverse cosine, in radians", np.arccos,
              lambda g, y, x: guarded(g, -1 / apply(sqrt, 1 - x * x)), X, low=-0.9, high=0.9)  # fmt: skip
-atan = unary("atan", "inverse tangent, in radians", np.arctan, lambda g, y, x: g / (1 + x * x), X)
-sinh = unary("sinh", "hyperbolic sine", np.sinh, lambda g, y, x: g * apply(cosh, x), X)
-cosh = unary("cosh", "hyperbolic cosine", np.cosh, lambda g, y, x: g * apply(sinh, x), X)
-tanh = unary("tanh", "hyperbolic tangent", np.tanh, lambda g, y, x: g * (1 - y * y), Y)
-asinh = unary("asinh", "inverse hyperbolic sine", np.arcsinh, lambda g, y, x: g / apply(sqrt, x * x + 1), X)
-acosh = unary("acosh", "inverse hyperbolic cosine", np.arccosh,
+atan: Op = unary(
+    "atan", "inverse tangent, in radians", np.arctan, lambda g, y, x: g / (1 + x * x), X
+)
+sinh: Op = unary("sinh", "hyperbolic sine", np.sinh, lambda g, y, x: g * apply(cosh, x), X)
+cosh: Op = unary("cosh", "hyperbolic cosine", np.cosh, lambda g, y, x: g * apply(sinh, x), X)
+tanh: Op = unary("tanh", "hyperbolic tangent", np.tanh, lambda g, y, x: g * (1 - y * y), Y)
+asinh: Op = unary(
+    "asinh", "inverse hyperbolic sine", np.arcsinh, lambda g, y, x: g / apply(sqrt, x * x + 1), X
+)
+acosh: Op = unary("acosh", "inverse hyperbolic cosine", np.arccosh,
               lambda g, y, x: guarded(g, 1 / apply(sqrt, x * x - 1)), X, low=1.2, high=4.0)  # fmt: skip
-atanh = unary("atanh", "inverse hyperbolic tangent", np.arctanh,
+atanh: Op = unary("atanh", "inverse hyperbolic tangent", np.arctanh,
               lambda g, y, x: guarded(g, 1 / (1 - x * x)), X, low=-0.9, high=0.9)  # fmt: skip
-erf = unary("erf", "error function", erf_reference,
+erf: Op = unary("erf", "error function", erf_reference,
             lambda g, y, x: g * (apply(exp, -x * x) * (2 / math.sqrt(math.pi))), X)  # fmt: skip
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     one = np.ones((), x.dtype)
-    return one / (one + np.exp(-x))  # exp overflows to infinity for very negative x: 1 / inf = 0 is right
+    return one / (
+        one + np.exp(-x)
+    )  # exp overflows to infinity for very negative x: 1 / inf = 0 is right
 
 
 # Primitives although they could be composed: the composed gradients are inf * 0 far from 0 (sigmoid) or need
 # two more arrays (relu).
-sigmoid = unary("sigmoid", "1 / (1 + exp(-x))", _sigmoid, lambda g, y, x: g * (y * (1 - y)), Y)
-relu = unary("relu", "max(x, 0), with the sub-gradient 0 at 0; NaN stays NaN",
+sigmoid: Op = unary("sigmoid", "1 / (1 + exp(-x))", _sigmoid, lambda g, y, x: g * (y * (1 - y)), Y)
+relu: Op = unary("relu", "max(x, 0), with the sub-gradient 0 at 0; NaN stays NaN",
              lambda x: np.maximum(x, np.zeros((), x.dtype)), lambda g, y, x: select(y > 0, g, 0), Y)  # fmt: skip
-abs_ = define(
+abs_: Op = define(
     "abs",
     "absolute value, with the sub-gradient 0 at 0",
     infer=lambda x: (x.shape, dtypes.real_of(x.dtype)),
@@ -139,11 +162,11 @@ abs_ = define(
 )
 
 # Derivative 0 wherever there is one:
-sign = unary("sign", "-1, 0 or 1", np.sign, None)
-floor = unary("floor", "the largest integer that is not above x", np.floor, None)
-ceil = unary("ceil", "the smallest integer that is not below x", np.ceil, None)
-trunc = unary("trunc", "x without its fraction", np.trunc, None)
-round_ = unary("round", "the nearest integer, halves to even", np.round, None)
+sign: Op = unary("sign", "-1, 0 or 1", np.sign, None)
+floor: Op = unary("floor", "the largest integer that is not above x", np.floor, None)
+ceil: Op = unary("ceil", "the smallest integer that is not below x", np.ceil, None)
+trunc: Op = unary("trunc", "x without its fraction", np.trunc, None)
+round_: Op = unary("round", "the nearest integer, halves to even", np.round, None)
 
 
 def test_op(name: str, doc: str, reference) -> Op:  # type: ignore[no-untyped-def]
@@ -157,15 +180,20 @@ def _unusual_numbers(rng: Rng) -> list[Sample]:
     return [Sample([some]), Sample([some.reshape(2, 3)[:, ::-1]]), Sample([np.zeros((0, 2))])]
 
 
-isnan = test_op("isnan", "whether x is not a number", np.isnan)
-isinf = test_op("isinf", "whether x is an infinity", np.isinf)
-isfinite = test_op("isfinite", "whether x is neither NaN nor an infinity", np.isfinite)
+isnan: Op = test_op("isnan", "whether x is not a number", np.isnan)
+isinf: Op = test_op("isinf", "whether x is an infinity", np.isinf)
+isfinite: Op = test_op("isfinite", "whether x is neither NaN nor an infinity", np.isfinite)
 test_op.__test__ = False  # type: ignore[attr-defined]  # not one of pytest's
 
-logical_not = define(
-    "logical_not", "not x", infer=predicate, reference=np.logical_not, gradient=None, samples=boolean_samples(1)
+logical_not: Op = define(
+    "logical_not",
+    "not x",
+    infer=predicate,
+    reference=np.logical_not,
+    gradient=None,
+    samples=boolean_samples(1),
 )
-bitwise_invert = define(
+bitwise_invert: Op = define(
     "bitwise_invert", "every bit of x flipped", infer=elementwise, reference=np.invert, gradient=None,
     samples=integer_samples(1),
 )  # fmt: skip
@@ -182,9 +210,9 @@ def _part(x: Node) -> tuple[Shape, DType]:
     return x.shape, dtypes.real_of(x.dtype)
 
 
-real = complex_part("real", "the real part", np.real, _part)
-imag = complex_part("imag", "the imaginary part", np.imag, _part)
-conj = complex_part("conj", "the complex conjugate", np.conj, elementwise)
+real: Op = complex_part("real", "the real part", np.real, _part)
+imag: Op = complex_part("imag", "the imaginary part", np.imag, _part)
+conj: Op = complex_part("conj", "the complex conjugate", np.conj, elementwise)
 
 # --- two inputs -------------------------------------------------------------------------------------
 
@@ -209,20 +237,20 @@ def _max_rule(g: Tensor, y: Tensor, mine: Tensor, other: Tensor) -> Tensor:
     return select(mine == y, shared, 0)
 
 
-add = binary("add", "a + b", np.add, lambda g, y, a, b: g, lambda g, y, a, b: g)
-subtract = binary("subtract", "a - b", np.subtract, lambda g, y, a, b: g, lambda g, y, a, b: -g)
-multiply = binary("multiply", "a * b", np.multiply,
+add: Op = binary("add", "a + b", np.add, lambda g, y, a, b: g, lambda g, y, a, b: g)
+subtract: Op = binary("subtract", "a - b", np.subtract, lambda g, y, a, b: g, lambda g, y, a, b: -g)
+multiply: Op = binary("multiply", "a * b", np.multiply,
                   lambda g, y, a, b: g * b, lambda g, y, a, b: g * a, (0, 1))  # fmt: skip
-divide = binary("divide", "a / b", np.divide,
+divide: Op = binary("divide", "a / b", np.divide,
                 lambda g, y, a, b: guarded(g, 1 / b), lambda g, y, a, b: guarded(g, -(a / b) / b), (0, 1),
                 second=(0.5, 2.0))  # fmt: skip
-maximum = binary("maximum", "the larger of a and b; ties share the gradient", np.maximum,
+maximum: Op = binary("maximum", "the larger of a and b; ties share the gradient", np.maximum,
                  lambda g, y, a, b: _max_rule(g, y, a, b), lambda g, y, a, b: _max_rule(g, y, b, a),
                  (0, 1, OUTPUT))  # fmt: skip
-minimum = binary("minimum", "the smaller of a and b; ties share the gradient", np.minimum,
+minimum: Op = binary("minimum", "the smaller of a and b; ties share the gradient", np.minimum,
                  lambda g, y, a, b: _max_rule(g, y, a, b), lambda g, y, a, b: _max_rule(g, y, b, a),
                  (0, 1, OUTPUT))  # fmt: skip
-atan2 = binary("atan2", "the angle of the point (b, a), in radians", np.arctan2,
+atan2: Op = binary("atan2", "the angle of the point (b, a), in radians", np.arctan2,
                lambda g, y, a, b: guarded(g, b / (a * a + b * b)),
                lambda g, y, a, b: guarded(g, -a / (a * a + b * b)), (0, 1))  # fmt: skip
 
@@ -237,10 +265,10 @@ def _power_of_exponent(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return guarded(g, y * apply(log, select(flat, 1, a)))
 
 
-power = binary("power", "a raised to the power b", np.power, _power_of_base, _power_of_exponent, (0, 1, OUTPUT),
+power: Op = binary("power", "a raised to the power b", np.power, _power_of_base, _power_of_exponent, (0, 1, OUTPUT),
                low=0.2, high=2.0, second=(-2.0, 2.0))  # fmt: skip
 
-remainder = binary("remainder", "a - floor(a / b) * b, with the sign of b", np.remainder,
+remainder: Op = binary("remainder", "a - floor(a / b) * b, with the sign of b", np.remainder,
                    lambda g, y, a, b: g, lambda g, y, a, b: -g * apply(floor, a / b), (0, 1),
                    second=(0.7, 0.9))  # fmt: skip
 
@@ -248,27 +276,45 @@ remainder = binary("remainder", "a - floor(a / b) * b, with the sign of b", np.r
 def stepwise(name: str, doc: str, reference, samples=None, infer=elementwise) -> Op:  # type: ignore[no-untyped-def]
     """An op of two inputs without a derivative."""
     return define(
-        name, doc, infer=infer, reference=reference, gradient=None, samples=samples or binary_samples(), broadcasts=True
+        name,
+        doc,
+        infer=infer,
+        reference=reference,
+        gradient=None,
+        samples=samples or binary_samples(),
+        broadcasts=True,
     )
 
 
-floor_divide = stepwise("floor_divide", "floor(a / b)", np.floor_divide, binary_samples(second=(0.5, 2.0)))
-copysign = stepwise("copysign", "the size of a with the sign of b", np.copysign)
-nextafter = stepwise("nextafter", "the number next to a in the direction of b", np.nextafter)
+floor_divide: Op = stepwise(
+    "floor_divide", "floor(a / b)", np.floor_divide, binary_samples(second=(0.5, 2.0))
+)
+copysign: Op = stepwise("copysign", "the size of a with the sign of b", np.copysign)
+nextafter: Op = stepwise("nextafter", "the number next to a in the direction of b", np.nextafter)
 
 _comparable = integer_samples(2, 0, 3)
-equal = stepwise("equal", "whether a == b", np.equal, _comparable, predicate)
-not_equal = stepwise("not_equal", "whether a != b", np.not_equal, _comparable, predicate)
-less = stepwise("less", "whether a < b", np.less, _comparable, predicate)
-less_equal = stepwise("less_equal", "whether a <= b", np.less_equal, _comparable, predicate)
-logical_and = stepwise("logical_and", "a and b", np.logical_and, boolean_samples(2), predicate)
-logical_or = stepwise("logical_or", "a or b", np.logical_or, boolean_samples(2), predicate)
-logical_xor = stepwise("logical_xor", "either a or b", np.logical_xor, boolean_samples(2), predicate)
-bitwise_and = stepwise("bitwise_and", "the bits in both a and b", np.bitwise_and, integer_samples(2))
-bitwise_or = stepwise("bitwise_or", "the bits in a or b", np.bitwise_or, integer_samples(2))
-bitwise_xor = stepwise("bitwise_xor", "the bits in one of a and b", np.bitwise_xor, integer_samples(2))
-bitwise_left_shift = stepwise("bitwise_left_shift", "the bits of a moved b places up", np.left_shift, integer_samples(2))
-bitwise_right_shift = stepwise("bitwise_right_shift", "the bits of a moved b places down", np.right_shift, integer_samples(2))
+equal: Op = stepwise("equal", "whether a == b", np.equal, _comparable, predicate)
+not_equal: Op = stepwise("not_equal", "whether a != b", np.not_equal, _comparable, predicate)
+less: Op = stepwise("less", "whether a < b", np.less, _comparable, predicate)
+less_equal: Op = stepwise("less_equal", "whether a <= b", np.less_equal, _comparable, predicate)
+logical_and: Op = stepwise("logical_and", "a and b", np.logical_and, boolean_samples(2), predicate)
+logical_or: Op = stepwise("logical_or", "a or b", np.logical_or, boolean_samples(2), predicate)
+logical_xor: Op = stepwise(
+    "logical_xor", "either a or b", np.logical_xor, boolean_samples(2), predicate
+)
+bitwise_and: Op = stepwise(
+    "bitwise_and", "the bits in both a and b", np.bitwise_and, integer_samples(2)
+)
+bitwise_or: Op = stepwise("bitwise_or", "the bits in a or b", np.bitwise_or, integer_samples(2))
+bitwise_xor: Op = stepwise(
+    "bitwise_xor", "the bits in one of a and b", np.bitwise_xor, integer_samples(2)
+)
+bitwise_left_shift: Op = stepwise(
+    "bitwise_left_shift", "the bits of a moved b places up", np.left_shift, integer_samples(2)
+)
+bitwise_right_shift: Op = stepwise(
+    "bitwise_right_shift", "the bits of a moved b places down", np.right_shift, integer_samples(2)
+)
 
 # --- three inputs, casts ----------------------------------------------------------------------------
 
@@ -279,10 +325,13 @@ def _where_infer(condition: Node, a: Node, b: Node) -> tuple[Shape, DType]:
 
 def _where_samples(rng: Rng) -> list[Sample]:
     shapes = [(s, s, s) for s in SHAPES] + [((3, 1), (1, 5), ()), ((2, 3), (3,), (2, 1))]
-    return [Sample([np.asarray(rng.random(c) < 0.5), numbers(rng, a), numbers(rng, b)]) for c, a, b in shapes]
+    return [
+        Sample([np.asarray(rng.random(c) < 0.5), numbers(rng, a), numbers(rng, b)])
+        for c, a, b in shapes
+    ]
 
 
-where = define(
+where: Op = define(
     "where",
     "a where the condition holds, else b",
     infer=_where_infer,
@@ -304,7 +353,7 @@ def _astype(x: np.ndarray, dtype: DType) -> np.ndarray:
     return x.astype(dtype)
 
 
-astype = define(
+astype: Op = define(
     "astype",
     "x with another dtype",
     infer=lambda x, dtype: (x.shape, dtype),
@@ -317,7 +366,7 @@ astype = define(
     ],
 )
 
-detach = define(
+detach: Op = define(
     "detach",
     "x itself, through which no gradient flows",
     infer=elementwise,
@@ -326,7 +375,7 @@ detach = define(
     samples=unary_samples(),
     view=True,
 )
-alias = define(
+alias: Op = define(
     "alias",
     "x itself, as a node of its own",
     infer=elementwise,

@@ -13,10 +13,9 @@ import numpy as np
 
 from schuss.dtypes import DType, accumulator
 from schuss.errors import BadValueError, OutOfBoundsError
-from schuss.graph import Node, Sample, Shape, apply, data, define, wrap
+from schuss.graph import Node, Op, Sample, Shape, apply, data, define, wrap
 from schuss.ops.broadcast import zeros
 from schuss.ops.infer import Rng, broadcast_shapes, numbers
-
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -34,7 +33,9 @@ def _to_front(x: np.ndarray, axes: Axes) -> np.ndarray:
     return x.transpose(*axes, *[axis for axis in range(x.ndim) if axis not in axes])
 
 
-def _checked(indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool) -> tuple[np.ndarray, ...]:
+def _checked(
+    indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool
+) -> tuple[np.ndarray, ...]:
     """The indices counted from the front. Every one is looked at: a bad one is an error here, never a stray read."""
     made = []
     for index, axis in zip(indices, axes, strict=True):
@@ -43,7 +44,9 @@ def _checked(indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bo
         if index.size and (index.min() < low or index.max() >= n):
             bad = index[(index < low) | (index >= n)].flat[0]
             allowed = f"from {low} to {n - 1}" if n else "none, the axis is empty"
-            raise BadValueError(OutOfBoundsError, f"index {bad} is outside axis {axis}: allowed are {allowed}")
+            raise BadValueError(
+                OutOfBoundsError, f"index {bad} is outside axis {axis}: allowed are {allowed}"
+            )
         made.append(np.where(index < 0, index + n, index) if wrap else index)
     return tuple(made)
 
@@ -56,18 +59,24 @@ def _gather(x: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool) -> np.n
     return _to_front(x, axes)[_checked(indices, x.shape, axes, wrap)]
 
 
-def _scatter_infer(x: Node, part: Node, *indices: Node, axes: Axes, wrap: bool) -> tuple[Shape, DType]:
+def _scatter_infer(
+    x: Node, part: Node, *indices: Node, axes: Axes, wrap: bool
+) -> tuple[Shape, DType]:
     assert part.shape == _layout(x.shape, indices, axes)
     return x.shape, x.dtype
 
 
-def _scatter(x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool) -> np.ndarray:
+def _scatter(
+    x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool
+) -> np.ndarray:
     result = x.copy()
     _to_front(result, axes)[_checked(indices, x.shape, axes, wrap)] = part
     return result
 
 
-def _scatter_add(x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool) -> np.ndarray:
+def _scatter_add(
+    x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool
+) -> np.ndarray:
     """Rows that go to one place are added up first, in their order, so the result is the same every time."""
     result = x.copy()
     if not part.size:
@@ -130,7 +139,7 @@ def _scatter_samples(rng: Rng) -> list[Sample]:
     return made
 
 
-gather = define(
+gather: Op = define(
     "gather",
     "elements of x at positions; `wrap` allows negative ones, counted from the end",
     infer=_gather_infer,
@@ -144,7 +153,7 @@ gather = define(
     saves=tuple(range(1, 33)),
     samples=_gather_samples,
 )
-scatter = define(
+scatter: Op = define(
     "scatter",
     "x with elements at positions replaced; of several for one place the last one stays",
     infer=_scatter_infer,
@@ -159,14 +168,16 @@ scatter = define(
     saves=tuple(range(2, 34)),
     samples=_scatter_samples,
 )
-scatter_add = define(
+scatter_add: Op = define(
     "scatter_add",
     "x with elements added at positions",
     infer=_scatter_infer,
     reference=_scatter_add,
     gradient=(
         lambda g, y, x, part, *indices, axes, wrap: g,
-        lambda g, y, x, part, *indices, axes, wrap: apply(gather, g, *indices, axes=axes, wrap=wrap),
+        lambda g, y, x, part, *indices, axes, wrap: apply(
+            gather, g, *indices, axes=axes, wrap=wrap
+        ),
         *[None] * 32,
     ),
     saves=tuple(range(2, 34)),

@@ -8,7 +8,14 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.dtypes import DType
-from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError, fail
+from schuss.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DTypeError,
+    OutOfBoundsError,
+    ShapeError,
+    fail,
+)
 from schuss.graph import Node, Sample, Shape
 
 Rng = np.random.Generator
@@ -108,10 +115,20 @@ def binary_samples(
 
     def samples(rng: Rng) -> list[Sample]:
         pairs = [(shape, shape) for shape in SHAPES]
-        pairs += [((3, 1), (1, 5)), ((4,), (2, 3, 4)), ((), (3,)), ((0, 1), (1, 2)), ((2, 1, 3), (1,))]
-        made = [Sample([numbers(rng, a, low, high), numbers(rng, b, low2, high2)]) for a, b in pairs]
+        pairs += [
+            ((3, 1), (1, 5)),
+            ((4,), (2, 3, 4)),
+            ((), (3,)),
+            ((0, 1), (1, 2)),
+            ((2, 1, 3), (1,)),
+        ]
+        made = [
+            Sample([numbers(rng, a, low, high), numbers(rng, b, low2, high2)]) for a, b in pairs
+        ]
         made.append(
-            Sample([strided(numbers(rng, (4, 9), low, high)), strided(numbers(rng, (9,), low2, high2))])
+            Sample(
+                [strided(numbers(rng, (4, 9), low, high)), strided(numbers(rng, (9,), low2, high2))]
+            )
         )
         return made
 

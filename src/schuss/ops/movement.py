@@ -12,7 +12,7 @@ import numpy as np
 
 from schuss.dtypes import DType
 from schuss.errors import ShapeError, fail
-from schuss.graph import Node, Sample, Shape, apply, define
+from schuss.graph import Node, Op, Sample, Shape, apply, define
 from schuss.ops.broadcast import zeros
 from schuss.ops.infer import Rng, numbers
 
@@ -28,7 +28,7 @@ def _reshape_infer(x: Node, shape: Shape) -> tuple[Shape, DType]:
     return shape, x.dtype
 
 
-reshape = define(
+reshape: Op = define(
     "reshape",
     "the same elements, in the same order, in another shape",
     infer=_reshape_infer,
@@ -48,7 +48,7 @@ def _permute_rule(g: Tensor, y: Tensor, x: Tensor, axes: tuple[int, ...]) -> Ten
     return apply(permute, g, axes=tuple(int(i) for i in np.argsort(axes)))
 
 
-permute = define(
+permute: Op = define(
     "permute",
     "the axes in another order",
     infer=lambda x, axes: (tuple(x.shape[axis] for axis in axes), x.dtype),
@@ -68,7 +68,7 @@ def _reverse(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return x[tuple(slice(None, None, -1 if axis in axes else None) for axis in range(x.ndim))]
 
 
-reverse = define(
+reverse: Op = define(
     "reverse",
     "the elements along axes in reverse order",
     infer=lambda x, axes: (x.shape, x.dtype),
@@ -120,7 +120,7 @@ _CUTS: list[tuple[Shape, Cut]] = [
     ((), ()),
 ]
 
-slice_ = define(
+slice_: Op = define(
     "slice",
     "a part of x: on each axis a start, a size and a step",
     infer=_slice_infer,
@@ -129,7 +129,7 @@ slice_ = define(
     samples=lambda rng: [Sample([numbers(rng, shape)], {"cut": cut}) for shape, cut in _CUTS],
     view=True,
 )
-slice_update = define(
+slice_update: Op = define(
     "slice_update",
     "x with a part of it replaced",
     infer=_slice_update_infer,
@@ -152,7 +152,9 @@ def _concat_infer(*xs: Node, axis: int) -> tuple[Shape, DType]:
             n != m for i, (n, m) in enumerate(zip(x.shape, first, strict=True)) if i != axis
         ):
             shapes = " and ".join(str(each.shape) for each in xs)
-            raise fail(ShapeError, "concat", f"shapes may differ on axis {axis} only", shapes=shapes)
+            raise fail(
+                ShapeError, "concat", f"shapes may differ on axis {axis} only", shapes=shapes
+            )
     return (*first[:axis], sum(x.shape[axis] for x in xs), *first[axis + 1 :]), xs[0].dtype
 
 
@@ -170,7 +172,7 @@ def _concat_samples(rng: Rng) -> list[Sample]:
     return [Sample([numbers(rng, s) for s in shapes], {"axis": axis}) for shapes, axis in cases]
 
 
-concat = define(
+concat: Op = define(
     "concat",
     "tensors joined along an axis",
     infer=_concat_infer,
@@ -252,7 +254,7 @@ def _overlap_samples(rng: Rng) -> list[Sample]:
     return made
 
 
-windows = define(
+windows: Op = define(
     "windows",
     "all windows of the last axes: (..., sizes) becomes (..., counts, kernel)",
     infer=_windows_infer,
@@ -265,7 +267,7 @@ windows = define(
     samples=lambda rng: [Sample([numbers(rng, shape)], named) for shape, named in _windows_cases()],
     view=True,
 )
-overlap = define(
+overlap: Op = define(
     "overlap",
     "windows added back to where they came from, the adjoint of `windows`",
     infer=_overlap_infer,

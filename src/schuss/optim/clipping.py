@@ -26,7 +26,9 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float, norm_type: flo
     if not max_norm > 0:
         raise fail(ArgumentError, "clip_grad_norm", "max_norm must be positive", max_norm=max_norm)
     if norm_type not in (2, math.inf):
-        raise fail(ArgumentError, "clip_grad_norm", "norm_type is 2 or infinity", norm_type=norm_type)
+        raise fail(
+            ArgumentError, "clip_grad_norm", "norm_type is 2 or infinity", norm_type=norm_type
+        )
     held = [p for p in parameters if p.grad is not None]
     with no_grad():
         if not held:
@@ -45,7 +47,9 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float, norm_type: flo
 def clip_grad_value(parameters: Iterable[Tensor], clip_value: float) -> None:
     """Limit every element of the gradients to [-clip_value, clip_value]."""
     if not clip_value > 0:
-        raise fail(ArgumentError, "clip_grad_value", "clip_value must be positive", clip_value=clip_value)
+        raise fail(
+            ArgumentError, "clip_grad_value", "clip_value must be positive", clip_value=clip_value
+        )
     with no_grad():
         for p in parameters:
             if p.grad is not None:

@@ -19,7 +19,9 @@ class Schedule:
 
     def __init__(self, optimizer: Optimizer, warmup: int = 0) -> None:
         if warmup < 0:
-            raise fail(ArgumentError, type(self).__name__, "warmup must not be negative", warmup=warmup)
+            raise fail(
+                ArgumentError, type(self).__name__, "warmup must not be negative", warmup=warmup
+            )
         self.optimizer = optimizer
         self.warmup = warmup
         self.last_step = 0
@@ -63,7 +65,9 @@ class ConstantLR(Schedule):
 class StepLR(Schedule):
     """Multiplied by gamma every `step_size` steps."""
 
-    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, warmup: int = 0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, warmup: int = 0
+    ) -> None:
         if step_size < 1:
             raise fail(ArgumentError, "StepLR", "step_size must be positive", step_size=step_size)
         self.step_size, self.gamma = step_size, gamma
@@ -90,7 +94,9 @@ class CosineAnnealingLR(Schedule):
     After that the rate stays at `eta_min`.
     """
 
-    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, warmup: int = 0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, warmup: int = 0
+    ) -> None:
         if T_max < 1:
             raise fail(ArgumentError, "CosineAnnealingLR", "T_max must be positive", T_max=T_max)
         self.T_max, self.eta_min = T_max, eta_min
@@ -109,7 +115,9 @@ class CosineAnnealingLR(Schedule):
 class LambdaLR(Schedule):
     """Multiplied by `lr_lambda(t)`."""
 
-    def __init__(self, optimizer: Optimizer, lr_lambda: Callable[[int], float], warmup: int = 0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, lr_lambda: Callable[[int], float], warmup: int = 0
+    ) -> None:
         self.lr_lambda = lr_lambda
         super().__init__(optimizer, warmup)
 

@@ -33,8 +33,10 @@ class SGD(Optimizer):
 
     def check(self, settings: Mapping[str, Any]) -> None:
         super().check(settings)
-        if not 0 <= settings["momentum"]:
-            raise fail(ArgumentError, "SGD", "momentum must not be negative", momentum=settings["momentum"])
+        if not settings["momentum"] >= 0:
+            raise fail(
+                ArgumentError, "SGD", "momentum must not be negative", momentum=settings["momentum"]
+            )
         if settings["nesterov"] and (settings["momentum"] == 0 or settings["dampening"] != 0):
             raise fail(ArgumentError, "SGD", "nesterov needs momentum and no dampening")
 
@@ -43,7 +45,11 @@ class SGD(Optimizer):
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
         if momentum:
-            v = momentum * state["momentum"] + (1 - group["dampening"]) * g if "momentum" in state else g
+            v = (
+                momentum * state["momentum"] + (1 - group["dampening"]) * g
+                if "momentum" in state
+                else g
+            )
             state["momentum"] = v
             g = g + momentum * v if group["nesterov"] else v
         return p - group["lr"] * g
@@ -129,4 +135,6 @@ class Adagrad(Optimizer):
         start = state["sum"] if t > 1 else full_like(p, group["initial_accumulator_value"])
         s = start + g * g
         state.update(step=t, sum=s)
-        return p - (group["lr"] / (1 + (t - 1) * group["lr_decay"])) * (g / (sqrt(s) + group["eps"]))
+        return p - (group["lr"] / (1 + (t - 1) * group["lr_decay"])) * (
+            g / (sqrt(s) + group["eps"])
+        )

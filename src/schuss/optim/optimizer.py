@@ -52,9 +52,16 @@ class Optimizer:
         known = {id(p) for each in self.param_groups for p in each["params"]}
         for name, each in zip(names, tensors, strict=True):
             if not isinstance(each, Tensor):
-                raise fail(ArgumentTypeError, where, f"parameters are tensors, got {type(each).__name__}")
+                raise fail(
+                    ArgumentTypeError, where, f"parameters are tensors, got {type(each).__name__}"
+                )
             if not each.is_leaf:
-                raise fail(ArgumentError, where, f"{name} is computed from other tensors: optimize those", tensor=each)
+                raise fail(
+                    ArgumentError,
+                    where,
+                    f"{name} is computed from other tensors: optimize those",
+                    tensor=each,
+                )
             if id(each) in known or name in taken:
                 raise fail(ArgumentError, where, f"{name} is given twice", tensor=each)
             known.add(id(each))
@@ -66,7 +73,12 @@ class Optimizer:
         """Raise ArgumentError for settings that make no sense."""
         for name in ("lr", "weight_decay", "eps"):
             if name in settings and not settings[name] >= 0:
-                raise fail(ArgumentError, type(self).__name__, f"{name} must not be negative", **{name: settings[name]})
+                raise fail(
+                    ArgumentError,
+                    type(self).__name__,
+                    f"{name} must not be negative",
+                    **{name: settings[name]},
+                )
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
         """The new value of parameter `p` with gradient `g`; `state` is kept for the next step."""
@@ -97,7 +109,10 @@ class Optimizer:
             name: {slot: _as_saved(value) for slot, value in slots.items()}
             for name, slots in self.state.items()
         }
-        groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
+        groups = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in self.param_groups
+        ]
         return {"state": state, "groups": [_plain(group) for group in groups]}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -109,8 +124,18 @@ class Optimizer:
         own = [group["names"] for group in self.param_groups]
         theirs = [list(group.get("names", [])) for group in saved["groups"]]
         if own != theirs:
-            raise fail(StateDictError, where, "the saved parameters are not this optimizer's", saved=theirs, here=own)
-        shapes = {n: p.shape for g in self.param_groups for n, p in zip(g["names"], g["params"], strict=True)}
+            raise fail(
+                StateDictError,
+                where,
+                "the saved parameters are not this optimizer's",
+                saved=theirs,
+                here=own,
+            )
+        shapes = {
+            n: p.shape
+            for g in self.param_groups
+            for n, p in zip(g["names"], g["params"], strict=True)
+        }
         state: dict[str, dict[str, Any]] = {}
         for name, slots in saved["state"].items():
             if name not in shapes:
@@ -132,7 +157,12 @@ class Optimizer:
 
 def _as_groups(where: str, params: Any) -> list[Mapping[str, Any]]:
     if isinstance(params, Tensor):
-        raise fail(ArgumentTypeError, where, "params must be a list of tensors", hint="wrap the tensor: [tensor]")
+        raise fail(
+            ArgumentTypeError,
+            where,
+            "params must be a list of tensors",
+            hint="wrap the tensor: [tensor]",
+        )
     if isinstance(params, Mapping):  # model.named_parameters()
         params = {"params": list(params.values()), "names": list(params)}
         return [params]
@@ -160,4 +190,8 @@ def _plain(value: Any) -> Any:
 
 
 def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) and all(isinstance(v, float) for v in value) else value
+    return (
+        tuple(value)
+        if isinstance(value, list) and all(isinstance(v, float) for v in value)
+        else value
+    )

@@ -133,7 +133,7 @@ class EarlyStopping(Callback):
             return self.mode
         name = self.monitor.removeprefix("validation_")
         metric = trainer.metrics.get(name)
-        better = "min" if name == "loss" else metric and metric.better
+        better = metric.better if metric else "min" if name == "loss" else None
         if better is None:
             problem = f"which direction of {self.monitor!r} is better is not known"
             raise fail(ArgumentError, "EarlyStopping", problem, hint="give mode='min' or 'max'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Run:
         self.validation = validation
         self.hooks = hooks
         self.epochs = epochs
-        self.batches = len(train_loader) if hasattr(train_loader, "__len__") else None
+        self.batches = len(train_loader) if isinstance(train_loader, Sized) else None
         self.history = History()
         self.step = 0
         self.epoch = 0

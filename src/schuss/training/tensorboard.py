@@ -19,7 +19,7 @@ class TensorBoard(Callback):
 
     Args:
         folder: where the event files go; `tensorboard --logdir folder` shows them.
-        every_steps: write loss and learning rate of a step after each so many; None for epochs only.
+        every_steps: write a step's loss and learning rate after each so many; None for none.
 
     Epochs write `loss/training`, `loss/validation`, the same for each metric, and `lr`; steps write
     `step/loss` and `step/lr`. A resumed run hides what a former one wrote beyond its checkpoint; a

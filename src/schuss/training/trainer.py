@@ -280,16 +280,13 @@ class Trainer(Run):
         record |= {"loss": self.running_loss.value()} | metric_values(self.metrics) | validation
         record["lr"] = self.lr
         if self.schedule is not None and self.schedule_every == "epoch":
-            self._step_schedule(record)
+            self.schedule.step()
         rate = self.samples / self.seconds if self.seconds else 0.0
         self.history.append(record, {"seconds": self.seconds, "samples_per_second": rate})
         self.epoch += 1
         self.start_epoch()
         self._call("on_epoch_end", record)
         self._interrupts.check()
-
-    def _step_schedule(self, record: Record) -> None:
-        self.schedule.step()
 
     # Saving and restoring.
 

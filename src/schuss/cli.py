@@ -1,0 +1,128 @@
+"""The command line: `schuss train RECIPE [key=value ...]`, `schuss recipes`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+import typing
+from typing import Annotated, Any
+
+import typer
+
+from schuss.errors import SchussError
+from schuss.version import __version__
+
+if typing.TYPE_CHECKING:
+    from schuss.recipes import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"schuss {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def schuss(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A deep-learning framework: arrays, automatic differentiation, layers, training."""
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes, what each is to reach, and its settings."""
+    from schuss.recipes import all_recipes
+
+    for each in all_recipes().values():
+        print(f"{each.name}\n    {each.summary}\n    target: {each.target}")
+        print("    settings: " + " ".join(f"{n}={_shown(p.default)}" for n, p in each.settings.items()))
+
+
+@app.command(context_settings={"help_option_names": []})
+def train(
+    recipe: Annotated[str, typer.Argument(help="The name of a recipe; `schuss recipes` lists them.")] = "",
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe.")
+    ] = None,
+    wants_help: Annotated[
+        bool, typer.Option("--help", "-h", help="Show this message, or the settings of RECIPE.")
+    ] = False,
+) -> None:
+    """Run a recipe, and print the figure that it reached beside its target.
+
+    Exits with 1 where a full run misses the target. Runs made shorter (limit=, fewer epochs) are not judged.
+
+    Example: schuss train digits epochs=5 lr=0.001
+    """
+    from schuss.recipes import find_recipe
+
+    if not recipe:
+        print(typer.main.get_command(app).commands["train"].get_help(_context()))  # type: ignore[attr-defined]
+        raise typer.Exit(0 if wants_help else 2)
+    found = find_recipe(recipe)
+    if wants_help:
+        print(_describe(found))
+        return
+    values = found.parse(settings or [])
+    started = time.perf_counter()
+    figure = found.function(**values)
+    seconds = time.perf_counter() - started
+    full, target = found.is_full(values), found.target
+    verdict = ("reached" if target.is_reached(figure) else "MISSED") if full else "not judged: a shortened run"
+    print(f"{found.name}: {target.figure} {figure:{target.show}} after {seconds:.1f} s; target: {target} ({verdict})")
+    if full and not target.is_reached(figure):
+        raise typer.Exit(1)
+
+
+def _context() -> Any:
+    import click
+
+    return click.get_current_context()
+
+
+def _shown(default: Any) -> str:
+    return str(default).lower() if isinstance(default, bool) or default is None else str(default)
+
+
+def _describe(recipe: Recipe) -> str:
+    lines = [f"Usage: schuss train {recipe.name} [KEY=VALUE]...", "", inspect.getdoc(recipe.function) or "", ""]
+    lines += [f"Target of a full run: {recipe.target}", "", "Settings:"]
+    width = max(map(len, recipe.settings))
+    for name, each in recipe.settings.items():
+        lines.append(f"  {name:<{width}}  {_type_name(each.annotation)}, default {_shown(each.default)}")
+    return "\n".join(lines)
+
+
+def _type_name(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    options = [each for each in typing.get_args(kind) if each is not type(None)]
+    return " or ".join(_type_name(each) for each in options) if options else kind.__name__.lower()
+
+
+def main() -> None:
+    """The entry point: errors that users can cause are a message and exit status 2, without a traceback."""
+    try:
+        app()
+    except SchussError as problem:
+        print(f"{type(problem).__name__}: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""LeNet and a small residual network on Fashion-MNIST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import schuss
+from schuss import nn, optim
+from schuss.data import DataLoader, FashionMNIST, Subset
+from schuss.recipes import loops
+from schuss.recipes.recipe import Target, recipe
+from schuss.training import Accuracy, JSONLines, Trainer
+
+
+def lenet() -> nn.Module:
+    """LeCun et al., 1998, with ReLU and max pooling: (N, 1, 28, 28) to (N, 10)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, kernel_size=5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120), nn.ReLU(),
+        nn.Linear(120, 84), nn.ReLU(),
+        nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+class Block(nn.Module):
+    """Two convolutions and a way around them (He et al., 2016)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels)
+        same = stride == 1 and channels_in == channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+
+    def forward(self, x: schuss.Tensor) -> schuss.Tensor:
+        y = self.first_norm(self.first(x)).relu()
+        return (self.second_norm(self.second(y)) + self.shortcut(x)).relu()
+
+
+def resnet() -> nn.Module:
+    """Three stages of one block each: (N, 1, 28, 28) to (N, 10)."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        Block(16, 16), Block(16, 32, stride=2), Block(32, 64, stride=2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+@recipe(Target("accuracy on the test images", 0.90))
+def fashion(
+    model: Literal["lenet", "resnet"] = "lenet",
+    epochs: int = 12,
+    batch_size: int = 128,
+    lr: float = 2e-3,
+    limit: int | None = None,
+    seed: int = 0,
+    root: Path | None = None,
+    out: Path = Path("runs/fashion"),
+    resume: bool = False,
+    plain: bool = False,
+) -> float:
+    """LeNet or a small residual network on Fashion-MNIST; `limit` uses the first so many images only."""
+    schuss.manual_seed(seed)
+    images, test_images = FashionMNIST("train", root=root), FashionMNIST("test", root=root)
+    if limit is not None:
+        images, test_images = Subset(images, range(limit)), Subset(test_images, range(limit // 4))
+    training = DataLoader(images, batch_size, shuffle=True)
+    held_out = DataLoader(test_images, batch_size=500)
+    network = lenet() if model == "lenet" else resnet()
+    optimizer = optim.AdamW(network.parameters(), lr=lr)
+    loss = nn.CrossEntropyLoss()
+    if plain:
+        loops.train(network, loss, optimizer, training, epochs)
+        return loops.accuracy(network, held_out)
+    trainer = Trainer(
+        network,
+        loss,
+        optimizer,
+        metrics={"accuracy": Accuracy()},
+        schedule=optim.CosineAnnealingLR(optimizer, T_max=epochs),
+        callbacks=[JSONLines(out / "history.jsonl")],
+    )
+    trainer.fit(
+        training, epochs=epochs, validation=held_out, checkpoints=out / "checkpoints", resume=resume
+    )
+    return trainer.evaluate(held_out)["accuracy"]

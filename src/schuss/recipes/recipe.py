@@ -1,0 +1,130 @@
+"""What a recipe is: a function with typed settings, and a target that its figure is held against."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from schuss.errors import ArgumentError, fail
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a full run is to reach.
+
+    Attributes:
+        figure: what is measured, in words.
+        bound: the number.
+        at_least: whether more is better.
+        show: the format of the figure.
+    """
+
+    figure: str
+    bound: float
+    at_least: bool = True
+    show: str = ".4g"
+
+    def is_reached(self, value: float) -> bool:
+        """False for NaN as well."""
+        return value >= self.bound if self.at_least else value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{self.figure} {'>=' if self.at_least else '<='} {self.bound:{self.show}}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A runnable example.
+
+    Attributes:
+        name: what `schuss train` calls it.
+        function: runs it with keyword settings and returns the figure.
+        target: for a full run.
+    """
+
+    name: str
+    function: Callable[..., float]
+    target: Target
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def settings(self) -> dict[str, inspect.Parameter]:
+        """The settings by name, with their types resolved."""
+        hints = typing.get_type_hints(self.function)
+        parameters = inspect.signature(self.function).parameters
+        return {name: each.replace(annotation=hints[name]) for name, each in parameters.items()}
+
+    def parse(self, assignments: Sequence[str]) -> dict[str, Any]:
+        """Settings from `key=value` words. Raises ArgumentError for unknown names and values of the wrong type."""
+        settings = self.settings
+        values: dict[str, Any] = {}
+        for word in assignments:
+            name, equals, text = word.partition("=")
+            if not equals:
+                raise fail(ArgumentError, self.name, f"settings are written key=value, got {word!r}")
+            if name not in settings:
+                raise fail(ArgumentError, self.name, f"has no setting {name!r}", hint="it has " + ", ".join(settings))
+            values[name] = _convert(self.name, name, text, settings[name].annotation)
+        return values
+
+    def is_full(self, values: dict[str, Any]) -> bool:
+        """Whether these settings leave the run at its full length, so that the target counts."""
+        if values.get("limit") is not None:
+            return False
+        epochs = self.settings.get("epochs")
+        return epochs is None or values.get("epochs", epochs.default) >= epochs.default
+
+
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _convert(recipe: str, name: str, text: str, kind: Any) -> Any:
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        if text in options:
+            return text
+        raise fail(ArgumentError, recipe, f"{name} is one of {', '.join(options)}, got {text!r}")
+    if type(None) in options:
+        if text.lower() == "none":
+            return None
+        kind = next(each for each in options if each is not type(None))
+    try:
+        return _BOOLS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise fail(ArgumentError, recipe, f"{name} is of type {kind.__name__}, got {text!r}") from None
+
+
+def recipe(target: Target) -> Callable[[Callable[..., float]], Recipe]:
+    """Make a recipe of a function whose arguments all have types and defaults."""
+
+    def make(function: Callable[..., float]) -> Recipe:
+        return Recipe(function.__name__, function, target)
+
+    return make
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """All recipes of this package by name."""
+    import schuss.recipes as package
+
+    found: dict[str, Recipe] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+        found.update({each.name: each for each in vars(loaded).values() if isinstance(each, Recipe)})
+    return dict(sorted(found.items()))
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name. Raises ArgumentError with the names there are."""
+    recipes = all_recipes()
+    if name not in recipes:
+        raise fail(ArgumentError, "recipes", f"there is no recipe {name!r}", hint="there are " + ", ".join(recipes))
+    return recipes[name]
