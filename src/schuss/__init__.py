@@ -48,19 +48,20 @@ from schuss.functions.elementwise import (  # isort: skip
     signbit, sin, sinh, sqrt, square, subtract, tan, tanh, trunc, where,
 )  # fmt: skip
 from schuss.functions.indexing import (  # isort: skip
-    nonzero, one_hot, searchsorted, sort, take, take_along_axis, topk,
+    count_nonzero, nonzero, one_hot, searchsorted, sort, take, take_along_axis, topk,
 )  # fmt: skip
 from schuss.functions.linalg import (  # isort: skip
     einsum, matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
 )  # fmt: skip
 from schuss.functions.manipulation import (  # isort: skip
-    astype, broadcast_arrays, broadcast_to, concat, expand_dims, flatten, flip, moveaxis, pad, permute_dims, repeat,
+    astype, broadcast_arrays, broadcast_to, concat, diff, expand_dims, flatten, flip, moveaxis, pad, permute_dims, repeat,
     reshape, roll, split, squeeze, stack, tile, unstack,
 )  # fmt: skip
 from schuss.functions.neural import log_softmax, softmax  # isort: skip
 from schuss.functions.reduction import (  # isort: skip
     all, any, argmax, argmin, argsort, cumulative_prod, cumulative_sum, logsumexp, max, mean, min, prod, std, sum, var,
 )  # fmt: skip
+from schuss.functions.sets import unique_all, unique_counts, unique_inverse, unique_values  # isort: skip
 from schuss.functions.types import can_cast, finfo, iinfo, isdtype, result_type  # isort: skip
 from schuss.random import Generator, manual_seed  # isort: skip
 

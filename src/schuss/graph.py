@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss.context import Scope, context
-from schuss.dtypes import DType, is_differentiable
-from schuss.errors import Location, ShapeError, fail, user_location
+from schuss.dtypes import DType, is_complex, is_differentiable
+from schuss.errors import GradientError, Location, ShapeError, fail, user_location
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -178,10 +178,18 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     node.scope = context.scope
     if node.nbytes > _MOST_BYTES:
         raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
-    if context.grad_enabled and op.gradient is not None and is_differentiable(dtype):
+    if context.grad_enabled and op.gradient is not None:
         for each in inputs:
             if each.requires_grad:
-                node.requires_grad = True
+                node.requires_grad = is_differentiable(dtype)
+                if is_complex(dtype):
+                    raise fail(
+                        GradientError,
+                        op.name,
+                        "gradients do not flow through complex numbers",
+                        result=node,
+                        hint="compute under schuss.no_grad(), or detach() what goes in",
+                    )
                 break
     _note_pending(node)
     return node
@@ -200,6 +208,7 @@ def _note_pending(node: Node) -> None:
     pending.append(weakref.ref(node))
     if len(pending) % _PRUNE_AT == 0:
         context.pending = [ref for ref in pending if is_wanted(ref())]
+        context.pruned += len(pending) - len(context.pending)
 
 
 def is_wanted(node: Node | None) -> bool:
@@ -249,9 +258,15 @@ def apply(op: Op, *inputs: Tensor, **attributes: Any) -> Tensor:
     return _make_handle(record(op, tuple([each._node for each in inputs]), attributes))
 
 
+_SMALL = 2.0**15  # fits into every floating dtype
+
+
 def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
     """A Python number as a tensor: an input of the graph, so that its value can change from step to step."""
-    return _make_handle(data(np.asarray(value, dtype)))
+    if abs(value) <= _SMALL:
+        return _make_handle(data(np.asarray(value, dtype)))
+    with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
+        return _make_handle(data(np.asarray(value, dtype)))
 
 
 def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[Node]:

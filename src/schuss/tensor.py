@@ -34,7 +34,7 @@ from schuss.functions import (
     neural,
     reduction,
 )
-from schuss.functions.arguments import ArrayLike, as_tensor, cast
+from schuss.functions.arguments import ArrayLike, as_tensor, same
 from schuss.graph import Handle, Node, apply, hands_out
 from schuss.ops.elementwise import alias as alias_op
 from schuss.ops.elementwise import detach as detach_op
@@ -418,7 +418,7 @@ class Tensor(Handle):
         return elementwise.negative(self)
 
     def __pos__(self) -> Tensor:
-        return self
+        return elementwise.positive(self)
 
     def __abs__(self) -> Tensor:
         return elementwise.abs(self)
@@ -539,19 +539,19 @@ class Tensor(Handle):
 
     def astype(self, dtype: Any, copy: bool = True) -> Tensor:
         """The same values in another dtype."""
-        return cast(self, dtypes.as_dtype(dtype))
+        return manipulation.astype(self, dtype)
 
     def to(self, target: Any, /, *, stream: Any = None) -> Tensor:
         """On a device, or in a dtype: `x.to("cpu")`, `x.to(schuss.float64)`."""
         if isinstance(target, Device) or target == "cpu":
             as_device(target)
-            return self
+            return same(self)
         return self.astype(target)
 
     def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
         """On a device (the array API's name for `to`)."""
         as_device(device)
-        return self
+        return same(self)
 
     @property
     def T(self) -> Tensor:  # noqa: N802

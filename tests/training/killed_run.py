@@ -1,8 +1,8 @@
 """A training run that ends its own process at a chosen moment; `test_resume.py` starts it.
 
 Usage: killed_run.py FOLDER OPTIMIZER MOMENT
-where MOMENT is `never`, `step:N` (after step N), `validation:N` (in the N-th batch of validation) or
-`write:N` (just before the N-th fsync, rename or replace).
+where MOMENT is `never`, `step:N` (after step N), `validation:N` (in the N-th batch of validation)
+or `write:N` (just before the N-th fsync, rename or replace).
 """
 
 from __future__ import annotations

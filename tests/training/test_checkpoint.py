@@ -176,16 +176,38 @@ def test_sums_without_the_model(saved: Path) -> None:
     refused(saved, FileFormatError, "does not list model.safetensors")
 
 
+def test_sums_without_the_optimizer(saved: Path) -> None:
+    lines = (saved / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (saved / "SHA256SUMS").write_text("".join(x for x in lines if "optimizer" not in x))
+    refused(saved, FileFormatError, "optimizer.safetensors is missing")
+
+
+def test_slots_of_other_names(saved: Path) -> None:
+    safetensors.numpy.save_file({"momentum": np.zeros(2)}, saved / "optimizer.safetensors")
+    correct_sum(saved, "optimizer.safetensors")
+    refused(saved, FileFormatError, "'momentum' is no name of the form slot/parameter")
+
+
+def test_a_part_that_cannot_be_read(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    (saved / "model.safetensors").mkdir()
+    refused(saved, StorageError, r"Is a directory: .*step-00000120/model.safetensors")
+
+
 def test_no_checkpoint(tmp_path: Path) -> None:
     refused(tmp_path / "absent", StorageError, "there is no checkpoint .*absent")
 
 
 def rewrite_state(saved: Path, content: bytes) -> None:
-    """Replace state.json, with the right sum."""
     (saved / "state.json").write_bytes(content)
+    correct_sum(saved, "state.json")
+
+
+def correct_sum(saved: Path, name: str) -> None:
+    """Make SHA256SUMS agree with a file that was replaced."""
     lines = (saved / "SHA256SUMS").read_text().splitlines()
-    lines = [line for line in lines if "state.json" not in line]
-    lines.append(f"{hashlib.sha256(content).hexdigest()}  state.json")
+    lines = [line for line in lines if not line.endswith(name)]
+    lines.append(f"{hashlib.sha256((saved / name).read_bytes()).hexdigest()}  {name}")
     (saved / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 

@@ -78,6 +78,22 @@ def test_no_half_of_a_folder_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_renaming_is_what_makes_a_folder_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        assert (source / "a").read_bytes() == b"1"
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with (
+        pytest.raises(StorageError, match=r"Read-only file system: .*folder"),
+        atomic_folder(tmp_path / "folder") as temporary,
+    ):
+        (temporary / "a").write_bytes(b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", full_disk)
     path = tmp_path / "folder"

@@ -31,9 +31,11 @@ def test_it_is_a_sequence_of_records() -> None:
 
 
 def test_a_missing_series_lists_the_known() -> None:
-    with pytest.raises(ArgumentError, match=r"no record has an entry 'loos'[^$]*epoch, step, loss"):
+    with pytest.raises(
+        ArgumentError, match=r"no record has an entry 'loos'[^$]*'epoch', 'step', 'loss'"
+    ):
         example().series("loos")
-    with pytest.raises(ArgumentError, match="none, the history is empty"):
+    with pytest.raises(ArgumentError, match=r"known: \[\]"):
         History().series("loss")
 
 

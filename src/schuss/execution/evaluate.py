@@ -75,7 +75,7 @@ def evaluate_pending(targets: Iterable[Node] = ()) -> None:
     not hold on to the graphs of all its steps.
     """
     pending, context.pending = context.pending, []
-    context.pending_bytes = 0
+    context.pending_bytes = context.pruned = 0
     waiting = [node for ref in pending if is_wanted(node := ref())]
     evaluate([*targets, *waiting])  # type: ignore[list-item]  # is_wanted excludes None
 
@@ -89,7 +89,8 @@ _BACKLOG_NODES = 20_000
 def admit(nbytes: int) -> None:
     """Note that `nbytes` of host data enter the graph, and compute a large backlog first."""
     context.pending_bytes += nbytes
-    if context.pending_bytes > _BACKLOG_BYTES or len(context.pending) > _BACKLOG_NODES:
+    nodes = len(context.pending) + context.pruned
+    if context.pending_bytes > _BACKLOG_BYTES or nodes > _BACKLOG_NODES:
         evaluate_pending()
         context.pending_bytes = nbytes
 

@@ -13,6 +13,7 @@ from schuss.dtypes import DType
 from schuss.errors import ArgumentTypeError, DTypeError, fail
 from schuss.execution.evaluate import admit
 from schuss.graph import Handle, apply, data, scalar, wrap
+from schuss.ops.elementwise import alias
 from schuss.ops.elementwise import astype as astype_op
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def as_tensor(value: ArrayLike, where: str = "asarray") -> Tensor:
     if isinstance(value, Handle):
         return value  # type: ignore[return-value]  # Tensor is the only handle
     if isinstance(value, (bool, int, float, complex)) and not isinstance(value, np.generic):
-        return scalar(value, dtypes.as_dtype(type(value)))
+        return number(where, value, dtypes.as_dtype(_python_type(value)))
     return adopt(host_array(value, None, where))
 
 
@@ -82,13 +83,33 @@ def host_array(value: ArrayLike, dtype: DType | None, where: str) -> np.ndarray:
     if array.dtype not in dtypes.ALL and array.dtype.newbyteorder("=") not in dtypes.ALL:
         raise fail(ArgumentTypeError, where, f"cannot make a tensor of {type(value).__name__} "
                    f"with dtype {array.dtype}", hint="numbers and booleans only")  # fmt: skip
-    if dtype is not None:
+    if not _has_dtype(value):
+        dtype = dtype or _default_dtype(array)
+        _check_fits(array, dtype, where)
+    if dtype is None:
+        return array
+    with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
         return array.astype(dtype, copy=False)
-    if not _has_dtype(value) and array.dtype.kind in "fc":
-        array = array.astype(dtypes.default_float if array.dtype.kind == "f" else dtypes.complex64)
-    elif not _has_dtype(value) and array.size == 0:
-        array = array.astype(dtypes.default_float)
-    return array
+
+
+def _default_dtype(array: np.ndarray) -> DType:
+    """The dtype of Python's numbers, which NumPy made an array of."""
+    if array.dtype.kind == "c":
+        return dtypes.complex64
+    if array.dtype.kind == "f" or array.size == 0:
+        return dtypes.default_float
+    return dtypes.bool_ if array.dtype.kind == "b" else dtypes.default_int
+
+
+def _check_fits(array: np.ndarray, dtype: DType, where: str) -> None:
+    """Python's numbers are exact: cutting off their upper bits or their imaginary parts is a mistake."""
+    if array.dtype.kind == "c" and not dtypes.is_complex(dtype):
+        raise fail(DTypeError, where, f"complex numbers do not fit into {dtype}")
+    if dtypes.is_integral(dtype) and array.size:
+        info = np.iinfo(dtype)
+        if not (info.min <= array.min() and array.max() <= info.max):  # NaN does not fit either
+            bad = array[~((array >= info.min) & (array <= info.max))].flat[0]
+            raise fail(DTypeError, where, f"{bad} does not fit into {dtype}")
 
 
 def _has_dtype(value: Any) -> bool:
@@ -128,7 +149,7 @@ def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
         if is_weak:
             dtype = dtypes.meet_scalar(value, dtype)
     return tuple(
-        _scalar(where, v, dtype) if t is None else cast(t, dtype)
+        number(where, v, dtype) if t is None else cast(t, dtype)
         for v, t in zip(values, tensors, strict=True)
     )
 
@@ -137,14 +158,16 @@ def _python_type(value: Number) -> type:
     return next(kind for kind in (bool, int, float, complex) if isinstance(value, kind))
 
 
-def _scalar(where: str, value: Number, dtype: DType) -> Tensor:
-    if dtypes.is_integral(dtype):
-        info = np.iinfo(dtype)
-        if not info.min <= value <= info.max:  # type: ignore[operator]  # complex never meets integers
-            raise fail(
-                DTypeError,
-                where,
-                f"{value} does not fit into {dtype}",
-                hint="cast with astype first",
-            )
-    return scalar(value, dtype)
+def number(where: str, value: Number, dtype: DType) -> Tensor:
+    """A Python number as a tensor of `dtype`, which has to hold it."""
+    try:
+        return scalar(value, dtype)
+    except (OverflowError, ValueError, TypeError):  # too large; NaN or complex for an integer
+        shown = f"an integer of {value.bit_length()} bits" if abs(value) >= 2**128 else value
+        problem = f"{shown} does not fit into {dtype}"
+        raise fail(DTypeError, where, problem, hint="cast with astype first") from None
+
+
+def same(x: Tensor) -> Tensor:
+    """x for a result that is x itself: a handle of its own, so that `y += 1` on the result leaves x alone."""
+    return apply(alias, x) if x._node.owner is not None else wrap(x._node)

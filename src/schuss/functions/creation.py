@@ -109,32 +109,31 @@ def _shape(where: str, shape: Any, more: tuple[int, ...] = ()) -> tuple[int, ...
 def full(shape: Size, fill_value: ArrayLike, *, dtype: Any = None, device: Any = None) -> Tensor:
     """A tensor of the given shape in which every element is `fill_value`."""
     as_device(device)
-    value = as_tensor(fill_value, "full")
-    if dtype is not None:
-        value = cast(value, dtypes.as_dtype(dtype))
+    value = asarray(fill_value, dtype=dtype)
     return apply(broadcast_to, value, shape=_shape("full", shape))
 
 
-def _filled(where: str, value: int, shape: tuple[Any, ...], dtype: Any, device: Any) -> Tensor:
-    as_device(device)
-    sizes = _shape(where, shape[0] if len(shape) == 1 else shape)
+def _filled(value: int, where: str, shape: Any, more: tuple[int, ...], dtype: Any) -> Tensor:
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
-    return apply(broadcast_to, scalar(value, kind), shape=sizes)
+    return apply(broadcast_to, scalar(value, kind), shape=_shape(where, shape, more))
 
 
-def zeros(*shape: Any, dtype: Any = None, device: Any = None) -> Tensor:
+def zeros(shape: Size, *more: int, dtype: Any = None, device: Any = None) -> Tensor:
     """Zeros; the shape as a tuple or as several integers. float32 by default."""
-    return _filled("zeros", 0, shape, dtype, device)
+    as_device(device)
+    return _filled(0, "zeros", shape, more, dtype)
 
 
-def ones(*shape: Any, dtype: Any = None, device: Any = None) -> Tensor:
+def ones(shape: Size, *more: int, dtype: Any = None, device: Any = None) -> Tensor:
     """Ones; the shape as a tuple or as several integers. float32 by default."""
-    return _filled("ones", 1, shape, dtype, device)
+    as_device(device)
+    return _filled(1, "ones", shape, more, dtype)
 
 
-def empty(*shape: Any, dtype: Any = None, device: Any = None) -> Tensor:
+def empty(shape: Size, *more: int, dtype: Any = None, device: Any = None) -> Tensor:
     """The same as `zeros`: memory without a defined content is not handed out."""
-    return _filled("empty", 0, shape, dtype, device)
+    as_device(device)
+    return _filled(0, "empty", shape, more, dtype)
 
 
 def _like(x: ArrayLike, value: Number, dtype: Any, device: Any) -> Tensor:

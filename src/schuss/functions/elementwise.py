@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.errors import DTypeError, fail
-from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating, operands
+from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating, operands, same
 from schuss.graph import Op, apply
 from schuss.ops import elementwise as ops
 
@@ -48,7 +48,7 @@ def _function(
     def function(x: ArrayLike, /) -> Tensor:
         x = as_tensor(x, op.name)
         if x.dtype in unchanged:
-            return x
+            return same(x)
         if x.dtype not in allowed:
             raise fail(DTypeError, op.name, f"is defined for {kind} dtypes", x=x)
         return apply(op, x)
@@ -184,10 +184,12 @@ def where(condition: ArrayLike, x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
 
 def clip(x: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = None) -> Tensor:
     """x limited to min <= x <= max; None leaves a side open. The gradient passes inside and on the limits."""
-    x = as_tensor(x, "clip")
+    x = same(as_tensor(x, "clip"))
     for limit, below in ((min, True), (max, False)):
         if limit is not None:
             _, bound = operands("clip", x, limit)
+            if dtypes.is_integral(x.dtype) and not dtypes.is_integral(bound.dtype):
+                raise fail(DTypeError, "clip", "integers need integer limits", x=x, limit=limit)
             bound = cast(bound, x.dtype)
             outside = less(x, bound) if below else less(bound, x)
             x = where(outside, bound, x)
@@ -195,8 +197,8 @@ def clip(x: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = 
 
 
 def positive(x: ArrayLike, /) -> Tensor:
-    """positive(x): x itself."""
-    return as_tensor(x, "positive")
+    """positive(x): the same values."""
+    return same(as_tensor(x, "positive"))
 
 
 def square(x: ArrayLike, /) -> Tensor:
@@ -235,10 +237,16 @@ def logaddexp(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
 
 def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     """hypot(x1, x2): sqrt(x1**2 + x2**2) without overflow, elementwise."""
-    a, b = (abs(floating(each, "hypot")) for each in operands("hypot", x1, x2))
-    largest, smallest = maximum(a, b), minimum(a, b)
-    ratio = where(equal(largest, smallest), 1, smallest / where(equal(largest, 0), 1, largest))
-    return largest * sqrt(1 + ratio * ratio)
+    a, b = (floating(each, "hypot") for each in operands("hypot", x1, x2))
+    largest = maximum(abs(a), abs(b)).detach()
+    scale = where(logical_and(largest > 0, isfinite(largest)), largest, 1)
+    return scale * root_of_squares(square(a / scale) + square(b / scale))
+
+
+def root_of_squares(total: Tensor) -> Tensor:
+    """sqrt(total) of a sum of squares: with the gradient 0 at 0, where the cone has no slope."""
+    zero = equal(total, 0)
+    return where(zero, 0, sqrt(where(zero, 1, total)))
 
 
 def signbit(x: ArrayLike, /) -> Tensor:

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss import dtypes
-from schuss.errors import ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError, fail
+from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError, fail
 from schuss.functions.arguments import (
     ArrayLike,
     array_api_names,
     as_tensor,
     cast,
+    number,
     operands,
 )
-from schuss.functions.elementwise import where
+from schuss.functions.elementwise import not_equal, where
 from schuss.functions.manipulation import broadcast_to, permute_dims, reshape
 from schuss.functions.reduction import argsort
+from schuss.functions.reduction import sum as sum_of
 from schuss.graph import Handle, apply, data, wrap
 from schuss.ops import indexing as ops
 from schuss.ops.infer import broadcast_shapes, normalize_axis
@@ -68,7 +70,7 @@ def _expand(x: Tensor, key: Any) -> list[Any]:
     if not any(part is Ellipsis for part in made):
         made.append(Ellipsis)
     place = next(i for i, part in enumerate(made) if part is Ellipsis)
-    made[place : place + 1] = [slice(None)] * (x.ndim - used)
+    made[place : place + 1] = [slice(None)] * (x.ndim - used) or [Ellipsis]  # it separates arrays
     return made
 
 
@@ -119,6 +121,8 @@ def _plan(x: Tensor, key: Any) -> _Plan:
         if part is None:
             shape.append(1)
             continue
+        if part is Ellipsis:  # one that stands for no axes
+            continue
         n = x.shape[axis]
         if isinstance(part, slice):
             start, size, step = _bounds(part, n)
@@ -153,7 +157,7 @@ def _check_masks(x: Tensor, key: Any) -> None:
             if _is_array(part) and width and _is_mask(part):
                 shape = np.shape(part)
                 if shape != x.shape[axis : axis + width]:
-                    raise fail(ShapeError, "indexing", f"a mask of shape {shape} stands for axes of shape "
+                    raise fail(OutOfBoundsError, "indexing", f"a mask of shape {shape} stands for axes of shape "
                                f"{x.shape[axis : axis + width]}", x=x)  # fmt: skip
             axis += width
 
@@ -188,12 +192,14 @@ def _inside(index: int, n: int, axis: int) -> int:
     return index % n
 
 
+def _is_scalar_mask(key: Any) -> bool:
+    return isinstance(key, bool) or (_is_mask(key) and np.ndim(key) == 0)
+
+
 def get_item(x: Tensor, key: Any) -> Tensor:
     """`x[key]`."""
-    if isinstance(key, Handle) and key.dtype == dtypes.bool_ and key.ndim == 0:  # type: ignore[attr-defined]
-        key = (None, np.asarray([bool(key)]))  # a scalar mask adds an axis of size 0 or 1
-        x = reshape(x, (1, *x.shape))
-        return x[np.asarray(key[1])]
+    if _is_scalar_mask(key):  # adds an axis of size 0 or 1
+        return reshape(x, (1, *x.shape))[np.asarray([bool(key)])]
     plan = _plan(x, key)
     part = _cut(x, plan)
     if not plan.indices:
@@ -224,12 +230,17 @@ def _order(plan: _Plan, ndim: int) -> tuple[int, ...]:
 
 def set_item(x: Tensor, key: Any, value: ArrayLike) -> Tensor:
     """What x is after `x[key] = value`: a new tensor."""
+    if isinstance(value, (bool, int, float, complex)) and not isinstance(value, np.generic):
+        value = number("assignment", value, x.dtype)
     value = as_tensor(value, "assignment")
     if value.dtype != x.dtype:
-        if dtypes.promote(value.dtype, x.dtype) != x.dtype and value.ndim:
+        lossy = dtypes.promote(value.dtype, x.dtype) != x.dtype
+        if lossy and (value.ndim or dtypes.is_complex(value.dtype)):
             raise fail(DTypeError, "assignment", f"{value.dtype} does not fit into {x.dtype}", x=x, value=value,
                        hint="cast the value with astype")  # fmt: skip
         value = cast(value, x.dtype)
+    if _is_scalar_mask(key):
+        return where(as_tensor(key), _spread(value, x.shape), x)
     if _is_full_mask(x, key) and value.ndim == 0:
         return where(as_tensor(key), value, x)
     plan = _plan(x, key)
@@ -335,10 +346,19 @@ def nonzero(x: ArrayLike, /) -> tuple[Tensor, ...]:
     return tuple(wrap(data(each)) for each in np.nonzero(x.numpy()))
 
 
+def count_nonzero(
+    x: ArrayLike, /, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+) -> Tensor:
+    """How many elements over `axis` are not 0: int64."""
+    return sum_of(not_equal(as_tensor(x, "count_nonzero"), 0), axis, keepdims)
+
+
 def searchsorted(
     x1: ArrayLike, x2: ArrayLike, /, *, side: str = "left", sorter: ArrayLike | None = None
 ) -> Tensor:
     """Where in the sorted 1-d x1 the elements of x2 belong. int64. Computed at once."""
+    if side not in ("left", "right"):
+        raise fail(ArgumentError, "searchsorted", "side is 'left' or 'right'", side=side)
     line, values = operands("searchsorted", as_tensor(x1), as_tensor(x2))
     order = None if sorter is None else as_tensor(sorter).numpy()
     found = np.searchsorted(line.numpy(), values.numpy(), side, order)  # type: ignore[call-overload]

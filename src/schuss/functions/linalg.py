@@ -10,7 +10,7 @@ from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, floating, operands
 from schuss.functions.creation import arange
-from schuss.functions.elementwise import abs, conj, sqrt
+from schuss.functions.elementwise import abs, conj, root_of_squares, square
 from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
 from schuss.functions.reduction import max, sum
 from schuss.graph import apply
@@ -192,7 +192,7 @@ def norm(
     """The vector norm over `axis` (all by default): ord 1, 2 or infinity. Gradient 0 at 0."""
     x = floating(x, "norm")
     if ord == 2:
-        return sqrt(sum(abs(x) * abs(x), axis=axis, keepdims=keepdims))
+        return root_of_squares(sum(square(abs(x)), axis=axis, keepdims=keepdims))
     if ord == 1:
         return sum(abs(x), axis=axis, keepdims=keepdims)
     if ord == math.inf:

@@ -10,7 +10,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.errors import ArgumentError, ShapeError, fail
-from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, operands
+from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, operands, same
 from schuss.graph import apply, scalar
 from schuss.ops import movement as ops
 from schuss.ops.broadcast import broadcast_to as broadcast_op
@@ -31,10 +31,10 @@ def _integers(where: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(int(each) for each in values)
 
 
-def reshape(x: ArrayLike, /, *shape: Any, copy: bool | None = None) -> Tensor:
+def reshape(x: ArrayLike, /, shape: Axes, *more: int, copy: bool | None = None) -> Tensor:
     """The same elements in another shape; one size may be -1 and follows from the others."""
     x = as_tensor(x, "reshape")
-    sizes = _integers("reshape", shape)
+    sizes = _integers("reshape", (shape, *more))
     if sizes.count(-1) > 1 or any(n < -1 for n in sizes):
         raise fail(
             ArgumentError, "reshape", "sizes are not negative, but for one -1", x=x, shape=sizes
@@ -46,13 +46,13 @@ def reshape(x: ArrayLike, /, *shape: Any, copy: bool | None = None) -> Tensor:
                 ShapeError, "reshape", f"{x.size} elements do not fill the shape {sizes}", x=x
             )
         sizes = tuple(x.size // known if n == -1 else n for n in sizes)
-    return x if sizes == x.shape else apply(ops.reshape, x, shape=sizes)
+    return same(x) if sizes == x.shape else apply(ops.reshape, x, shape=sizes)
 
 
-def permute_dims(x: ArrayLike, /, *axes: Any) -> Tensor:
+def permute_dims(x: ArrayLike, /, axes: Axes, *more: int) -> Tensor:
     """The axes in the given order: `permute_dims(x, (2, 0, 1))`."""
     x = as_tensor(x, "permute_dims")
-    given = _integers("permute_dims", axes)
+    given = _integers("permute_dims", (axes, *more))
     order = tuple(normalize_axis("permute_dims", axis, x.ndim) for axis in given)
     if sorted(order) != list(range(x.ndim)):
         raise fail(
@@ -124,9 +124,10 @@ def flatten(x: ArrayLike, /, start_axis: int = 0, end_axis: int = -1) -> Tensor:
 
 def broadcast_to(x: ArrayLike, /, shape: Sequence[int]) -> Tensor:
     """x repeated along axes of size 1 and along new axes in front, to the given shape."""
-    return apply(
-        broadcast_op, as_tensor(x, "broadcast_to"), shape=_integers("broadcast_to", (shape,))
-    )
+    x, sizes = as_tensor(x, "broadcast_to"), _integers("broadcast_to", (shape,))
+    if any(n < 0 for n in sizes):
+        raise fail(ArgumentError, "broadcast_to", "sizes are not negative", x=x, shape=sizes)
+    return apply(broadcast_op, x, shape=sizes)
 
 
 def broadcast_arrays(*arrays: ArrayLike) -> list[Tensor]:
@@ -148,19 +149,20 @@ def roll(x: ArrayLike, /, shift: Axes, axis: Axes | None = None) -> Tensor:
     """The elements moved along `axis` by `shift`; those that leave come in again at the other end."""
     x = as_tensor(x, "roll")
     if axis is None:
-        assert isinstance(shift, int)
-        return reshape(
-            roll(reshape(x, (-1,)) if x.size else reshape(x, (0,)), shift, axis=0), x.shape
-        )
+        return reshape(roll(reshape(x, (x.size,)), shift, axis=0), x.shape)
     places, shifts = _integers("roll", (axis,)), _integers("roll", (shift,))
-    for place, by in zip(places, shifts * (len(places) if len(shifts) == 1 else 1), strict=True):
+    if len(shifts) == 1:
+        shifts = shifts * len(places)
+    if len(shifts) != len(places):
+        raise fail(ArgumentError, "roll", "as many shifts as axes are needed", shift=shift, axis=axis)
+    for place, by in zip(places, shifts, strict=True):
         place = normalize_axis("roll", place, x.ndim)
         n = x.shape[place]
         if n and by % n:
             cut = n - by % n
             lead = (slice(None),) * place
             x = concat([x[(*lead, slice(cut, None))], x[(*lead, slice(None, cut))]], axis=place)
-    return x
+    return same(x)
 
 
 @array_api_names
@@ -224,8 +226,12 @@ def repeat(x: ArrayLike, repeats: int, /, axis: int | None = None) -> Tensor:
     if isinstance(repeats, bool) or not isinstance(repeats, (int, np.integer)):
         counts = as_tensor(repeats, "repeat").numpy()
         flat = reshape(x, (x.size,)) if axis is None else x
-        from_ = np.repeat(np.arange(flat.shape[axis or 0]), counts)
-        return flat[(*[slice(None)] * (axis or 0), from_)]
+        place = normalize_axis("repeat", axis or 0, flat.ndim)
+        if counts.shape not in ((), (1,), (flat.shape[place],)) or counts.min(initial=0) < 0:
+            raise fail(ArgumentError, "repeat", "needs one count, not negative, for each element", x=flat,
+                       repeats=counts)  # fmt: skip
+        from_ = np.repeat(np.arange(flat.shape[place]), counts)
+        return flat[(*[slice(None)] * place, from_)]
     if repeats < 0:
         raise fail(ArgumentError, "repeat", "repeats must not be negative", repeats=repeats)
     if axis is None:
@@ -243,6 +249,8 @@ def tile(x: ArrayLike, repetitions: int | Sequence[int], /) -> Tensor:
     """x laid side by side, `repetitions` times along each axis (from the right, where fewer are given)."""
     x = as_tensor(x, "tile")
     counts = _integers("tile", (repetitions,))
+    if any(n < 0 for n in counts):
+        raise fail(ArgumentError, "tile", "repetitions are not negative", repetitions=repetitions)
     ndim = max(x.ndim, len(counts))
     counts = (1,) * (ndim - len(counts)) + counts
     sizes = (1,) * (ndim - x.ndim) + x.shape
@@ -262,13 +270,37 @@ def pad(x: ArrayLike, /, widths: Sequence[tuple[int, int]], value: float = 0) ->
                    widths=widths)  # fmt: skip
     pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     if all(pair == (0, 0) for pair in pairs):
-        return x
+        return same(x)
     shape = tuple(n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True))
     around = apply(broadcast_op, scalar(value, x.dtype), shape=shape)
     cut = tuple((before, n, 1) for n, (before, _) in zip(x.shape, pairs, strict=True))
     return apply(ops.slice_update, around, x, cut=cut)
 
 
+@array_api_names
+def diff(
+    x: ArrayLike,
+    /,
+    *,
+    axis: int = -1,
+    n: int = 1,
+    prepend: ArrayLike | None = None,
+    append: ArrayLike | None = None,
+) -> Tensor:
+    """Differences of neighbours along `axis`, taken n times; with tensors joined on before that."""
+    x = as_tensor(x, "diff")
+    place = normalize_axis("diff", axis, x.ndim)
+    parts = [as_tensor(each, "diff") for each in (prepend, x, append) if each is not None]
+    if len(parts) > 1:
+        x = concat(parts, axis=place)
+    lead = (slice(None),) * place
+    for _ in range(n):
+        later, earlier = x[(*lead, slice(1, None))], x[(*lead, slice(None, -1))]
+        x = later != earlier if x.dtype == dtypes.bool_ else later - earlier
+    return x
+
+
 def astype(x: ArrayLike, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Tensor:
     """x with another dtype. Floats are cut off towards 0 when they become integers."""
-    return cast(as_tensor(x, "astype"), dtypes.as_dtype(dtype))
+    x, kind = as_tensor(x, "astype"), dtypes.as_dtype(dtype)
+    return same(x) if x.dtype == kind else cast(x, kind)

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
-from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, floating
+from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, floating, same
 from schuss.functions.creation import ones
 from schuss.functions.elementwise import (
     abs,
@@ -17,8 +19,6 @@ from schuss.functions.elementwise import (
     exp,
     expm1,
     log1p,
-    maximum,
-    minimum,
     relu,
     rsqrt,
     sigmoid,
@@ -48,7 +48,7 @@ def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Tensor:
 def elu(x: ArrayLike, alpha: float = 1.0) -> Tensor:
     """x where positive, else alpha * (exp(x) - 1) (Clevert et al., 2016)."""
     x = as_tensor(x)
-    return where(x > 0, x, alpha * expm1(minimum(x, 0)))
+    return where(x > 0, x, alpha * expm1(where(x > 0, 0, x)))
 
 
 def selu(x: ArrayLike) -> Tensor:
@@ -59,7 +59,8 @@ def selu(x: ArrayLike) -> Tensor:
 def softplus(x: ArrayLike) -> Tensor:
     """log(1 + exp(x)), without overflow."""
     x = floating(x, "softplus")
-    return maximum(x, 0) + log1p(exp(-abs(x)))
+    positive = x > 0  # not max(x, 0) and |x|, whose sub-gradients would make the curvature at 0 zero
+    return where(positive, x, 0) + log1p(exp(where(positive, -x, x)))
 
 
 def logsigmoid(x: ArrayLike) -> Tensor:
@@ -148,7 +149,7 @@ def dropout(
     if not 0 <= p <= 1:
         raise fail(ArgumentError, "dropout", "p is a probability", p=p)
     if not training or p == 0:
-        return x
+        return same(x)
     if p == 1:
         return x * 0
     keep = uniform(x.shape, generator=generator) >= p
@@ -192,7 +193,7 @@ Sizes = int | Sequence[int]
 
 def per_axis(where_: str, name: str, value: Sizes, rank: int, least: int) -> tuple[int, ...]:
     """A size for each of `rank` axes, from one integer or from a sequence."""
-    sizes = (value,) * rank if isinstance(value, int) else tuple(value)
+    sizes = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(sizes) != rank or any(
         isinstance(n, bool) or not isinstance(n, int) or n < least for n in sizes
     ):
@@ -282,6 +283,8 @@ def _pool_windows(where_: str, rank: int, x: ArrayLike, kernel_size: Sizes, stri
         raise fail(ArgumentError, where_, "padding may be half the kernel at most", padding=around,
                    kernel_size=kernel)  # fmt: skip
     spread = per_axis(where_, "dilation", dilation, rank, 1)
+    if fill == -math.inf and dtypes.is_integral(x.dtype):
+        fill = np.iinfo(x.dtype).min
     x = pad(x, [(n, n) for n in around], fill)
     axes = tuple(range(2 + rank, 2 + 2 * rank))
     return apply(windows, x, kernel=kernel, stride=steps, dilation=spread), axes

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, fail
 from schuss.functions.arguments import cast
-from schuss.functions.elementwise import cos, less, log, sin, sqrt
+from schuss.functions.elementwise import cos, less, log, minimum, sin, sqrt
 from schuss.functions.manipulation import concat, reshape
 from schuss.graph import apply, data, wrap
 from schuss.ops.random import random_bits
@@ -33,6 +35,9 @@ def bits(shape: int | Sequence[int], *, generator: Generator | None = None) -> T
     return apply(random_bits, wrap(data(state)), shape=sizes)
 
 
+_DIGITS = {dtypes.float32: 24, dtypes.float16: 11, dtypes.bfloat16: 8}
+
+
 def uniform(
     shape: int | Sequence[int] = (),
     low: float = 0.0,
@@ -41,20 +46,28 @@ def uniform(
     dtype: Any = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Numbers evenly distributed over low <= x < high. float32 by default, with 24 random bits each (float64: 52)."""
+    """Numbers evenly distributed over low <= x < high. float32 by default.
+
+    Each has as many random bits as its dtype has digits: 24, or 52 for float64, 11 for float16, 8 for bfloat16.
+    """
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
     if not dtypes.is_floating(kind):
         raise fail(DTypeError, "uniform", "needs a floating dtype", dtype=kind)
+    if not low <= high:
+        raise fail(ArgumentError, "uniform", "low must not be above high", low=low, high=high)
     sizes = _sizes(shape)
     if kind == dtypes.float64:
         pairs = cast(bits((*sizes, 2), generator=generator), dtypes.float64)
         high_bits, low_bits = pairs[..., 0], pairs[..., 1]
         unit = ((high_bits * 2.0**20) + (low_bits * 2.0**-12).floor()) * 2.0**-52
     else:
-        unit = cast(bits(sizes, generator=generator) >> 8, dtypes.float32) * 2.0**-24
-    if (low, high) != (0.0, 1.0):
-        unit = low + (high - low) * unit
-    return cast(unit, kind)
+        digits = _DIGITS[kind]  # more would round up to 1
+        drawn = bits(sizes, generator=generator) >> (32 - digits)
+        unit = cast(drawn, dtypes.float32) * 2.0**-digits
+    if (low, high) == (0.0, 1.0):
+        return cast(unit, kind)
+    below = np.nextafter(np.asarray(high, kind), np.asarray(low, kind))  # rounding may reach `high`
+    return minimum(cast(low + (high - low) * unit, kind), below)
 
 
 def normal(

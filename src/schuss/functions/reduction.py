@@ -10,7 +10,7 @@ from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.errors import ArgumentError, DTypeError, fail
 from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, floating
-from schuss.functions.elementwise import exp, isfinite, log, sqrt, where
+from schuss.functions.elementwise import exp, isfinite, log, root_of_squares, where
 from schuss.graph import Op, apply, scalar
 from schuss.ops import reduction as ops
 from schuss.ops.broadcast import broadcast_to, sum_
@@ -107,13 +107,18 @@ def _count(x: Tensor, axis: Axis) -> int:
     return math.prod(x.shape[i] for i in normalize_axes("mean", axis, x.ndim))
 
 
+def _wide(x: Tensor) -> Tensor:
+    """x in float32 where it is of half precision, in which totals soon overflow."""
+    return cast(x, dtypes.accumulator(x.dtype))
+
+
 @array_api_names
 def mean(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The arithmetic mean over `axis`. NaN over nothing. Raises DTypeError for integers."""
     x = _floating(x, "mean")
-    total = sum(x, axis=axis, keepdims=keepdims)
+    total = sum(_wide(x), axis=axis, keepdims=keepdims)
     count = _count(x, axis)
-    return total / float(count) if count else total * math.nan
+    return cast(total / float(count) if count else total * math.nan, x.dtype)
 
 
 @array_api_names
@@ -121,19 +126,19 @@ def var(
     x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0
 ) -> Tensor:
     """The variance over `axis`: squared distances from the mean, divided by N - correction."""
-    x = _floating(x, "var")
-    centred = x - mean(x, axis=axis, keepdims=True)
+    x = _real(_floating(x, "var"), "var")
+    centred = _wide(x) - mean(_wide(x), axis=axis, keepdims=True)
     total = sum(centred * centred, axis=axis, keepdims=keepdims)
     freedom = _count(x, axis) - correction
-    return total / float(freedom) if freedom > 0 else total * math.nan
+    return cast(total / float(freedom) if freedom > 0 else total * math.nan, x.dtype)
 
 
 @array_api_names
 def std(
     x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0
 ) -> Tensor:
-    """The standard deviation over `axis`: the root of `var`."""
-    return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
+    """The standard deviation over `axis`: the root of `var`. Gradient 0 where it is 0."""
+    return root_of_squares(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
 
 @array_api_names

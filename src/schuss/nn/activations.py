@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from schuss.errors import ShapeError, fail
 from schuss.functions import neural
 from schuss.functions.arguments import array_api_names
 from schuss.functions.creation import full
@@ -154,6 +155,9 @@ class PReLU(Module):
     def forward(self, x: Tensor) -> Tensor:
         x = tensor_argument("PReLU", x)
         slope: Tensor = self.weight
-        if x.ndim > 2 and self.weight.size > 1:
+        if slope.size > 1 and (x.ndim < 2 or x.shape[1] != slope.size):
+            raise fail(ShapeError, "PReLU", f"x must have {slope.size} channels on axis 1", x=x,
+                       weight=slope)  # fmt: skip
+        if x.ndim > 2 and slope.size > 1:
             slope = slope.reshape((-1,) + (1,) * (x.ndim - 2))
         return where(x > 0, x, x * slope)

@@ -288,14 +288,13 @@ class Sequential(Module):
 
     def __init__(self, *layers: Module) -> None:
         super().__init__()
-        for i, layer in enumerate(layers):
-            if not isinstance(layer, Module):
-                raise fail(ArgumentTypeError, "Sequential", f"layer {i} is no Module but {type(layer).__name__}",
-                           hint="nn.ReLU() instead of a function; Sequential(*layers) for a list")  # fmt: skip
-        self.layers = list(layers)
+        self.layers: list[Module] = []
+        for layer in layers:
+            self.append(layer)
 
     def children(self) -> dict[str, Module]:
-        return {str(i): layer for i, layer in enumerate(self.layers)}
+        named = super().children()
+        return {name.removeprefix("layers."): each for name, each in named.items()}
 
     def forward(self, x: Any) -> Any:
         for layer in self.layers:
@@ -304,6 +303,10 @@ class Sequential(Module):
 
     def append(self, layer: Module) -> Sequential:
         """Add a layer at the end; returns the module."""
+        if not isinstance(layer, Module):
+            kind = type(layer).__name__
+            raise fail(ArgumentTypeError, "Sequential", f"layer {len(self)} is no Module but {kind}",
+                       hint="nn.ReLU() instead of a function; Sequential(*layers) for a list")  # fmt: skip
         self.layers.append(layer)
         return self
 

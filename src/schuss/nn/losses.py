@@ -20,6 +20,7 @@ from schuss.functions.reduction import mean, sum
 from schuss.graph import apply
 from schuss.nn.module import Module
 from schuss.ops.indexing import gather
+from schuss.ops.infer import broadcast_shapes
 from schuss.tensor import Tensor
 
 
@@ -65,10 +66,7 @@ def huber_loss(
     """d**2 / 2 up to |d| = delta, delta * (|d| - delta / 2) beyond (Huber, 1964); d = x - y."""
     if delta <= 0:
         raise fail(ArgumentError, "huber_loss", "delta must be positive", delta=delta)
-    x, y = _pair("huber_loss", input, target)
-    distance = abs(x - y)
-    near = minimum(distance, delta)
-    return _reduced("huber_loss", near * (distance - 0.5 * near), reduction)
+    return _huber("huber_loss", input, target, reduction, delta)
 
 
 def smooth_l1_loss(
@@ -77,7 +75,16 @@ def smooth_l1_loss(
     """The Huber loss with delta = beta, divided by beta."""
     if beta <= 0:
         raise fail(ArgumentError, "smooth_l1_loss", "beta must be positive", beta=beta)
-    return huber_loss(input, target, reduction, beta) / beta
+    return _huber("smooth_l1_loss", input, target, reduction, beta) / beta
+
+
+def _huber(
+    where_: str, input: ArrayLike, target: ArrayLike, reduction: str, delta: float
+) -> Tensor:
+    x, y = _pair(where_, input, target)
+    distance = abs(x - y)
+    near = minimum(distance, delta)
+    return _reduced(where_, near * (distance - 0.5 * near), reduction)
 
 
 # --- two classes ------------------------------------------------------------------------------------
@@ -101,7 +108,16 @@ def binary_cross_entropy_with_logits(
     if pos_weight is None:
         losses = softplus(x) - x * y
     else:
-        losses = (1 - y) * x + (1 + (as_tensor(pos_weight) - 1) * y) * softplus(-x)
+        weights = cast(as_tensor(pos_weight), x.dtype)
+        if broadcast_shapes("binary_cross_entropy_with_logits", x.shape, weights.shape) != x.shape:
+            raise fail(
+                ShapeError,
+                "binary_cross_entropy_with_logits",
+                "pos_weight must have the last axes of the input",
+                input=x,
+                pos_weight=weights,
+            )
+        losses = (1 - y) * x + (1 + (weights - 1) * y) * softplus(-x)
     return _reduced("binary_cross_entropy_with_logits", losses, reduction)
 
 
@@ -160,19 +176,17 @@ def cross_entropy(
     x, y = floating(input, "cross_entropy"), as_tensor(target, "cross_entropy")
     if x.ndim == 0:
         raise fail(ShapeError, "cross_entropy", "logits need an axis of classes", input=x)
-    if x.ndim == 1:
-        x, y = x.expand_dims(0), y.expand_dims(0)
     if not 0 <= label_smoothing <= 1:
         raise fail(ArgumentError, "cross_entropy", "label_smoothing lies between 0 and 1",
                    label_smoothing=label_smoothing)  # fmt: skip
-    logs = log_softmax(x, axis=1)
+    axis = _class_axis(x)
+    logs = log_softmax(x, axis=axis)
     if dtypes.is_floating(y.dtype):
         return _soft_cross_entropy(x, logs, y, weight, reduction, label_smoothing)
     losses, weights = _picked("cross_entropy", logs, y, weight, ignore_index)
     if label_smoothing:
-        each = -logs if weight is None else -logs * _along_classes(weight, logs)
-        spread = mean(each, axis=1)
-        spread = where(y == ignore_index, 0, spread)
+        each = -logs if weight is None else -logs * _along_classes("cross_entropy", weight, logs)
+        spread = where(cast(y, dtypes.int64) == ignore_index, 0, mean(each, axis=axis))
         losses = (1 - label_smoothing) * losses + label_smoothing * spread
     return (
         _weighted_mean(losses, weights)
@@ -181,8 +195,22 @@ def cross_entropy(
     )
 
 
-def _along_classes(weight: ArrayLike, logs: Tensor) -> Tensor:
-    return as_tensor(weight).reshape((1, -1) + (1,) * (logs.ndim - 2))
+def _class_axis(x: Tensor) -> int:
+    """Where the classes are: (C,) or (N, C, ...)."""
+    return min(1, x.ndim - 1)
+
+
+def _class_weights(where_: str, weight: ArrayLike, logs: Tensor) -> Tensor:
+    table = cast(as_tensor(weight), logs.dtype)
+    if table.shape != (logs.shape[_class_axis(logs)],):
+        raise fail(ShapeError, where_, "there must be one weight for each class", input=logs,
+                   weight=table)  # fmt: skip
+    return table
+
+
+def _along_classes(where_: str, weight: ArrayLike, logs: Tensor) -> Tensor:
+    table = _class_weights(where_, weight, logs)
+    return table.reshape((-1,) + (1,) * (logs.ndim - 1 - _class_axis(logs)))
 
 
 def _soft_cross_entropy(x: Tensor, logs: Tensor, y: Tensor, weight: ArrayLike | None, reduction: str,
@@ -190,11 +218,13 @@ def _soft_cross_entropy(x: Tensor, logs: Tensor, y: Tensor, weight: ArrayLike | 
     if x.shape != y.shape:
         raise fail(ShapeError, "cross_entropy", "target probabilities must have the shape of the input", input=x,
                    target=y, hint="classes must be integers: target.astype(schuss.int64)")  # fmt: skip
+    axis, y = _class_axis(x), cast(y, x.dtype)
     if smoothing:
-        y = y * (1 - smoothing) + smoothing / x.shape[1]
-    each = logs * y if weight is None else logs * y * _along_classes(weight, logs)
-    losses = -sum(each, axis=1)
-    return _reduced("cross_entropy", losses, reduction)
+        y = y * (1 - smoothing) + smoothing / x.shape[axis]
+    each = logs * y
+    if weight is not None:
+        each = each * _along_classes("cross_entropy", weight, logs)
+    return _reduced("cross_entropy", -sum(each, axis=axis), reduction)
 
 
 def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
@@ -202,7 +232,8 @@ def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
     """Minus the log-probability of each target, weighted, and the weights."""
     if not dtypes.is_integral(y.dtype):
         raise fail(DTypeError, where_, "classes must be integers", input=logs, target=y)
-    expected = (logs.shape[0], *logs.shape[2:])
+    axis = _class_axis(logs)
+    expected = (*logs.shape[:axis], *logs.shape[axis + 1 :])
     if y.shape != expected:
         hint = "target.squeeze(-1) drops the last axis" if y.shape == (*expected, 1) else None
         raise fail(ShapeError, where_, f"target must have the shape {expected}: the input's without the classes",
@@ -210,23 +241,16 @@ def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
     y = cast(y, dtypes.int64)
     ignored = y == ignore_index
     classes = where(ignored, 0, y)
-    flat = moveaxis(logs, 1, -1).reshape((-1, logs.shape[1])) if logs.ndim > 2 else logs
-    rows = arange(flat.shape[0])
+    rows_last = (y.size, logs.shape[axis])
+    flat = logs if logs.ndim == 2 else moveaxis(logs, axis, -1).reshape(rows_last)
+    rows = arange(y.size)
     chosen = apply(gather, flat, rows, classes.reshape((-1,)), axes=(0, 1), wrap=False).reshape(
         y.shape
     )
     if weight is None:
         weights = cast(logical_not(ignored), logs.dtype)
     else:
-        table = cast(as_tensor(weight), logs.dtype)
-        if table.shape != (logs.shape[1],):
-            raise fail(
-                ShapeError,
-                where_,
-                "there must be one weight for each class",
-                input=logs,
-                weight=table,
-            )
+        table = _class_weights(where_, weight, logs)
         weights = where(ignored, 0, apply(gather, table, classes, axes=(0,), wrap=False))
     return where(ignored, 0, -chosen * weights), weights
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.context import Scope, context
+from schuss.devices import Device, as_device
 from schuss.errors import ArgumentTypeError, ModuleError, StateDictError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast
-from schuss.graph import Handle
 from schuss.tensor import Tensor
 
 
@@ -138,13 +138,14 @@ class Module:
         present = self.__dict__.get(name)
         if (
             isinstance(present, (Parameter, Buffer))
-            and isinstance(value, Handle)
-            and type(value) is Tensor
+            and value is not None
+            and not isinstance(value, (Parameter, Buffer))
         ):
+            kind = "a plain tensor" if isinstance(value, Tensor) else type(value).__name__
             raise fail(
                 ModuleError,
                 f"{type(self).__name__}.{name}",
-                f"is a {type(present).__name__} and would be replaced by a plain tensor",
+                f"is a {type(present).__name__} and would be replaced by {kind}",
                 hint=f"self.{name}.assign(value) changes its value; wrap the value to replace it",
             )
         object.__setattr__(self, name, value)
@@ -296,9 +297,12 @@ class Module:
         for each in self.parameters():
             each.grad = None
 
-    def to(self, dtype: Any) -> Any:
-        """Cast all floating parameters and buffers to a dtype; returns the module."""
-        wanted = dtypes.as_dtype(dtype)
+    def to(self, target: Any) -> Any:
+        """Cast all floating parameters and buffers to a dtype, or move to a device; returns it."""
+        if isinstance(target, Device) or target == "cpu":
+            as_device(target)
+            return self
+        wanted = dtypes.as_dtype(target)
         for each in [*self.parameters(), *self.buffers()]:
             if dtypes.is_floating(each.dtype):
                 leaf = each._node.owner is not None
@@ -327,9 +331,13 @@ class Module:
 
     def __repr__(self) -> str:
         lines = []
+        above: list[str] = []  # the paths of the layers that contain the next one
         for path, module in self.named_modules().items():
-            depth = path.count(".") + 1 if path else 0
-            name = f"{path.rpartition('.')[2]}: " if path else ""
+            while above and not path.startswith(above[-1]):
+                above.pop()
+            depth, inner = len(above), path.removeprefix(above[-1] if above else "")
+            above.append(f"{path}." if path else "")
+            name = f"{inner}: " if path else ""
             count = module.parameter_count()
             shown = f"  # {count:,} parameters" if count else ""
             lines.append(f"{'  ' * depth}{name}{type(module).__name__}({module.describe()}){shown}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from schuss.context import no_grad
-from schuss.errors import ArgumentError, fail
+from schuss.errors import ArgumentError, ArgumentTypeError, fail
 from schuss.functions.creation import zeros
 from schuss.functions.elementwise import abs, clip, maximum, minimum
 from schuss.functions.linalg import norm
@@ -29,7 +29,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float, norm_type: flo
         raise fail(
             ArgumentError, "clip_grad_norm", "norm_type is 2 or infinity", norm_type=norm_type
         )
-    held = [p for p in parameters if p.grad is not None]
+    held = _with_gradient("clip_grad_norm", parameters)
     with no_grad():
         if not held:
             return zeros(())
@@ -51,6 +51,13 @@ def clip_grad_value(parameters: Iterable[Tensor], clip_value: float) -> None:
             ArgumentError, "clip_grad_value", "clip_value must be positive", clip_value=clip_value
         )
     with no_grad():
-        for p in parameters:
-            if p.grad is not None:
-                p.grad = clip(p.grad, -clip_value, clip_value)
+        for p in _with_gradient("clip_grad_value", parameters):
+            assert p.grad is not None
+            p.grad = clip(p.grad, -clip_value, clip_value)
+
+
+def _with_gradient(where: str, parameters: Iterable[Tensor]) -> list[Tensor]:
+    if isinstance(parameters, Tensor):
+        raise fail(ArgumentTypeError, where, "parameters must be a list of tensors",
+                   hint="wrap the tensor: [tensor]")  # fmt: skip
+    return [p for p in parameters if p.grad is not None]

@@ -41,6 +41,10 @@ class Schedule:
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def _set(self) -> None:
+        if len(self.base_lrs) != len(self.optimizer.param_groups):
+            raise fail(ArgumentError, type(self).__name__, "has a rate for each group of the optimizer",
+                       rates=self.base_lrs, groups=len(self.optimizer.param_groups),
+                       hint="make the schedule after the last add_param_group")  # fmt: skip
         t = self.last_step
         factor = (t + 1) / (self.warmup + 1) if t < self.warmup else self.factor(t - self.warmup)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):

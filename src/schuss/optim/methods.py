@@ -93,7 +93,7 @@ class Adam(Optimizer):
         v = b2 * state["v"] + (1 - b2) * (g * g) if t > 1 else (1 - b2) * (g * g)
         state.update(step=t, m=m, v=v)
         if group["amsgrad"]:
-            v = state["largest_v"] = maximum(state["largest_v"], v) if t > 1 else v
+            v = state["largest_v"] = maximum(state.get("largest_v", v), v)
         size = sqrt(v) * (1 - b2**t) ** -0.5 + group["eps"]
         return p - (group["lr"] / (1 - b1**t)) * (m / size)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from schuss import dtypes
 from schuss.context import no_grad
-from schuss.errors import ArgumentError, ArgumentTypeError, StateDictError, fail
+from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, StateDictError, fail
 from schuss.execution.evaluate import evaluate_pending
 from schuss.functions.arguments import adopt, as_tensor, cast
 from schuss.tensor import Tensor
@@ -39,16 +40,24 @@ class Optimizer:
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with settings of their own."""
         where = type(self).__name__
+        if not isinstance(group, Mapping):
+            raise fail(ArgumentTypeError, where, f"a group is a dict, got {type(group).__name__}",
+                       hint='{"params": [...], "lr": ...}')  # fmt: skip
         unknown = set(group) - {"params", "names"} - set(self.defaults)
         if unknown or "params" not in group:
             raise fail(ArgumentError, where, f"a group has 'params' and settings out of {sorted(self.defaults)}",
                        group=sorted(group))  # fmt: skip
         given = group["params"]
         tensors = [given] if isinstance(given, Tensor) else list(given)
-        names = group.get("names") or getattr(given, "names", None)
-        taken = [name for each in self.param_groups for name in each["names"]]
-        if names is None:
+        taken = {name for each in self.param_groups for name in each["names"]}
+        names = list(group.get("names") or getattr(given, "names", None) or [])
+        if not names:
             names = [f"param_{len(taken) + i}" for i in range(len(tensors))]
+        elif "names" not in group and taken.intersection(names):
+            names = [f"group{len(self.param_groups)}.{name}" for name in names]
+        if len(names) != len(tensors):
+            raise fail(ArgumentError, where, "a group needs as many names as parameters", names=names,
+                       params=len(tensors))  # fmt: skip
         known = {id(p) for each in self.param_groups for p in each["params"]}
         for name, each in zip(names, tensors, strict=True):
             if not isinstance(each, Tensor):
@@ -64,10 +73,13 @@ class Optimizer:
                 )
             if id(each) in known or name in taken:
                 raise fail(ArgumentError, where, f"{name} is given twice", tensor=each)
+            if not dtypes.is_floating(each.dtype):
+                raise fail(DTypeError, where, f"{name} has no floating dtype", tensor=each)
             known.add(id(each))
+            taken.add(name)
         settings = {key: group.get(key, default) for key, default in self.defaults.items()}
         self.check(settings)
-        self.param_groups.append({"params": tensors, "names": list(names), **settings})
+        self.param_groups.append({"params": tensors, "names": names, **settings})
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raise ArgumentError for settings that make no sense."""
@@ -96,7 +108,7 @@ class Optimizer:
         with no_grad():
             for group in self.param_groups:
                 for name, p in zip(group["names"], group["params"], strict=True):
-                    if p.grad is None:
+                    if p.grad is None or not p.requires_grad:  # frozen since
                         continue
                     g = cast(p.grad, p.dtype)
                     p.assign(self.update(p.detach(), g, self.state.setdefault(name, {}), group))
@@ -121,6 +133,9 @@ class Optimizer:
         Raises StateDictError where parameter names or shapes differ.
         """
         where = f"{type(self).__name__}.load_state_dict"
+        for key in ("state", "groups"):
+            if key not in saved:
+                raise fail(StateDictError, where, f"the saved state has no {key!r}", saved=list(saved))
         own = [group["names"] for group in self.param_groups]
         theirs = [list(group.get("names", [])) for group in saved["groups"]]
         if own != theirs:
@@ -131,22 +146,32 @@ class Optimizer:
                 saved=theirs,
                 here=own,
             )
-        shapes = {
-            n: p.shape
-            for g in self.param_groups
-            for n, p in zip(g["names"], g["params"], strict=True)
+        settings = [
+            {key: _tupled(value) for key, value in group.items() if key != "names"}
+            for group in saved["groups"]
+        ]
+        for each in settings:
+            if set(each) != set(self.defaults):
+                raise fail(StateDictError, where, "the saved settings are not this optimizer's",
+                           saved=sorted(each), here=sorted(self.defaults))  # fmt: skip
+            self.check(each)
+        own_tensors = {
+            name: p
+            for group in self.param_groups
+            for name, p in zip(group["names"], group["params"], strict=True)
         }
         state: dict[str, dict[str, Any]] = {}
         for name, slots in saved["state"].items():
-            if name not in shapes:
+            if name not in own_tensors:
                 raise fail(StateDictError, where, f"there is no parameter {name!r}")
-            state[name] = {slot: _from_saved(as_tensor(value)) for slot, value in slots.items()}
+            p = own_tensors[name]
+            state[name] = {slot: _from_saved(as_tensor(v), p) for slot, v in slots.items()}
             for slot, value in state[name].items():
-                if isinstance(value, Tensor) and value.shape != shapes[name]:
-                    raise fail(StateDictError, where, f"{slot} of {name} has another shape", saved=value,
-                               parameter=shapes[name])  # fmt: skip
-        for group, settings in zip(self.param_groups, saved["groups"], strict=True):
-            group.update({key: _tupled(value) for key, value in settings.items()})
+                if isinstance(value, Tensor) and value.shape != p.shape:
+                    raise fail(StateDictError, where, f"{slot} of {name} has another shape",
+                               saved=value, parameter=p)  # fmt: skip
+        for group, each in zip(self.param_groups, settings, strict=True):
+            group.update(each)
         self.state = state
 
     def __repr__(self) -> str:
@@ -163,6 +188,9 @@ def _as_groups(where: str, params: Any) -> list[Mapping[str, Any]]:
             "params must be a list of tensors",
             hint="wrap the tensor: [tensor]",
         )
+    if not isinstance(params, Iterable):
+        raise fail(ArgumentTypeError, where, f"params must be a list of tensors, got {params!r}",
+                   hint="pass model.parameters()")  # fmt: skip
     if isinstance(params, Mapping):  # model.named_parameters()
         params = {"params": list(params.values()), "names": list(params)}
         return [params]
@@ -179,8 +207,9 @@ def _as_saved(value: Any) -> Tensor:
     return value.detach() if isinstance(value, Tensor) else adopt(np.asarray(value, np.int64))
 
 
-def _from_saved(value: Tensor) -> Any:
-    return value.item() if value.ndim == 0 and value.dtype == np.int64 else value
+def _from_saved(value: Tensor, p: Tensor) -> Any:
+    """A count as a number, else a tensor in the dtype of its parameter."""
+    return value.item() if value.ndim == 0 and value.dtype == np.int64 else cast(value, p.dtype)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from schuss.errors import ArgumentError, fail
 from schuss.training.checkpoint import Checkpoints
+from schuss.training.files import make_folder
 from schuss.training.history import Record, append_json_line, write_json_lines
 from schuss.training.state import as_array
 
@@ -118,7 +119,7 @@ class EarlyStopping(Callback):
     def _value(self, record: Record) -> float:
         value = record.get(self.monitor)
         if not isinstance(value, (int, float)):
-            known = ", ".join(name for name, each in record.items() if isinstance(each, float))
+            known = [name for name, each in record.items() if isinstance(each, float)]
             raise fail(
                 ArgumentError,
                 "EarlyStopping",
@@ -170,6 +171,7 @@ class JSONLines(Callback):
         self.path = Path(path)
 
     def on_fit_begin(self, trainer: Trainer) -> None:
+        make_folder(self.path.parent)
         write_json_lines(self.path, trainer.history)
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:

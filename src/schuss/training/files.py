@@ -64,7 +64,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     temporary = hidden_name(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         temporary.mkdir()
         yield temporary
         for file in sorted(temporary.rglob("*")):
@@ -78,6 +78,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise storage_error("atomic_folder", target, problem) from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise storage_error("make_folder", path, problem) from problem
 
 
 def remove_folder(path: Path) -> None:

@@ -59,8 +59,8 @@ class History:
         """
         names = {key: None for record in self.records for key in record}
         if name not in names:
-            known = ", ".join(names) or "none, the history is empty"
-            raise fail(ArgumentError, "History", f"no record has an entry {name!r}", known=known)
+            problem = f"no record has an entry {name!r}"
+            raise fail(ArgumentError, "History", problem, known=list(names))
         return [record.get(name) for record in self.records]
 
     def state_dict(self) -> dict[str, Any]:

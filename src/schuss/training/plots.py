@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from schuss.errors import ArgumentError, fail, require
 from schuss.training.callbacks import Callback
-from schuss.training.files import atomic_write
+from schuss.training.files import atomic_write, make_folder
 from schuss.training.history import History, Record
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class LearningCurve(Callback):
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         require("matplotlib", "plot", "LearningCurve")  # or say so before the first epoch
+        make_folder(self.path.parent)
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         if trainer.epoch % self.every == 0 or trainer.stop or trainer.epoch >= trainer.epochs:

@@ -36,7 +36,7 @@ class ProgressBar(Callback):
         self._output = self.stream or sys.stdout
         if self._output.isatty():
             self._bar = _make_bar(self._output)
-            self._task = self._bar.add_task("", total=trainer.batches)
+            self._task = self._bar.add_task("", total=trainer.batches, values="")
             self._bar.start()
 
     def on_epoch_begin(self, trainer: Trainer) -> None:

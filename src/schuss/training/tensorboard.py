@@ -38,7 +38,10 @@ class TensorBoard(Callback):
     def on_fit_begin(self, trainer: Trainer) -> None:
         package = require("tensorboardX", "tensorboard", "TensorBoard")
         first = trainer.step + 1 if trainer.step else 0
-        self._writer = package.SummaryWriter(str(self.folder), purge_step=first)
+        # The package names files by the second: the suffix tells quick successors apart.
+        self._writer = package.SummaryWriter(
+            str(self.folder), purge_step=first, filename_suffix=f".from-{first}"
+        )
 
     def on_batch_end(self, trainer: Trainer) -> None:
         if self.every_steps is not None and trainer.step % self.every_steps == 0:

@@ -1,0 +1,67 @@
+"""Distinct elements. How many there are decides the shapes, so these are computed at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from schuss.functions.arguments import ArrayLike, as_tensor
+from schuss.graph import data, wrap
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+
+class UniqueAll(NamedTuple):
+    """Values, where each first occurs, which of them each element is, and how often each occurs."""
+
+    values: Tensor
+    indices: Tensor
+    inverse_indices: Tensor
+    counts: Tensor
+
+
+class UniqueCounts(NamedTuple):
+    """Values, and how often each occurs."""
+
+    values: Tensor
+    counts: Tensor
+
+
+class UniqueInverse(NamedTuple):
+    """Values, and which of them each element is."""
+
+    values: Tensor
+    inverse_indices: Tensor
+
+
+def _wrapped(array: Any) -> Tensor:
+    return wrap(data(np.asarray(array)))
+
+
+def unique_all(x: ArrayLike, /) -> UniqueAll:
+    """The distinct elements in ascending order, with first positions, inverse and counts. NaN are distinct."""
+    array = as_tensor(x, "unique").numpy()
+    values, first, inverse, counts = np.unique(
+        array, return_index=True, return_inverse=True, return_counts=True, equal_nan=False
+    )
+    found = (values, first, inverse.reshape(array.shape), counts)
+    return UniqueAll(*[_wrapped(each) for each in found])
+
+
+def unique_counts(x: ArrayLike, /) -> UniqueCounts:
+    """The distinct elements in ascending order, and how often each occurs."""
+    found = unique_all(x)
+    return UniqueCounts(found.values, found.counts)
+
+
+def unique_inverse(x: ArrayLike, /) -> UniqueInverse:
+    """The distinct elements in ascending order, and which of them each element is."""
+    found = unique_all(x)
+    return UniqueInverse(found.values, found.inverse_indices)
+
+
+def unique_values(x: ArrayLike, /) -> Tensor:
+    """The distinct elements in ascending order."""
+    return unique_all(x).values
