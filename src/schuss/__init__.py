@@ -75,17 +75,50 @@ pi = math.pi
 __array_api_version__ = "2024.12"
 
 
+__all__ = [
+    "Device", "Generator", "Run", "Tensor", "__version__", "abs", "acos", "acosh", "add", "all",
+    "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh", "astype",
+    "atan", "atan2", "atanh", "bfloat16", "bitwise_and", "bitwise_invert", "bitwise_left_shift",
+    "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bool", "bool_", "broadcast_arrays",
+    "broadcast_to", "can_cast", "ceil", "check_gradients", "clip", "complex128", "complex64",
+    "concat", "conj", "copysign", "cos", "cosh", "count_nonzero", "cumulative_prod",
+    "cumulative_sum", "diff", "divide", "e", "einsum", "empty", "empty_like", "enable_grad",
+    "equal", "erf", "evaluate", "exp", "expand_dims", "expm1", "eye", "finfo", "flatten",
+    "flip", "float16", "float32", "float64", "floor", "floor_divide", "from_dlpack", "full",
+    "full_like", "grad", "greater", "greater_equal", "hypot", "iinfo", "imag", "inf", "int16",
+    "int32", "int64", "int8", "isdtype", "isfinite", "isinf", "isnan", "last_run", "less",
+    "less_equal", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed",
+    "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum",
+    "moveaxis", "multiply", "nan", "negative", "newaxis", "nextafter", "no_grad", "nonzero",
+    "norm", "not_equal", "one_hot", "ones", "ones_like", "outer", "pad", "permute_dims", "pi",
+    "positive", "pow", "prod", "real", "reciprocal", "relu", "remainder", "repeat", "reshape",
+    "result_type", "roll", "round", "rsqrt", "searchsorted", "sigmoid", "sign", "signbit",
+    "sin", "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack",
+    "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "tensor", "tensordot",
+    "tile", "topk", "tril", "triu", "trunc", "uint16", "uint32", "uint64", "uint8",
+    "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack",
+    "value_and_grad", "var", "vecdot", "where", "zeros", "zeros_like",
+]  # fmt: skip
+
+
 def evaluate(*tensors: Tensor) -> None:
     """Compute the values of these tensors now, in one evaluation."""
     _evaluate_nodes([each._node for each in tensors])
 
 
-_LAZY = {"autodiff", "data", "debug", "functions", "nn", "optim", "random", "training"}
+# Imported when first used, so that `import schuss` stays light.
+_MODULES = {"data", "debug", "nn", "optim", "training"}
+_FUNCTIONS = {
+    "__array_namespace_info__": "schuss.functions.info",
+    "load": "schuss.safetensors",
+    "save": "schuss.safetensors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name in _MODULES:
         return importlib.import_module(f"schuss.{name}")
-    if name == "__array_namespace_info__":
-        return importlib.import_module("schuss.functions.info").__array_namespace_info__
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     raise AttributeError(f"module 'schuss' has no attribute {name!r}")

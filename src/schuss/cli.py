@@ -47,12 +47,17 @@ def recipes() -> None:
 
     for each in all_recipes().values():
         print(f"{each.name}\n    {each.summary}\n    target: {each.target}")
-        print("    settings: " + " ".join(f"{n}={_shown(p.default)}" for n, p in each.settings.items()))
+        print(
+            "    settings: "
+            + " ".join(f"{n}={_shown(p.default)}" for n, p in each.settings.items())
+        )
 
 
 @app.command(context_settings={"help_option_names": []})
 def train(
-    recipe: Annotated[str, typer.Argument(help="The name of a recipe; `schuss recipes` lists them.")] = "",
+    recipe: Annotated[
+        str, typer.Argument(help="The name of a recipe; `schuss recipes` lists them.")
+    ] = "",
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe.")
     ] = None,
@@ -80,8 +85,14 @@ def train(
     figure = found.function(**values)
     seconds = time.perf_counter() - started
     full, target = found.is_full(values), found.target
-    verdict = ("reached" if target.is_reached(figure) else "MISSED") if full else "not judged: a shortened run"
-    print(f"{found.name}: {target.figure} {figure:{target.show}} after {seconds:.1f} s; target: {target} ({verdict})")
+    verdict = (
+        ("reached" if target.is_reached(figure) else "MISSED")
+        if full
+        else "not judged: a shortened run"
+    )
+    print(
+        f"{found.name}: {target.figure} {figure:{target.show}} after {seconds:.1f} s; target: {target} ({verdict})"
+    )
     if full and not target.is_reached(figure):
         raise typer.Exit(1)
 
@@ -97,11 +108,18 @@ def _shown(default: Any) -> str:
 
 
 def _describe(recipe: Recipe) -> str:
-    lines = [f"Usage: schuss train {recipe.name} [KEY=VALUE]...", "", inspect.getdoc(recipe.function) or "", ""]
+    lines = [
+        f"Usage: schuss train {recipe.name} [KEY=VALUE]...",
+        "",
+        inspect.getdoc(recipe.function) or "",
+        "",
+    ]
     lines += [f"Target of a full run: {recipe.target}", "", "Settings:"]
     width = max(map(len, recipe.settings))
     for name, each in recipe.settings.items():
-        lines.append(f"  {name:<{width}}  {_type_name(each.annotation)}, default {_shown(each.default)}")
+        lines.append(
+            f"  {name:<{width}}  {_type_name(each.annotation)}, default {_shown(each.default)}"
+        )
     return "\n".join(lines)
 
 

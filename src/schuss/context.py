@@ -27,7 +27,9 @@ class Context(threading.local):
         self.grad_enabled: bool = True
         self.scope: Scope | None = None
         self.pending: list[weakref.ref[Node]] = []  # recorded since the last full evaluation
-        self.pruned: int = 0  # nodes left out of `pending` since then, because nobody waits for them
+        self.pruned: int = (
+            0  # nodes left out of `pending` since then, because nobody waits for them
+        )
         self.pending_bytes: int = 0  # host data that entered the graph since then
 
 

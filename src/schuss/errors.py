@@ -68,6 +68,14 @@ class FileFormatError(SchussError, ValueError):
     """A file is damaged, cut short, or not what it should be."""
 
 
+class StorageError(SchussError, OSError):
+    """A file cannot be written or read: no space, no permission, not there."""
+
+
+class DataNotFoundError(SchussError, FileNotFoundError):
+    """The files of a data set are not on this machine, and could not be fetched."""
+
+
 class MissingDependencyError(SchussError, ImportError):
     """An optional package is needed and not installed."""
 

@@ -53,14 +53,18 @@ def test_gradient_argument() -> None:
 
 def test_gradient_of_another_shape_is_refused() -> None:
     x = leaf([1.0, 2.0])
-    with pytest.raises(ShapeError, match="the gradient must have the shape of the tensor") as caught:
+    with pytest.raises(
+        ShapeError, match="the gradient must have the shape of the tensor"
+    ) as caught:
         (x * x).backward(schuss.tensor([1.0]))
     assert "gradient: (1,) float32" in str(caught.value)
 
 
 def test_non_scalar_without_gradient_is_refused() -> None:
     x = leaf([1.0, 2.0])
-    with pytest.raises(GradientError, match="only a scalar has a gradient without further ado") as e:
+    with pytest.raises(
+        GradientError, match="only a scalar has a gradient without further ado"
+    ) as e:
         (x * x).backward()
     assert "hint: reduce it first, say loss.mean()" in str(e.value)
     assert __file__ in str(e.value)
@@ -168,7 +172,9 @@ def test_a_computed_tensor_cannot_stop_requiring() -> None:
 def test_leaf_in_place_is_refused_while_recording() -> None:
     x = leaf([1.0])
     for change in ("x += 1", "x[0] = 3", "x *= x"):
-        with pytest.raises(GradientError, match="a leaf that requires a gradient cannot be changed"):
+        with pytest.raises(
+            GradientError, match="a leaf that requires a gradient cannot be changed"
+        ):
             exec(change, {"x": x})
     assert x.tolist() == [1]
 

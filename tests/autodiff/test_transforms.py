@@ -152,7 +152,9 @@ def test_integers_are_refused() -> None:
 
 
 def test_numbers_are_refused() -> None:
-    with pytest.raises(ArgumentTypeError, match="can differentiate for tensors and lists, .* got float"):
+    with pytest.raises(
+        ArgumentTypeError, match="can differentiate for tensors and lists, .* got float"
+    ):
         grad(lambda x: x)(1.0)
 
 
@@ -310,7 +312,12 @@ def test_the_side_not_taken_leaks_nothing(name: str) -> None:
 
 
 def test_kinked_arcs_at_their_ends() -> None:
-    for f, end in ((schuss.asin, 1.0), (schuss.acos, 1.0), (schuss.acosh, 1.0), (schuss.atanh, 1.0)):
+    for f, end in (
+        (schuss.asin, 1.0),
+        (schuss.acos, 1.0),
+        (schuss.acosh, 1.0),
+        (schuss.atanh, 1.0),
+    ):
         g = grad(total(lambda x, f=f: schuss.where(x < -5, f(x), 0)))(t([end]))
         assert g.tolist() == [0]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from schuss.data.download import DataNotFoundError, download, find_files
-from schuss.errors import FileFormatError
+from schuss.data.download import download, find_files
+from schuss.errors import DataNotFoundError, FileFormatError
 
 CONTENT = b"some content " * 100_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

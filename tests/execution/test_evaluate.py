@@ -12,8 +12,8 @@ import schuss
 from schuss import last_run
 from schuss.context import context
 from schuss.errors import OutOfBoundsError
-from schuss.execution import evaluate_pending
 from schuss.execution import evaluate as evaluate_nodes
+from schuss.execution import evaluate_pending
 from schuss.execution.evaluate import admit, watchers
 from schuss.functions.arguments import adopt
 from schuss.graph import Node
@@ -252,7 +252,8 @@ def line_of_caller() -> int:
 
 def test_errors_of_values_name_the_line_that_recorded() -> None:
     x = schuss.arange(3)
-    y = x[schuss.tensor([7])]; line = line_of_caller()  # noqa: E702
+    y = x[schuss.tensor([7])]
+    line = line_of_caller()  # noqa: E702
     z = y + 1
     with pytest.raises(OutOfBoundsError, match=r"gather: index 7 is outside axis 0") as caught:
         z.numpy()

@@ -19,7 +19,9 @@ def tiny_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_large_a_result_is_refused(tiny_machine: None) -> None:
     x = schuss.ones((2**14, 1)) + schuss.ones((1, 2**15))  # 2 GiB
-    with pytest.raises(AllocationError, match=r"add: the result needs 2\.0 GiB, and 256\.0 MiB are left") as e:
+    with pytest.raises(
+        AllocationError, match=r"add: the result needs 2\.0 GiB, and 256\.0 MiB are left"
+    ) as e:
         x.numpy()
     assert "hint: use a smaller batch" in str(e.value)
     assert __file__ in str(e.value)
@@ -41,7 +43,9 @@ def test_a_refused_allocation_names_the_largest_values(monkeypatch: pytest.Monke
     run = module.run
     monkeypatch.setattr(module, "run", refuse)
     x = schuss.exp(schuss.tensor(np.ones(100)) + 1)
-    with pytest.raises(AllocationError, match=r"which the system refused; largest held: add \(100,\) float64"):
+    with pytest.raises(
+        AllocationError, match=r"which the system refused; largest held: add \(100,\) float64"
+    ):
         x.numpy()
 
 

@@ -106,7 +106,9 @@ def test_random_keys_read_as_numpy_reads_them() -> None:
 def test_random_keys_with_tensors_in_them() -> None:
     for x, key in cases(1, 200):
         parts = key if isinstance(key, tuple) else (key,)
-        wrapped = tuple(schuss.tensor(part) if isinstance(part, np.ndarray) else part for part in parts)
+        wrapped = tuple(
+            schuss.tensor(part) if isinstance(part, np.ndarray) else part for part in parts
+        )
         np.testing.assert_array_equal(schuss.tensor(x)[wrapped].numpy(), x[parts])
 
 
@@ -293,7 +295,9 @@ def test_index_array_out_of_bounds_names_value_axis_and_line() -> None:
     x = schuss.zeros((2, 3))
     line = inspect.currentframe().f_lineno + 1
     y = x[:, schuss.tensor([0, -4])]
-    with pytest.raises(OutOfBoundsError, match="index -4 is outside axis 1: allowed are from -3 to 2") as e:
+    with pytest.raises(
+        OutOfBoundsError, match="index -4 is outside axis 1: allowed are from -3 to 2"
+    ) as e:
         y.numpy()
     assert f"at: {__file__}:{line}" in str(e.value)
     with pytest.raises(OutOfBoundsError, match="allowed are none, the axis is empty"):
@@ -317,7 +321,11 @@ def test_write_out_of_bounds() -> None:
         (slice(0.5, None), ArgumentTypeError, "bad slice"),
         (slice(None, None, 0), ArgumentTypeError, "bad slice .*: slice step cannot be zero"),
         ([0.5], DTypeError, "an index array must be of integers or booleans"),
-        (np.ones(3, bool), OutOfBoundsError, r"a mask of shape \(3,\) stands for axes of shape \(2,\)"),
+        (
+            np.ones(3, bool),
+            OutOfBoundsError,
+            r"a mask of shape \(3,\) stands for axes of shape \(2,\)",
+        ),
         (np.ones((2, 3, 1), bool), (ShapeError, OutOfBoundsError), "mask"),
         (([0, 1], [0, 1, 2]), ShapeError, "the shapes do not broadcast"),
     ],
@@ -400,5 +408,7 @@ def test_one_hot() -> None:
     with pytest.raises(DTypeError, match="labels must be integers"):
         schuss.one_hot([1.0], 2)
     for bad in (2, -1):
-        with pytest.raises(OutOfBoundsError, match=f"index {bad} is outside axis 0: allowed are from 0"):
+        with pytest.raises(
+            OutOfBoundsError, match=f"index {bad} is outside axis 0: allowed are from 0"
+        ):
             schuss.one_hot([bad], 2).numpy()

@@ -96,7 +96,9 @@ def test_empty_batch(name: str) -> None:
     assert layer(schuss.zeros(shape)).numpy().shape == shape
 
 
-@pytest.mark.parametrize("name", ["Softplus", "LogSigmoid", "SiLU", "Sigmoid", "ELU", "SELU", "GELU", "Tanh"])
+@pytest.mark.parametrize(
+    "name", ["Softplus", "LogSigmoid", "SiLU", "Sigmoid", "ELU", "SELU", "GELU", "Tanh"]
+)
 def test_far_out(name: str) -> None:
     layer, _ = CASES[name]
     x = schuss.tensor([-1e4, 1e4], requires_grad=True)

@@ -17,7 +17,9 @@ from schuss.nn import init
 CONV = (64, 20, 3, 5)  # fan-in 300, fan-out 960
 
 
-def drawn(function: Callable[..., Any], shape: tuple[int, ...] = CONV, **options: Any) -> np.ndarray:
+def drawn(
+    function: Callable[..., Any], shape: tuple[int, ...] = CONV, **options: Any
+) -> np.ndarray:
     parameter = nn.Parameter(schuss.zeros(shape))
     assert function(parameter, generator=schuss.Generator(3), **options) is parameter
     assert parameter.requires_grad
@@ -153,7 +155,9 @@ def test_gain(name: str, param: float | None, gain: float) -> None:
 
 @pytest.mark.parametrize("function", DRAWS[3:7])
 def test_fans_need_two_axes(function: Any) -> None:
-    with pytest.raises(ShapeError, match=r"init: fans need a weight of at least 2 axes\n  tensor: \(3,\)"):
+    with pytest.raises(
+        ShapeError, match=r"init: fans need a weight of at least 2 axes\n  tensor: \(3,\)"
+    ):
         function(schuss.zeros(3))
 
 
@@ -162,5 +166,7 @@ def test_errors() -> None:
         init.orthogonal_(schuss.zeros(3))
     with pytest.raises(ArgumentError, match="init: mode is 'fan_in' or 'fan_out'"):
         init.kaiming_normal_(schuss.zeros((2, 2)), mode="fan_avg")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="no gain is known for 'gelu'(.|\n)*hint: one of linear, "):
+    with pytest.raises(
+        ArgumentError, match="no gain is known for 'gelu'(.|\n)*hint: one of linear, "
+    ):
         init.calculate_gain("gelu")

@@ -126,7 +126,9 @@ def test_function_linear_of_wrong_features() -> None:
 # --- convolution ---
 
 
-def convolve(x: np.ndarray, w: np.ndarray, stride: Any, pads: Any, dilation: Any, groups: int) -> np.ndarray:
+def convolve(
+    x: np.ndarray, w: np.ndarray, stride: Any, pads: Any, dilation: Any, groups: int
+) -> np.ndarray:
     """Sum of products at each place, for x (N, C, H, W)."""
     x = np.pad(x, [(0, 0), (0, 0), *pads])
     n, o, per_group = x.shape[0], w.shape[0], w.shape[1]

@@ -60,7 +60,11 @@ ELEMENTWISE: dict[str, tuple[Callable[..., nn.Module], Any, Oracle, np.ndarray, 
 }  # fmt: skip
 ZERO_ONE = (nn.ZeroOneLoss, F.zero_one_loss, lambda f, y: (f * y <= 0) * 1.0, SCORES, SIGNS)
 ALL = {**ELEMENTWISE, "zero one": ZERO_ONE}
-REDUCE: dict[str, Callable[[np.ndarray], Any]] = {"mean": np.mean, "sum": np.sum, "none": lambda x: x}
+REDUCE: dict[str, Callable[[np.ndarray], Any]] = {
+    "mean": np.mean,
+    "sum": np.sum,
+    "none": lambda x: x,
+}
 
 
 def test_every_loss_is_covered() -> None:
@@ -78,7 +82,9 @@ def test_values(name: str, reduction: str) -> None:
         found = loss(schuss.tensor(x), schuss.tensor(y))
         assert found.shape == expected.shape
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
-    assert REDUCE["mean"](oracle(x, y)) == pytest.approx(layer()(schuss.tensor(x), y).item(), rel=1e-6)
+    assert REDUCE["mean"](oracle(x, y)) == pytest.approx(
+        layer()(schuss.tensor(x), y).item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -104,14 +110,20 @@ def test_nothing_broadcasts(name: str, shape: tuple[int, ...], other: tuple[int,
 @pytest.mark.parametrize("name", ALL)
 def test_messages_name_the_loss(name: str) -> None:
     layer, function, *_ = ALL[name]
-    with pytest.raises(ShapeError, match=rf"^{function.__name__}: (.|\n)*in: {layer().__class__.__name__}\n"):
+    with pytest.raises(
+        ShapeError, match=rf"^{function.__name__}: (.|\n)*in: {layer().__class__.__name__}\n"
+    ):
         layer()(schuss.ones(4), schuss.ones((4, 1)))
-    with pytest.raises(ArgumentError, match=f"{function.__name__}: reduction is 'mean', 'sum' or 'none'"):
+    with pytest.raises(
+        ArgumentError, match=f"{function.__name__}: reduction is 'mean', 'sum' or 'none'"
+    ):
         function(schuss.ones(4), schuss.ones(4), reduction="average")
 
 
 def test_hint_about_an_axis_too_many() -> None:
-    with pytest.raises(ShapeError, match=r"hint: the prediction has an axis too many or too few: x.squeeze"):
+    with pytest.raises(
+        ShapeError, match=r"hint: the prediction has an axis too many or too few: x.squeeze"
+    ):
         F.mse_loss(schuss.ones((4, 1)), schuss.ones(4))
     with pytest.raises(ShapeError) as caught:
         F.mse_loss(schuss.ones((4, 2)), schuss.ones(4))
@@ -136,8 +148,12 @@ def test_empty_batch(name: str) -> None:
 
 
 def test_widths() -> None:
-    np.testing.assert_allclose(F.huber_loss(SCORES, REAL, "none", 0.5).numpy(), huber(SCORES, REAL, 0.5))
-    np.testing.assert_allclose(nn.HuberLoss(delta=2.0)(SCORES, REAL).item(), huber(SCORES, REAL, 2.0).mean())
+    np.testing.assert_allclose(
+        F.huber_loss(SCORES, REAL, "none", 0.5).numpy(), huber(SCORES, REAL, 0.5)
+    )
+    np.testing.assert_allclose(
+        nn.HuberLoss(delta=2.0)(SCORES, REAL).item(), huber(SCORES, REAL, 2.0).mean()
+    )
     expected = huber(SCORES, REAL, 0.5) / 0.5
     np.testing.assert_allclose(nn.SmoothL1Loss("none", beta=0.5)(SCORES, REAL).numpy(), expected)
     for width in (0.0, -1.0):
@@ -175,9 +191,13 @@ def test_bce_of_large_logits() -> None:
 def test_pos_weight() -> None:
     weight = np.array([1.0, 2.0, 3.0])
     expected = weighted_bce(SCORES, SOME)
-    loss = nn.BCEWithLogitsLoss("none", pos_weight=weight)(schuss.tensor(SCORES), schuss.tensor(SOME))
+    loss = nn.BCEWithLogitsLoss("none", pos_weight=weight)(
+        schuss.tensor(SCORES), schuss.tensor(SOME)
+    )
     np.testing.assert_allclose(loss.numpy(), expected)
-    schuss.check_gradients(lambda x: F.binary_cross_entropy_with_logits(x, SOME, pos_weight=weight), [SCORES])
+    schuss.check_gradients(
+        lambda x: F.binary_cross_entropy_with_logits(x, SOME, pos_weight=weight), [SCORES]
+    )
     single = F.binary_cross_entropy_with_logits(SCORES.astype(np.float32), SOME, pos_weight=weight)
     assert single.dtype == schuss.float32
 
@@ -245,7 +265,9 @@ IMAGE = (LOGITS, CLASSES)
 @pytest.mark.parametrize(("x", "y"), [FLAT, IMAGE], ids=["flat", "image"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("reduction", REDUCE)
-def test_cross_entropy(x: np.ndarray, y: np.ndarray, options: dict[str, Any], reduction: str) -> None:
+def test_cross_entropy(
+    x: np.ndarray, y: np.ndarray, options: dict[str, Any], reduction: str
+) -> None:
     expected = cross_entropy(x, y, **options, reduction=reduction)
     found = nn.CrossEntropyLoss(**options, reduction=reduction)(schuss.tensor(x), schuss.tensor(y))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-12)
@@ -368,7 +390,9 @@ def test_wrong_target_shapes(loss: Any, shape: Any, target: Any, expected: str) 
 
 def test_wrong_target_shape_of_one_sample() -> None:
     """Shapes are shown as the user passed them."""
-    with pytest.raises(ShapeError, match=r"the shape \(\): (.|\n)*input: \(4,\) .*\n  target: \(1,\)"):
+    with pytest.raises(
+        ShapeError, match=r"the shape \(\): (.|\n)*input: \(4,\) .*\n  target: \(1,\)"
+    ):
         F.cross_entropy(schuss.ones(4), schuss.tensor([1]))
 
 
@@ -397,11 +421,15 @@ def test_class_out_of_range(loss: Any, wrong: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-@pytest.mark.parametrize("target", [[0, 1, 2], np.full((3, 4), 0.25)], ids=["classes", "probabilities"])
+@pytest.mark.parametrize(
+    "target", [[0, 1, 2], np.full((3, 4), 0.25)], ids=["classes", "probabilities"]
+)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_wrong_number_of_weights(count: int, target: Any, smoothing: float) -> None:
     with pytest.raises(ShapeError, match="cross_entropy: there must be one weight for each class"):
-        F.cross_entropy(schuss.ones((3, 4)), target, weight=np.ones(count), label_smoothing=smoothing)
+        F.cross_entropy(
+            schuss.ones((3, 4)), target, weight=np.ones(count), label_smoothing=smoothing
+        )
 
 
 def test_logits_without_classes() -> None:

@@ -76,7 +76,9 @@ def test_parameters_by_path_and_in_order() -> None:
     net = Net()
     assert list(net.named_parameters()) == PARAMETERS
     assert net.parameters().names == PARAMETERS
-    assert all(a is b for a, b in zip(net.parameters(), net.named_parameters().values(), strict=True))
+    assert all(
+        a is b for a, b in zip(net.parameters(), net.named_parameters().values(), strict=True)
+    )
     assert net.parameter_count() == 2 + 3 + 9 + 12 + 6 + 9 + 4
 
 
@@ -88,9 +90,23 @@ def test_buffers_by_path() -> None:
 
 def test_modules_by_path() -> None:
     net = Net()
-    assert list(net.named_modules()) == ["", "first", "blocks.0", "blocks.1.0", "blocks.1.1", "heads.a"]
+    assert list(net.named_modules()) == [
+        "",
+        "first",
+        "blocks.0",
+        "blocks.1.0",
+        "blocks.1.1",
+        "heads.a",
+    ]
     assert net.modules()[0] is net
-    assert list(net.children()) == ["first", "blocks.0", "blocks.1.0", "blocks.1.1", "heads.a", "again"]
+    assert list(net.children()) == [
+        "first",
+        "blocks.0",
+        "blocks.1.0",
+        "blocks.1.1",
+        "heads.a",
+        "again",
+    ]
 
 
 def test_shared_parameter_counts_once() -> None:
@@ -208,7 +224,9 @@ def test_parameter_is_replaced_by_none_or_another() -> None:
 
 
 def test_no_forward() -> None:
-    with pytest.raises(ModuleError, match=r"Module: has no forward method(.|\n)*hint: define forward"):
+    with pytest.raises(
+        ModuleError, match=r"Module: has no forward method(.|\n)*hint: define forward"
+    ):
         nn.Module()(1)
 
 
@@ -281,7 +299,9 @@ def test_all_problems_are_listed_and_nothing_changes() -> None:
 def test_not_strict() -> None:
     net = Net()
     before = values(net)
-    report = net.load_state_dict({"scale": np.float32([5, 6]), "surplus": np.zeros(1)}, strict=False)
+    report = net.load_state_dict(
+        {"scale": np.float32([5, 6]), "surplus": np.zeros(1)}, strict=False
+    )
     assert report.extra == ["surplus"]
     assert report.missing == [name for name in before if name != "scale"]
     assert_same(values(net), {**before, "scale": np.float32([5, 6])})
@@ -306,7 +326,9 @@ def test_shared_parameter_is_saved_once() -> None:
     saved = values(first)
     assert list(saved) == ["0.weight"]
     second.load_state_dict(saved)
-    second.load_state_dict({**saved, "1.weight": saved["0.weight"]})  # names of files from elsewhere
+    second.load_state_dict(
+        {**saved, "1.weight": saved["0.weight"]}
+    )  # names of files from elsewhere
     assert_same(values(first), values(second))
     assert second[0].weight is second[1].weight
 
@@ -424,13 +446,16 @@ def test_modules_are_not_pickled() -> None:
 
 
 def test_printed_tree() -> None:
-    assert repr(Net()) == """\
+    assert (
+        repr(Net())
+        == """\
 Net()  # 45 parameters
   first: Linear(2, 3)  # 9 parameters
   blocks.0: Linear(3, 3)  # 12 parameters
   blocks.1.0: BatchNorm1d(3, eps=1e-05, momentum=0.1)  # 6 parameters
   blocks.1.1: Linear(3, 3, bias=False)  # 9 parameters
   heads.a: Linear(3, 1)  # 4 parameters"""
+    )
 
 
 def test_printed_nested_tree() -> None:
@@ -440,13 +465,16 @@ def test_printed_nested_tree() -> None:
             self.body = nn.Sequential(nn.Linear(1000, 2), nn.Sequential(nn.ReLU()))
             self.head = [nn.Dropout(0.2)]
 
-    assert repr(Outer()) == """\
+    assert (
+        repr(Outer())
+        == """\
 Outer()  # 2,002 parameters
   body: Sequential()  # 2,002 parameters
     0: Linear(1000, 2)  # 2,002 parameters
     1: Sequential()
       0: ReLU()
   head.0: Dropout(p=0.2)"""
+    )
 
 
 # --- messages say where ---
@@ -510,7 +538,9 @@ def test_message_of_a_value_computed_later() -> None:
             return self.table(x)
 
     rows = Lookup()(schuss.tensor([5]))
-    with pytest.raises(IndexError, match=r"in: Lookup.table \(Embedding\)\n  at: .*test_module.py:\d+"):
+    with pytest.raises(
+        IndexError, match=r"in: Lookup.table \(Embedding\)\n  at: .*test_module.py:\d+"
+    ):
         rows.numpy()
 
 

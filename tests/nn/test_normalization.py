@@ -193,7 +193,9 @@ SHAPES: list[tuple[Any, tuple[int, ...]]] = [(4, (3, 4)), (4, (4,)), ((2, 3), (2
 
 
 @pytest.mark.parametrize(("normalized_shape", "shape"), SHAPES)
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"elementwise_affine": False}, {"eps": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"elementwise_affine": False}, {"eps": 0.1}]
+)
 def test_layer_norm(normalized_shape: Any, shape: tuple[int, ...], options: dict[str, Any],
                     rng: Rng) -> None:  # fmt: skip
     layer = nn.LayerNorm(normalized_shape, **options, dtype=schuss.float64)
@@ -224,7 +226,9 @@ def test_layer_norm_errors() -> None:
         nn.LayerNorm((2, 3))(schuss.ones((3, 2)))
     with pytest.raises(ShapeError, match=r"must have the shape \(2, 3\)"):
         nn.LayerNorm((2, 3))(schuss.ones(3))
-    with pytest.raises(ArgumentError, match="LayerNorm: normalized_shape must be a positive integer"):
+    with pytest.raises(
+        ArgumentError, match="LayerNorm: normalized_shape must be a positive integer"
+    ):
         nn.LayerNorm((2, 0))
     with pytest.raises(DTypeError, match="LayerNorm: needs floating input"):
         nn.LayerNorm(2)(schuss.ones(2, dtype=schuss.int64))

@@ -42,7 +42,9 @@ def pool2d(x: np.ndarray, largest: bool, kernel_size: Any, **options: Any) -> np
 
     def of_axis(i: int) -> dict[str, Any]:
         named = {"kernel_size": kernel_size, **options}
-        return {key: value[i] if isinstance(value, tuple) else value for key, value in named.items()}
+        return {
+            key: value[i] if isinstance(value, tuple) else value for key, value in named.items()
+        }
 
     rows = pool(x, largest, **of_axis(1))
     return pool(rows.swapaxes(-1, -2), largest, **of_axis(0)).swapaxes(-1, -2)
@@ -177,5 +179,8 @@ def test_pool_options() -> None:
 
 
 def test_printed_pool() -> None:
-    assert repr(nn.MaxPool2d(2, padding=1)) == "MaxPool2d(kernel_size=2, stride=None, padding=1, dilation=1)"
+    assert (
+        repr(nn.MaxPool2d(2, padding=1))
+        == "MaxPool2d(kernel_size=2, stride=None, padding=1, dilation=1)"
+    )
     assert repr(nn.AdaptiveAvgPool2d((1, 1))) == "AdaptiveAvgPool2d(output_size=(1, 1))"

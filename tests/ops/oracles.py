@@ -179,7 +179,9 @@ def scatter(x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Any, wr
     return result
 
 
-def scatter_add(x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Any, wrap: bool) -> Any:
+def scatter_add(
+    x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Any, wrap: bool
+) -> Any:
     result = x.copy()
     for place, target in gathered(x, indices, axes):
         result[target] += part[place]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from .oracles import ORACLES
 
 import schuss
 from schuss import dtypes
@@ -18,6 +17,8 @@ from schuss.execution.evaluate import watchers
 from schuss.functions.arguments import adopt
 from schuss.graph import OUTPUT, REGISTRY, Node, Op, Sample, apply
 from schuss.ops.elementwise import alias
+
+from .oracles import ORACLES
 
 NAMES = sorted(REGISTRY)
 FLOATING = [np.dtype(np.float64)]
@@ -37,11 +38,15 @@ def run(op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]) -> schuss.
 
 
 def smooth_samples(name: str) -> list[Sample]:
-    return [s for s in samples_of(name) if s.differentiate and any(is_floating(x) for x in s.inputs)]
+    return [
+        s for s in samples_of(name) if s.differentiate and any(is_floating(x) for x in s.inputs)
+    ]
 
 
 DIFFERENTIABLE = [name for name in NAMES if REGISTRY[name].gradient is not None]
-OF_FLOATS = [name for name in NAMES if any(is_floating(x) for s in samples_of(name) for x in s.inputs)]
+OF_FLOATS = [
+    name for name in NAMES if any(is_floating(x) for s in samples_of(name) for x in s.inputs)
+]
 
 
 # --- the record is complete ---
@@ -62,7 +67,9 @@ def test_record(name: str) -> None:
     if op.gradient is None:
         assert op.saves == (), "what has no rules has nothing to keep"
         return
-    assert any(x.size for s in smooth_samples(name) for x in s.inputs), "no sample to differentiate at"
+    assert any(x.size for s in smooth_samples(name) for x in s.inputs), (
+        "no sample to differentiate at"
+    )
     if not op.variadic:
         assert len(op.gradient) >= max(len(s.inputs) for s in samples)
     for sample in samples:
@@ -145,7 +152,9 @@ def test_smaller_floats_agree_with_float64(name: str, dtype: np.dtype) -> None:
         inputs = [x.astype(dtype) if is_floating(x) else x for x in sample.inputs]
         y = run(op, inputs, sample.attributes)
         value = y.numpy()  # evaluation asserts that the dtype is the recorded one
-        same = run(op, [x.astype(np.float64) if is_floating(x) else x for x in inputs], sample.attributes)
+        same = run(
+            op, [x.astype(np.float64) if is_floating(x) else x for x in inputs], sample.attributes
+        )
         if "dtype" not in sample.attributes:
             assert y.dtype == (dtype if dtypes.is_floating(same.dtype) else same.dtype)
         if name == "nextafter":

@@ -19,7 +19,8 @@ import numpy as np
 from schuss import nn, optim
 from schuss.data import ArrayDataset, DataLoader
 from schuss.philox import Generator
-from schuss.training import Accuracy, Callback, EarlyStopping, JSONLines, Trainer, save_file
+from schuss.safetensors import save_file
+from schuss.training import Accuracy, Callback, EarlyStopping, JSONLines, Trainer
 
 
 def kill_at(moment: int) -> Callable[[], None]:

@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schuss.errors import ArgumentError
+from schuss.errors import ArgumentError, StorageError
+from schuss.safetensors import load_file
 from schuss.training import (
     Accuracy,
     Checkpoint,
     ConfusionMatrix,
     EarlyStopping,
     JSONLines,
-    StorageError,
     Trainer,
-    load_file,
 )
 
 from .small_run import At, assert_same, make_loader, make_trainer, weights

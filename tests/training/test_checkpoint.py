@@ -19,10 +19,10 @@ from schuss.errors import (
     FileFormatError,
     SchussError,
     StateDictError,
+    StorageError,
 )
 from schuss.philox import Generator
 from schuss.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
-from schuss.training.files import StorageError
 from schuss.training.history import History
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from schuss.errors import ArgumentError, StateDictError
-from schuss.training.files import StorageError
+from schuss.errors import ArgumentError, StateDictError, StorageError
 from schuss.training.history import History, append_json_line, write_json_lines
 
 

@@ -14,14 +14,19 @@ import pytest
 import schuss
 from schuss import nn, optim
 from schuss.data import ArrayDataset, DataLoader
-from schuss.errors import ArgumentError, ArgumentTypeError, NumericsError, ShapeError
+from schuss.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    NumericsError,
+    ShapeError,
+    StorageError,
+)
 from schuss.training import (
     Accuracy,
     Callback,
     Checkpoint,
     ConfusionMatrix,
     Mean,
-    StorageError,
     Trainer,
 )
 

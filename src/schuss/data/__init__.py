@@ -3,9 +3,9 @@
 from schuss.data.batching import collate
 from schuss.data.dataset import ArrayDataset, Dataset, Subset, random_split
 from schuss.data.datasets import MNIST, Digits, FashionMNIST
-from schuss.data.download import DataNotFoundError
 from schuss.data.idx import read_idx
 from schuss.data.loader import DataLoader
+from schuss.errors import DataNotFoundError
 
 __all__ = [
     "MNIST",

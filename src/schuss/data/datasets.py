@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from schuss.data.dataset import ArrayDataset, Transform
-from schuss.data.download import DataNotFoundError, download, find_files
+from schuss.data.download import download, find_files
 from schuss.data.idx import read_idx
-from schuss.errors import ArgumentError, FileFormatError, fail
+from schuss.errors import ArgumentError, DataNotFoundError, FileFormatError, fail
 from schuss.settings import data_folder
 
 _FILES = {  # split -> images, labels

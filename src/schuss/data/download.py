@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
 
 from schuss.data.idx import unpacked
-from schuss.errors import FileFormatError, SchussError, fail
+from schuss.errors import DataNotFoundError, FileFormatError, fail
+from schuss.files import atomic_write, make_folder
 
 TIMEOUT = 30.0  # seconds in which a server has to say something
 _CHUNK = 1 << 18
-
-
-class DataNotFoundError(SchussError, FileNotFoundError):
-    """The files of a data set are not on this machine, and could not be fetched."""
 
 
 def find_files(folders: Sequence[Path], names: Sequence[str]) -> list[Path] | None:
@@ -49,21 +43,15 @@ def download(url: str, target: Path, sha256: str) -> None:
     file cannot be written; FileFormatError if the content is not the expected one. Neither leaves
     anything behind.
     """
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
+        make_folder(target.parent)
+        with atomic_write(target) as file:
             _receive(url, file)
             file.flush()
-            os.fsync(file.fileno())
-        _check(temporary, url, sha256)
-        os.replace(temporary, target)
+            _check(Path(file.name), url, sha256)
     except OSError as problem:
         reason = f"the download failed: {problem}"
         raise fail(DataNotFoundError, "download", reason, url=url, file=str(target)) from problem
-    finally:
-        with suppress(OSError):  # it must not hide the error above
-            temporary.unlink(missing_ok=True)
 
 
 def _receive(url: str, file: BinaryIO) -> None:

@@ -240,7 +240,9 @@ def hypot(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     a, b = (floating(each, "hypot") for each in operands("hypot", x1, x2))
     largest = maximum(abs(a), abs(b)).detach()
     scale = where(logical_and(largest > 0, isfinite(largest)), largest, 1)
-    return scale * root_of_squares(square(a / scale) + square(b / scale))
+    total = square(a / scale) + square(b / scale)
+    infinite = logical_or(isinf(a), isinf(b))  # even beside a NaN
+    return where(infinite, math.inf, scale * root_of_squares(total))
 
 
 def root_of_squares(total: Tensor) -> Tensor:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss import dtypes
-from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError, fail
+from schuss.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DTypeError,
+    OutOfBoundsError,
+    ShapeError,
+    fail,
+)
 from schuss.functions.arguments import (
     ArrayLike,
     array_api_names,

@@ -114,8 +114,7 @@ def einsum(equation: str, /, *arrays: ArrayLike) -> Tensor:
     if (
         len(terms) != len(tensors)
         or not set(output) <= set(letters)
-        or (not letters.isalpha()
-        and letters)
+        or (not letters.isalpha() and letters)
     ):
         raise fail(ArgumentError, "einsum", f"cannot read {equation!r} for {len(tensors)} operands")
     if len(set(output)) != len(output):

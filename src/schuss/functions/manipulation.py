@@ -154,7 +154,9 @@ def roll(x: ArrayLike, /, shift: Axes, axis: Axes | None = None) -> Tensor:
     if len(shifts) == 1:
         shifts = shifts * len(places)
     if len(shifts) != len(places):
-        raise fail(ArgumentError, "roll", "as many shifts as axes are needed", shift=shift, axis=axis)
+        raise fail(
+            ArgumentError, "roll", "as many shifts as axes are needed", shift=shift, axis=axis
+        )
     for place, by in zip(places, shifts, strict=True):
         place = normalize_axis("roll", place, x.ndim)
         n = x.shape[place]

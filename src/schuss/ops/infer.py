@@ -35,7 +35,7 @@ def broadcast_shapes(where: str, *shapes: Shape) -> Shape:
                 ShapeError,
                 where,
                 "the shapes do not broadcast: axis by axis from the right, sizes must be equal or 1",
-                shapes=" and ".join(str(each) for each in shapes),
+                shapes=list(shapes),
             )
         result = tuple(n if m == 1 else m for m, n in zip(a, b, strict=True))
     return result

@@ -151,9 +151,11 @@ def _concat_infer(*xs: Node, axis: int) -> tuple[Shape, DType]:
         if x.ndim != len(first) or any(
             n != m for i, (n, m) in enumerate(zip(x.shape, first, strict=True)) if i != axis
         ):
-            shapes = " and ".join(str(each.shape) for each in xs)
             raise fail(
-                ShapeError, "concat", f"shapes may differ on axis {axis} only", shapes=shapes
+                ShapeError,
+                "concat",
+                f"shapes may differ on axis {axis} only",
+                shapes=[each.shape for each in xs],
             )
     return (*first[:axis], sum(x.shape[axis] for x in xs), *first[axis + 1 :]), xs[0].dtype
 

@@ -135,7 +135,9 @@ class Optimizer:
         where = f"{type(self).__name__}.load_state_dict"
         for key in ("state", "groups"):
             if key not in saved:
-                raise fail(StateDictError, where, f"the saved state has no {key!r}", saved=list(saved))
+                raise fail(
+                    StateDictError, where, f"the saved state has no {key!r}", saved=list(saved)
+                )
         own = [group["names"] for group in self.param_groups]
         theirs = [list(group.get("names", [])) for group in saved["groups"]]
         if own != theirs:

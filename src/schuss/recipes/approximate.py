@@ -19,7 +19,11 @@ def curve(x: Any) -> Any:
 
 @recipe(Target("root mean squared error", 0.02, at_least=False))
 def approximate(
-    hidden: int = 64, steps: int = 2000, lr: float = 0.01, seed: int = 0, out: Path = Path("runs/approximate")
+    hidden: int = 64,
+    steps: int = 2000,
+    lr: float = 0.01,
+    seed: int = 0,
+    out: Path = Path("runs/approximate"),
 ) -> float:
     """One hidden layer fits a curve (universal approximation); draws both as curve.png."""
     matplotlib = require("matplotlib.figure", "plot", "approximate")

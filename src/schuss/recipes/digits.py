@@ -9,7 +9,7 @@ import schuss
 from schuss import nn, optim
 from schuss.data import DataLoader, Digits
 from schuss.recipes import loops
-from schuss.recipes.recipe import Target, recipe
+from schuss.recipes.recipe import Target, recipe, run_folder
 from schuss.training import Accuracy, JSONLines, LearningCurve, Trainer
 
 
@@ -45,6 +45,7 @@ def digits(
     if plain:
         loops.train(model, loss, optimizer, training, epochs)
         return loops.accuracy(model, held_out)
+    out = run_folder(out, resume)
     callbacks = [JSONLines(out / "history.jsonl")]
     if importlib.util.find_spec("matplotlib"):
         callbacks.append(LearningCurve(out / "curves.png"))

@@ -9,7 +9,7 @@ import schuss
 from schuss import nn, optim
 from schuss.data import DataLoader, FashionMNIST, Subset
 from schuss.recipes import loops
-from schuss.recipes.recipe import Target, recipe
+from schuss.recipes.recipe import Target, recipe, run_folder
 from schuss.training import Accuracy, JSONLines, Trainer
 
 
@@ -35,7 +35,9 @@ class Block(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.second_norm = nn.BatchNorm2d(channels)
         same = stride == 1 and channels_in == channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+        self.shortcut = (
+            nn.Identity() if same else nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+        )
 
     def forward(self, x: schuss.Tensor) -> schuss.Tensor:
         y = self.first_norm(self.first(x)).relu()
@@ -77,6 +79,7 @@ def fashion(
     if plain:
         loops.train(network, loss, optimizer, training, epochs)
         return loops.accuracy(network, held_out)
+    out = run_folder(out, resume)
     trainer = Trainer(
         network,
         loss,

@@ -8,6 +8,7 @@ import pkgutil
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from schuss.errors import ArgumentError, fail
@@ -69,9 +70,16 @@ class Recipe:
         for word in assignments:
             name, equals, text = word.partition("=")
             if not equals:
-                raise fail(ArgumentError, self.name, f"settings are written key=value, got {word!r}")
+                raise fail(
+                    ArgumentError, self.name, f"settings are written key=value, got {word!r}"
+                )
             if name not in settings:
-                raise fail(ArgumentError, self.name, f"has no setting {name!r}", hint="it has " + ", ".join(settings))
+                raise fail(
+                    ArgumentError,
+                    self.name,
+                    f"has no setting {name!r}",
+                    hint="it has " + ", ".join(settings),
+                )
             values[name] = _convert(self.name, name, text, settings[name].annotation)
         return values
 
@@ -99,7 +107,9 @@ def _convert(recipe: str, name: str, text: str, kind: Any) -> Any:
     try:
         return _BOOLS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
-        raise fail(ArgumentError, recipe, f"{name} is of type {kind.__name__}, got {text!r}") from None
+        raise fail(
+            ArgumentError, recipe, f"{name} is of type {kind.__name__}, got {text!r}"
+        ) from None
 
 
 def recipe(target: Target) -> Callable[[Callable[..., float]], Recipe]:
@@ -111,6 +121,16 @@ def recipe(target: Target) -> Callable[[Callable[..., float]], Recipe]:
     return make
 
 
+def run_folder(out: Path, resume: bool) -> Path:
+    """Where a run puts its files: `out` to resume it, else a folder that no earlier run has filled (`out-2`, ...)."""
+    folder, number = out, 1
+    while not resume and folder.exists():
+        number += 1
+        folder = out.with_name(f"{out.name}-{number}")
+    print(f"files of this run: {folder}")
+    return folder
+
+
 def all_recipes() -> dict[str, Recipe]:
     """All recipes of this package by name."""
     import schuss.recipes as package
@@ -118,7 +138,9 @@ def all_recipes() -> dict[str, Recipe]:
     found: dict[str, Recipe] = {}
     for module in pkgutil.iter_modules(package.__path__):
         loaded = importlib.import_module(f"{package.__name__}.{module.name}")
-        found.update({each.name: each for each in vars(loaded).values() if isinstance(each, Recipe)})
+        found.update(
+            {each.name: each for each in vars(loaded).values() if isinstance(each, Recipe)}
+        )
     return dict(sorted(found.items()))
 
 
@@ -126,5 +148,10 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of a name. Raises ArgumentError with the names there are."""
     recipes = all_recipes()
     if name not in recipes:
-        raise fail(ArgumentError, "recipes", f"there is no recipe {name!r}", hint="there are " + ", ".join(recipes))
+        raise fail(
+            ArgumentError,
+            "recipes",
+            f"there is no recipe {name!r}",
+            hint="there are " + ", ".join(recipes),
+        )
     return recipes[name]

@@ -5,7 +5,6 @@ Progress bars, pictures and TensorBoard files need packages that are imported wh
 
 from schuss.training.callbacks import Callback, Checkpoint, EarlyStopping, JSONLines
 from schuss.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
-from schuss.training.files import StorageError, atomic_folder, atomic_write
 from schuss.training.history import History
 from schuss.training.metrics import (
     Accuracy,
@@ -17,7 +16,6 @@ from schuss.training.metrics import (
 )
 from schuss.training.plots import LearningCurve, draw_learning_curve
 from schuss.training.progress import ProgressBar
-from schuss.training.safetensors import load_file, save_file
 from schuss.training.tensorboard import TensorBoard
 from schuss.training.trainer import Trainer
 
@@ -36,14 +34,9 @@ __all__ = [
     "MeanSquaredError",
     "Metric",
     "ProgressBar",
-    "StorageError",
     "TensorBoard",
     "Trainer",
-    "atomic_folder",
-    "atomic_write",
     "draw_learning_curve",
     "load_checkpoint",
-    "load_file",
     "save_checkpoint",
-    "save_file",
 ]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from schuss.errors import ArgumentError, fail
+from schuss.files import make_folder
 from schuss.training.checkpoint import Checkpoints
-from schuss.training.files import make_folder
 from schuss.training.history import Record, append_json_line, write_json_lines
 from schuss.training.state import as_array
 

@@ -25,10 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from schuss.errors import ArgumentError, FileFormatError, SchussError, StateDictError, fail
-from schuss.training import safetensors
-from schuss.training.files import (
+from schuss import safetensors
+from schuss.errors import (
+    ArgumentError,
+    FileFormatError,
+    SchussError,
+    StateDictError,
     StorageError,
+    fail,
+)
+from schuss.files import (
     atomic_folder,
     atomic_write,
     remove_folder,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, overload
 
 from schuss.errors import ArgumentError, StateDictError, fail
-from schuss.training.files import atomic_write, storage_error
+from schuss.files import atomic_write, storage_error
 
 Record = dict[str, Any]
 

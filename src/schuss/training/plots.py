@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schuss.errors import ArgumentError, fail, require
+from schuss.files import atomic_write, make_folder
 from schuss.training.callbacks import Callback
-from schuss.training.files import atomic_write, make_folder
 from schuss.training.history import History, Record
 
 if TYPE_CHECKING:

@@ -14,13 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from schuss.errors import SchussError, fail
+from schuss.errors import StorageError, fail
 
 TEMPORARY = ".tmp"  # how the hidden names end
-
-
-class StorageError(SchussError, OSError):
-    """A file cannot be written or read: no space, no permission, not there."""
 
 
 def storage_error(where: str, path: Path, problem: OSError) -> StorageError:

@@ -29,7 +29,9 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.errors import ArgumentError, ArgumentTypeError, FileFormatError, fail
-from schuss.training.files import atomic_write, storage_error
+from schuss.files import atomic_write, storage_error
+from schuss.functions.arguments import ArrayLike, adopt, as_tensor
+from schuss.tensor import Tensor
 
 # In the order of the format's own list: arrays are stored by dtype, the last of these first.
 _DTYPES = {
@@ -56,6 +58,23 @@ _COMPLEX128 = "schuss.complex128"
 _LENGTH_BYTES = 8
 _MAX_HEADER = 100_000_000  # bytes, the limit of the format
 _MAX_AXES = 64  # NumPy's limit
+
+
+def save(tensors: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> None:
+    """Write named tensors, such as `model.state_dict()`, to a safetensors file, atomically.
+
+    Raises ArgumentTypeError for names that are no texts, StorageError where the system cannot write.
+    """
+    save_file(path, {name: as_tensor(each, "save").numpy() for name, each in tensors.items()})
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The named tensors of a safetensors file. Never runs code.
+
+    Raises FileFormatError for a damaged file, StorageError where it cannot be opened.
+    """
+    arrays, _ = load_file(path, mapped=False)
+    return {name: adopt(array) for name, array in arrays.items()}
 
 
 def save_file(

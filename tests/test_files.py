@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from schuss.training import files
-from schuss.training.files import StorageError, atomic_folder, atomic_write, remove_leftovers
+from schuss import files
+from schuss.errors import StorageError
+from schuss.files import atomic_folder, atomic_write, remove_leftovers
 
 
 def full_disk(descriptor: int) -> None:

@@ -13,9 +13,8 @@ import safetensors
 import safetensors.numpy as judge
 
 from schuss import dtypes
-from schuss.errors import ArgumentError, ArgumentTypeError, FileFormatError
-from schuss.training.files import StorageError
-from schuss.training.safetensors import load_file, save_file
+from schuss.errors import ArgumentError, ArgumentTypeError, FileFormatError, StorageError
+from schuss.safetensors import load_file, save_file
 
 STORABLE = [dtype for dtype in dtypes.ALL if dtype != dtypes.complex128]
 

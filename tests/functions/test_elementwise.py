@@ -1,0 +1,260 @@
+"""Elementwise functions: dtypes, values against NumPy, promotion, errors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import schuss
+from schuss import dtypes
+from schuss.errors import DTypeError, ShapeError
+from schuss.functions import elementwise
+
+POSITIVE = np.array([0.1, 0.5, 1.0, 2.5])
+ANY = np.array([-2.5, -0.5, 0.0, 0.3, 2.0])
+
+UNARY = {
+    "exp": (np.exp, ANY), "expm1": (np.expm1, ANY), "log": (np.log, POSITIVE), "log1p": (np.log1p, POSITIVE),
+    "log2": (np.log2, POSITIVE), "log10": (np.log10, POSITIVE), "sqrt": (np.sqrt, POSITIVE),
+    "rsqrt": (lambda x: x**-0.5, POSITIVE), "square": (np.square, ANY), "reciprocal": (np.reciprocal, POSITIVE),
+    "sin": (np.sin, ANY), "cos": (np.cos, ANY), "tan": (np.tan, ANY), "asin": (np.arcsin, ANY / 3),
+    "acos": (np.arccos, ANY / 3), "atan": (np.arctan, ANY), "sinh": (np.sinh, ANY), "cosh": (np.cosh, ANY),
+    "tanh": (np.tanh, ANY), "asinh": (np.arcsinh, ANY), "acosh": (np.arccosh, POSITIVE + 1),
+    "atanh": (np.arctanh, ANY / 3), "abs": (np.abs, ANY), "sign": (np.sign, ANY), "floor": (np.floor, ANY),
+    "ceil": (np.ceil, ANY), "trunc": (np.trunc, ANY), "round": (np.round, ANY), "negative": (np.negative, ANY),
+    "positive": (np.positive, ANY), "signbit": (np.signbit, np.array([-1.0, -0.0, 0.0, 1.0])),
+    "isnan": (np.isnan, np.array([np.nan, np.inf, 0])), "isinf": (np.isinf, np.array([np.nan, -np.inf, 0])),
+    "isfinite": (np.isfinite, np.array([np.nan, np.inf, 0])), "relu": (lambda x: np.maximum(x, 0), ANY),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), ANY),
+}  # fmt: skip
+
+BINARY = {
+    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "maximum": np.maximum,
+    "minimum": np.minimum, "atan2": np.arctan2, "hypot": np.hypot, "logaddexp": np.logaddexp, "copysign": np.copysign,
+    "remainder": np.remainder, "floor_divide": np.floor_divide, "equal": np.equal, "not_equal": np.not_equal,
+    "less": np.less, "less_equal": np.less_equal, "greater": np.greater, "greater_equal": np.greater_equal,
+    "nextafter": np.nextafter,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_unary_values(name: str) -> None:
+    expected, x = UNARY[name]
+    found = getattr(schuss, name)(schuss.tensor(x))
+    np.testing.assert_allclose(found.numpy(), expected(x), rtol=1e-13)
+    if hasattr(schuss.Tensor, name):
+        np.testing.assert_array_equal(getattr(schuss.tensor(x), name)().numpy(), found.numpy())
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_binary_values(name: str) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((3, 1)), rng.standard_normal((1, 4))
+    found = getattr(schuss, name)(schuss.tensor(a), schuss.tensor(b))
+    np.testing.assert_allclose(found.numpy(), BINARY[name](a, b), rtol=1e-13)
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e308, 5e-324]
+
+
+@pytest.mark.parametrize("name", sorted(set(BINARY) - {"logaddexp"}))
+def test_binary_special_values(name: str) -> None:
+    a, b = np.array(SPECIAL)[:, None], np.array(SPECIAL)
+    with np.errstate(all="ignore"):
+        expected = BINARY[name](a, b)
+    found = getattr(schuss, name)(schuss.tensor(a), schuss.tensor(b)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+def test_logaddexp_of_infinities() -> None:
+    a = schuss.tensor([-np.inf, -np.inf, np.inf, 1000.0])
+    b = schuss.tensor([-np.inf, 0.0, 0.0, 1000.0])
+    np.testing.assert_allclose(
+        schuss.logaddexp(a, b).numpy(), [-np.inf, 0, np.inf, 1000 + math.log(2)], rtol=1e-6
+    )
+
+
+def test_hypot_does_not_overflow() -> None:
+    assert schuss.hypot(3e30, 4e30).item() == pytest.approx(5e30)
+    assert schuss.hypot(3e-30, 4e-30).item() == pytest.approx(5e-30)
+
+
+def test_integers_become_float32() -> None:
+    for name in ("exp", "sqrt", "sigmoid", "erf", "sin", "log2"):
+        assert getattr(schuss, name)(schuss.tensor([1, 2])).dtype == schuss.float32
+    assert schuss.divide(schuss.tensor([1]), schuss.tensor([2])).dtype == schuss.float32
+    assert (schuss.tensor([7]) / 2).tolist() == [3.5]
+
+
+def test_integers_stay_integers() -> None:
+    x = schuss.tensor([-7, 7], dtype=schuss.int32)
+    for name in (
+        "abs",
+        "sign",
+        "floor",
+        "ceil",
+        "trunc",
+        "round",
+        "negative",
+        "relu",
+        "square",
+        "positive",
+    ):
+        assert getattr(schuss, name)(x).dtype == schuss.int32, name
+    assert (x // 2).tolist() == [-4, 3]
+    assert (x % 3).tolist() == [2, 1]
+    assert (x % -3).tolist() == [-1, -2]
+    assert (x**2).tolist() == [49, 49]
+    assert (2 ** schuss.tensor([3])).tolist() == [8]
+    assert (x // 0).tolist() == [0, 0], "as NumPy has it"
+
+
+def test_unsigned_arithmetic_wraps() -> None:
+    x = schuss.tensor([250], dtype=schuss.uint8)
+    assert (x + 10).tolist() == [4]
+    assert (-x).tolist() == [6]
+    assert schuss.abs(x).tolist() == [250]
+
+
+def test_integer_to_a_negative_power() -> None:
+    with pytest.raises(DTypeError, match="an integer to a negative power is not an integer"):
+        schuss.tensor([2]) ** -1
+    assert (schuss.tensor([2]) ** -1.0).tolist() == [0.5]
+
+
+def test_bits() -> None:
+    a, b = schuss.tensor([0b1100]), schuss.tensor([0b1010])
+    assert [(a & b).item(), (a | b).item(), (a ^ b).item(), (~a).item()] == [8, 14, 6, -13]
+    assert [(a << 2).item(), (a >> 2).item()] == [48, 3]
+    assert (schuss.tensor([True]) & schuss.tensor([False])).tolist() == [False]
+    assert (~schuss.tensor([True])).tolist() == [False]
+    assert (1 << schuss.tensor([3])).tolist() == [8]
+
+
+def test_logic() -> None:
+    a, b = schuss.tensor([True, True, False]), schuss.tensor([True, False, False])
+    assert schuss.logical_and(a, b).tolist() == [True, False, False]
+    assert schuss.logical_or(a, b).tolist() == [True, True, False]
+    assert schuss.logical_xor(a, b).tolist() == [False, True, False]
+    assert schuss.logical_not(a).tolist() == [False, False, True]
+
+
+def test_booleans_add_and_multiply() -> None:
+    a, b = schuss.tensor([True, False]), schuss.tensor([True, True])
+    assert (a + b).dtype == schuss.bool
+    assert (a + b).tolist() == [True, True]
+    assert (a * b).tolist() == [True, False]
+    assert (a + 1).tolist() == [2, 1]
+
+
+def test_where() -> None:
+    c = schuss.tensor([[True], [False]])
+    assert schuss.where(c, 1, schuss.tensor([5, 6])).tolist() == [[1, 1], [5, 6]]
+    assert schuss.where(c, 1.5, 2).dtype == schuss.float32
+    assert schuss.where(True, 1, 2).item() == 1
+    with pytest.raises(DTypeError, match="the condition must be bool"):
+        schuss.where(schuss.tensor([1]), 1, 2)
+    with pytest.raises(ShapeError, match="the shapes do not broadcast"):
+        schuss.where(c, schuss.ones(3), schuss.ones(4))
+
+
+def test_clip() -> None:
+    x = np.array([-3.0, 0.0, np.nan, 3.0])
+    np.testing.assert_array_equal(schuss.clip(x, -1, 1).numpy(), np.clip(x, -1, 1))
+    np.testing.assert_array_equal(schuss.clip(x, min=0).numpy(), np.clip(x, 0, None))
+    np.testing.assert_array_equal(schuss.clip(x, max=0).numpy(), np.clip(x, None, 0))
+    np.testing.assert_array_equal(schuss.clip(x).numpy(), x)
+    limits = np.array([[-2.0], [-1.0]])
+    np.testing.assert_array_equal(schuss.clip(x, limits, 2).numpy(), np.clip(x, limits, 2))
+    whole = schuss.clip(schuss.tensor([0, 5], dtype=schuss.int8), 1, 3)
+    assert whole.dtype == schuss.int8
+    assert whole.tolist() == [1, 3]
+    with pytest.raises(DTypeError, match="integers need integer limits"):
+        schuss.clip(schuss.tensor([0, 5]), 0.5)
+
+
+def test_masked_product_forgets_poles_where_nothing_flows() -> None:
+    from schuss.graph import apply
+
+    g = schuss.tensor([0.0, 0.0, 0.0, 1.0, 2.0])
+    d = schuss.tensor([np.inf, np.nan, 3.0, np.inf, 3.0])
+    found = apply(elementwise.ops.masked_product, g, d)
+    np.testing.assert_array_equal(found.numpy(), [0, 0, 0, np.inf, 6])
+
+
+# --- complex numbers, forward ---
+
+
+def test_complex_values() -> None:
+    z = np.array([1 + 2j, -0.5 - 1j, 3j])
+    w = np.array([2 - 1j, 1 + 1j, -1j])
+    a, b = schuss.tensor(z), schuss.tensor(w)
+    for name in (
+        "exp",
+        "log",
+        "sqrt",
+        "sin",
+        "cos",
+        "tanh",
+        "abs",
+        "negative",
+        "square",
+        "conj",
+        "real",
+        "imag",
+    ):
+        np_name = {"abs": "abs"}.get(name, name)
+        found = getattr(schuss, name)(a).numpy()
+        np.testing.assert_allclose(found, getattr(np, np_name)(z), rtol=1e-12)
+    for name in ("add", "subtract", "multiply", "divide", "pow"):
+        found = getattr(schuss, name)(a, b).numpy()
+        np.testing.assert_allclose(
+            found, getattr(np, {"pow": "power"}.get(name, name))(z, w), rtol=1e-12
+        )
+    assert (a == b).tolist() == [False] * 3
+    assert schuss.abs(a).dtype == schuss.float64
+    assert (schuss.ones(2) * 1j).dtype == schuss.complex64
+    assert (schuss.ones(2, dtype=schuss.float64) * 1j).dtype == schuss.complex128
+    np.testing.assert_allclose((a @ b).numpy(), z @ w)
+    np.testing.assert_allclose(schuss.sum(a).numpy(), z.sum())
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: -schuss.tensor([True]), "negative: is defined for numeric dtypes"),
+        (lambda: schuss.tensor([True]) - True, "subtract: is defined for numeric dtypes"),
+        (lambda: schuss.tensor([1.0]) & 1, "bitwise_and: is defined for integer and bool dtypes"),
+        (lambda: schuss.logical_not(schuss.tensor([1])), "logical_not: is defined for bool dtypes"),
+        (lambda: schuss.tensor([1j]) < 1, "less: is defined for real dtypes"),
+        (lambda: schuss.floor(schuss.tensor([1j])), "floor: is defined for real dtypes"),
+        (lambda: schuss.relu(schuss.tensor([True])), "relu: is defined for real dtypes"),
+        (lambda: schuss.imag(schuss.tensor([1.0])), "imag: is defined for complex dtypes"),
+        (lambda: schuss.tensor([True]) ** True, "pow: is defined for numeric dtypes"),
+        (lambda: schuss.tensor([1]) << 1.0, "bitwise_left_shift: is defined for integer dtypes"),
+        (lambda: schuss.atan2(1, 2), "atan2: is defined for floating dtypes"),
+    ],
+)
+def test_wrong_dtypes(call, message: str) -> None:
+    with pytest.raises(DTypeError, match=message) as caught:
+        call()
+    assert __file__ in str(caught.value)
+
+
+def test_shapes_that_do_not_broadcast() -> None:
+    with pytest.raises(ShapeError, match="sizes must be equal or 1") as caught:
+        schuss.ones((2, 3)) + schuss.ones((4,))
+    assert "shapes: [(2, 3), (4,)]" in str(caught.value)
+
+
+def test_every_dtype_adds_and_multiplies() -> None:
+    for dtype in dtypes.ALL:
+        x = schuss.ones(3, dtype=dtype)
+        assert (x + x).dtype == dtype
+        assert (x * x).dtype == dtype
+        assert (x == x).tolist() == [True] * 3
