@@ -55,6 +55,7 @@ def recipes() -> None:
 
 @app.command(context_settings={"help_option_names": []})
 def train(
+    context: typer.Context,
     recipe: Annotated[
         str, typer.Argument(help="The name of a recipe; `schuss recipes` lists them.")
     ] = "",
@@ -74,7 +75,7 @@ def train(
     from schuss.recipes import find_recipe
 
     if not recipe:
-        print(typer.main.get_command(app).commands["train"].get_help(_context()))  # type: ignore[attr-defined]
+        print(context.get_help())
         raise typer.Exit(0 if wants_help else 2)
     found = find_recipe(recipe)
     if wants_help:
@@ -95,12 +96,6 @@ def train(
     )
     if full and not target.is_reached(figure):
         raise typer.Exit(1)
-
-
-def _context() -> Any:
-    import click
-
-    return click.get_current_context()
 
 
 def _shown(default: Any) -> str:

@@ -120,6 +120,7 @@ class Node:
         "requires_grad",
         "scope",
         "shape",
+        "size",
         "spent",
         "value",
     )
@@ -138,6 +139,7 @@ class Node:
         self.inputs = inputs
         self.attributes = attributes
         self.shape = shape
+        self.size = math.prod(shape)
         self.dtype = dtype
         self.value = value
         self.requires_grad = False
@@ -150,10 +152,6 @@ class Node:
     @property
     def ndim(self) -> int:
         return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:

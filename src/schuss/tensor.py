@@ -161,19 +161,15 @@ class Tensor(Handle):
 
     def __dlpack__(self, *, stream: Any = None, max_version: tuple[int, int] | None = None,
                    dl_device: Any = None, copy: bool | None = None) -> Any:  # fmt: skip
-        """The values as a DLPack capsule: shared where the consumer can keep them read-only, else a copy."""
+        """The values as a DLPack capsule: a copy, for consumers write to what they are given (PyTorch overlooks the
+        flag for read-only memory). With `copy=False` shared: then do not write.
+        """
         if self.dtype == dtypes.bfloat16:
             raise fail(
                 DTypeError, "DLPack", "NumPy cannot export bfloat16", hint="cast to float32 first"
             )
-        value = self.numpy()
-        if copy or max_version is None or max_version < (1, 0):
-            return value.copy().__dlpack__(
-                stream=stream, max_version=max_version, dl_device=dl_device
-            )
-        return value.__dlpack__(
-            stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
-        )
+        value = self.numpy() if copy is False else self.numpy().copy()
+        return value.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)

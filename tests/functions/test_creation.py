@@ -194,4 +194,5 @@ def test_from_dlpack() -> None:
     shared = schuss.from_dlpack(source, copy=False)
     assert np.shares_memory(shared.numpy(), source)
     y = schuss.tensor([1.0, 2.0])
-    assert np.shares_memory(schuss.from_dlpack(y).numpy(), y.numpy())
+    assert schuss.from_dlpack(y).tolist() == [1, 2]
+    assert np.shares_memory(schuss.from_dlpack(y, copy=False).numpy(), y.numpy())

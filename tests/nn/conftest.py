@@ -34,6 +34,12 @@ def _check_layer(layer: nn.Module, *inputs: np.ndarray, order: int = 2) -> None:
     schuss.check_gradients(call, [*inputs, *values], order=order, directions=1)
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Initial values do not depend on which tests ran before."""
+    schuss.manual_seed(0)
+
+
 @pytest.fixture
 def check_layer() -> Check:
     return _check_layer

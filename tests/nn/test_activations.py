@@ -1,4 +1,6 @@
-"""Activations: values against NumPy, gradients against differences, behaviour far out and at kinks."""
+"""Activations: values against NumPy, gradients against differences, behaviour far out and at
+kinks.
+"""
 
 from __future__ import annotations
 

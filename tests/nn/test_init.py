@@ -167,6 +167,6 @@ def test_errors() -> None:
     with pytest.raises(ArgumentError, match="init: mode is 'fan_in' or 'fan_out'"):
         init.kaiming_normal_(schuss.zeros((2, 2)), mode="fan_avg")  # type: ignore[arg-type]
     with pytest.raises(
-        ArgumentError, match="no gain is known for 'gelu'(.|\n)*hint: one of linear, "
+        ArgumentError, match=r"no gain is known for 'gelu'(.|\n)*hint: one of linear, "
     ):
         init.calculate_gain("gelu")

@@ -90,8 +90,11 @@ def test_dtype_of_parameters(dtype: Any) -> None:
 
 
 def test_linear_of_wrong_features() -> None:
-    with pytest.raises(ShapeError, match=r"Linear: the last axis must have in_features=4 elements"
-                       r"\n  x: \(2, 3\) float32\n  weight: \(5, 4\) float32\n  in: Linear"):  # fmt: skip
+    with pytest.raises(
+        ShapeError,
+        match=r"Linear: the last axis must have in_features=4 elements"
+        r"\n  x: \(2, 3\) float32\n  weight: \(5, 4\) float32\n  in: Linear",
+    ):
         nn.Linear(4, 5)(schuss.ones((2, 3)))
     with pytest.raises(ShapeError, match=r"in_features=4"):
         nn.Linear(4, 5)(schuss.ones(()))
@@ -114,7 +117,9 @@ def test_linear_of_an_array() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 1), (1, -1), (2.0, 1), (True, 1)])
 def test_linear_sizes(sizes: tuple[Any, Any]) -> None:
-    with pytest.raises(ArgumentError, match="Linear: (in|out)_features must be a positive integer"):
+    with pytest.raises(
+        ArgumentError, match=r"Linear: (in|out)_features must be a positive integer"
+    ):
         nn.Linear(*sizes)
 
 
@@ -140,8 +145,12 @@ def convolve(
         for i in range(sizes[0]):
             for j in range(sizes[1]):
                 top, left = i * stride[0], j * stride[1]
-                patch = x[:, first : first + per_group,
-                          top : top + spans[0] : dilation[0], left : left + spans[1] : dilation[1]]  # fmt: skip
+                patch = x[
+                    :,
+                    first : first + per_group,
+                    top : top + spans[0] : dilation[0],
+                    left : left + spans[1] : dilation[1],
+                ]
                 y[:, c_out, i, j] = (patch * w[c_out]).sum(axis=(1, 2, 3))
     return y
 
@@ -154,11 +163,14 @@ CONV2D: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "padding": ({"kernel_size": 3, "padding": (2, 1)}, (1, 2, 3, 4)),
     "dilation": ({"kernel_size": 2, "dilation": (2, 3)}, (1, 2, 5, 6)),
     "groups": ({"kernel_size": 2, "groups": 2}, (2, 2, 3, 3)),
-    "all": ({"kernel_size": (3, 2), "stride": 2, "padding": (2, 1), "dilation": (1, 2), "groups": 2}, (2, 2, 5, 6)),
+    "all": (
+        {"kernel_size": (3, 2), "stride": 2, "padding": (2, 1), "dilation": (1, 2), "groups": 2},
+        (2, 2, 5, 6),
+    ),
     "no bias": ({"kernel_size": 2, "bias": False}, (1, 2, 3, 3)),
     "same": ({"kernel_size": (3, 4), "padding": "same", "dilation": (2, 1)}, (1, 2, 5, 5)),
     "valid": ({"kernel_size": 2, "padding": "valid"}, (1, 2, 3, 3)),
-}  # fmt: skip
+}
 
 
 def as_pair(value: Any) -> tuple[int, int]:
@@ -181,8 +193,14 @@ def test_conv2d(name: str, rng: Rng, check_layer: Check) -> None:
     options, shape = CONV2D[name]
     layer = nn.Conv2d(2, 4, **options, dtype=schuss.float64)
     x = rng.standard_normal(shape)
-    expected = convolve(x, layer.weight.numpy(), as_pair(options.get("stride", 1)), pads_of(options),
-                        as_pair(options.get("dilation", 1)), options.get("groups", 1))  # fmt: skip
+    expected = convolve(
+        x,
+        layer.weight.numpy(),
+        as_pair(options.get("stride", 1)),
+        pads_of(options),
+        as_pair(options.get("dilation", 1)),
+        options.get("groups", 1),
+    )
     if layer.bias is not None:
         expected = expected + layer.bias.numpy()[:, None, None]
     y = layer(schuss.tensor(x))
@@ -200,9 +218,14 @@ def test_conv1d(name: str, rng: Rng, check_layer: Check) -> None:
     options = {key: value[1] if isinstance(value, tuple) else value for key, value in pairs.items()}
     layer = nn.Conv1d(2, 4, **options, dtype=schuss.float64)
     x = rng.standard_normal((*shape[:2], shape[3]))
-    expected = convolve(x[:, :, None], layer.weight.numpy()[:, :, None], (1, options.get("stride", 1)),
-                        [(0, 0), pads_of(options)[1]], (1, options.get("dilation", 1)),
-                        options.get("groups", 1))[:, :, 0]  # fmt: skip
+    expected = convolve(
+        x[:, :, None],
+        layer.weight.numpy()[:, :, None],
+        (1, options.get("stride", 1)),
+        [(0, 0), pads_of(options)[1]],
+        (1, options.get("dilation", 1)),
+        options.get("groups", 1),
+    )[:, :, 0]
     if layer.bias is not None:
         expected = expected + layer.bias.numpy()[:, None]
     y = layer(schuss.tensor(x))
@@ -236,8 +259,11 @@ def test_conv_of_wrong_channels() -> None:
 
 
 def test_conv_without_batch_axis() -> None:
-    with pytest.raises(ShapeError, match=r"conv2d: x must have the 4 axes \(N, C, H, W\)\n"
-                       r"  x: \(3, 8, 8\)(.|\n)*hint: add a batch axis with x\[None\]"):  # fmt: skip
+    with pytest.raises(
+        ShapeError,
+        match=r"conv2d: x must have the 4 axes \(N, C, H, W\)\n"
+        r"  x: \(3, 8, 8\)(.|\n)*hint: add a batch axis with x\[None\]",
+    ):
         nn.Conv2d(3, 4, 3)(schuss.ones((3, 8, 8)))
     with pytest.raises(ShapeError, match=r"conv1d: x must have the 3 axes \(N, C, L\)"):
         nn.Conv1d(3, 4, 3)(schuss.ones((3,)))
@@ -286,8 +312,8 @@ def test_function_conv_errors() -> None:
 def test_printed_conv() -> None:
     layer = nn.Conv2d(2, 4, 3, stride=2, padding="valid", dilation=(1, 2), groups=2, bias=False)
     assert repr(layer) == (
-        "Conv2d(2, 4, kernel_size=(3, 3), stride=(2, 2), padding='valid', dilation=(1, 2), groups=2, "
-        "bias=False)  # 36 parameters"
+        "Conv2d(2, 4, kernel_size=(3, 3), stride=(2, 2), padding='valid', dilation=(1, 2), "
+        "groups=2, bias=False)  # 36 parameters"
     )
     assert repr(nn.Linear(2, 3, bias=False)) == "Linear(2, 3, bias=False)  # 6 parameters"
 
@@ -422,7 +448,7 @@ def test_sequential() -> None:
     np.testing.assert_array_equal(model(x).numpy(), second(first(x).relu()).numpy())
     assert list(model.named_parameters()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert len(model) == 3
-    assert list(model)[0] is first
+    assert next(iter(model)) is first
     assert model[-1] is second
     assert isinstance(model[1:], nn.Sequential)
     assert list(model[1:].named_parameters()) == ["1.weight", "1.bias"]

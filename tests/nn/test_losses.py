@@ -383,8 +383,11 @@ def test_nll(options: dict[str, Any], reduction: str) -> None:
     ],
 )
 def test_wrong_target_shapes(loss: Any, shape: Any, target: Any, expected: str) -> None:
-    with pytest.raises(ShapeError, match=f"{loss.__name__}: target must have the shape {expected}: "
-                       r"the input's without the classes\n  input: .*float32\n  target: .*int64"):  # fmt: skip
+    with pytest.raises(
+        ShapeError,
+        match=f"{loss.__name__}: target must have the shape {expected}: "
+        r"the input's without the classes\n  input: .*float32\n  target: .*int64",
+    ):
         loss(schuss.ones(shape), schuss.zeros(target, dtype=schuss.int64))
 
 
@@ -402,8 +405,11 @@ def test_hint_to_squeeze() -> None:
 
 
 def test_floating_classes() -> None:
-    with pytest.raises(ShapeError, match=r"target probabilities must have the shape of the input(.|\n)*"
-                       r"hint: classes must be integers: target.astype\(schuss.int64\)"):  # fmt: skip
+    with pytest.raises(
+        ShapeError,
+        match=r"target probabilities must have the shape of the input(.|\n)*"
+        r"hint: classes must be integers: target.astype\(schuss.int64\)",
+    ):
         F.cross_entropy(schuss.ones((3, 4)), schuss.ones(3))
     with pytest.raises(DTypeError, match="nll_loss: classes must be integers"):
         F.nll_loss(schuss.ones((3, 4)), schuss.ones(3))
@@ -415,8 +421,11 @@ def test_floating_classes() -> None:
 @pytest.mark.parametrize("wrong", [4, -1])
 def test_class_out_of_range(loss: Any, wrong: int) -> None:
     value = loss(schuss.ones((3, 4)), schuss.tensor([0, wrong, 1]))
-    with pytest.raises(OutOfBoundsError, match=rf"index {wrong} is outside .*allowed are from 0 to 3"
-                       r"(.|\n)*at: .*test_losses.py:\d+"):  # fmt: skip
+    with pytest.raises(
+        OutOfBoundsError,
+        match=rf"index {wrong} is outside .*allowed are from 0 to 3"
+        r"(.|\n)*at: .*test_losses.py:\d+",
+    ):
         value.item()
 
 

@@ -1,4 +1,6 @@
-"""The tree of layers: what it finds, saves, loads, freezes, copies and prints; and what its errors say."""
+"""The tree of layers: what it finds, saves, loads, freezes, copies and prints; and what its errors
+say.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ class Net(nn.Module):
 
     def forward(self, x: schuss.Tensor) -> schuss.Tensor:
         x = self.first(x * self.scale + self.offset)
-        x = self.blocks[0](x).relu()
+        x = self.blocks[0](x).tanh()
         for layer in self.blocks[1]:
             x = layer(x)
         return self.heads["a"](x + self.heads["b"][0]["c"])
@@ -174,9 +176,12 @@ def test_forgotten_super_init() -> None:
         def __init__(self) -> None:
             self.layer = nn.Linear(1, 1)
 
-    with pytest.raises(ModuleError, match=r"Forgetful: super\(\).__init__\(\) was not called\n  at: "
-                       r".*test_module.py:\d+\n  hint: call super\(\).__init__\(\) first in __init__ "
-                       "before self.layer = ..."):  # fmt: skip
+    with pytest.raises(
+        ModuleError,
+        match=r"Forgetful: super\(\).__init__\(\) was not called\n  at: "
+        r".*test_module.py:\d+\n  hint: call super\(\).__init__\(\) first in __init__ "
+        "before self.layer = ...",
+    ):
         Forgetful()
 
 
@@ -203,15 +208,18 @@ def test_parameter_is_not_replaced_by_other_values(value: Any) -> None:
     layer = nn.Linear(1, 1)
     before = layer.weight
     kind = "a plain tensor" if isinstance(value, schuss.Tensor) else type(value).__name__
-    with pytest.raises(ModuleError, match=f"Linear.weight: is a Parameter and would be replaced by {kind}"
-                       r"(.|\n)*hint: self.weight.assign\(value\) changes its value"):  # fmt: skip
+    with pytest.raises(
+        ModuleError,
+        match=f"Linear.weight: is a Parameter and would be replaced by {kind}"
+        r"(.|\n)*hint: self.weight.assign\(value\) changes its value",
+    ):
         layer.weight = value
     assert layer.weight is before
 
 
 def test_buffer_is_not_replaced_by_a_plain_tensor() -> None:
     layer = nn.BatchNorm1d(2)
-    with pytest.raises(ModuleError, match="BatchNorm1d.running_mean: is a Buffer and would be"):
+    with pytest.raises(ModuleError, match=r"BatchNorm1d.running_mean: is a Buffer and would be"):
         layer.running_mean = layer.running_mean * 0.5
 
 
@@ -291,7 +299,7 @@ def test_all_problems_are_listed_and_nothing_changes() -> None:
     assert "heads.a.weight: saved (3, 1) float32, here (1, 3) float32" in message
     assert "offset: saved (2,) int64, here (2,) float32" in message
     assert_same(values(net), before)
-    with pytest.raises(StateDictError, match="mis-shaped: heads.a.weight"):
+    with pytest.raises(StateDictError, match=r"mis-shaped: heads.a.weight"):
         net.load_state_dict(saved, strict=False)
     assert_same(values(net), before)
 
@@ -435,8 +443,11 @@ def test_deepcopy_keeps_ties_and_freezing() -> None:
 
 
 def test_modules_are_not_pickled() -> None:
-    with pytest.raises(ArgumentTypeError, match=r"pickle: modules are not pickled, because unpickling "
-                       r"runs code(.|\n)*hint: save model.state_dict\(\)"):  # fmt: skip
+    with pytest.raises(
+        ArgumentTypeError,
+        match=r"pickle: modules are not pickled, because unpickling "
+        r"runs code(.|\n)*hint: save model.state_dict\(\)",
+    ):
         pickle.dumps(Net())
     with pytest.raises(ArgumentTypeError, match="pickle: tensors are not pickled"):
         pickle.dumps(nn.Parameter([1.0]))
@@ -504,8 +515,11 @@ def test_message_has_the_path_and_the_line() -> None:
 
 
 def test_message_of_a_layer_in_a_list() -> None:
-    with pytest.raises(ShapeError, match=r"Linear: the last axis must have in_features=10 elements\n"
-                       r"  x: \(2, 144\) float32(.|\n)*in: LeNet.head.0 \(Linear\)\n"):  # fmt: skip
+    with pytest.raises(
+        ShapeError,
+        match=r"Linear: the last axis must have in_features=10 elements\n"
+        r"  x: \(2, 144\) float32(.|\n)*in: LeNet.head.0 \(Linear\)\n",
+    ):
         LeNet()(schuss.ones((2, 1, 8, 8)))
 
 
@@ -565,8 +579,16 @@ def test_conv_net_overfits() -> None:
     rng = np.random.default_rng(0)
     x = schuss.tensor(rng.standard_normal((32, 1, 8, 8)).astype(np.float32))
     y = schuss.tensor(rng.integers(0, 10, 32))
-    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding="same"), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-                          nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))  # fmt: skip
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding="same"),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
     optimizer = optim.AdamW(model.parameters(), lr=0.01)
     loss_function = nn.CrossEntropyLoss()
     for _ in range(40):

@@ -1,4 +1,6 @@
-"""Batch and layer normalisation: values, gradients, running statistics, and what stays in memory."""
+"""Batch and layer normalisation: values, gradients, running statistics, and what stays in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -174,8 +176,11 @@ def test_batch_norm_of_wrong_shapes() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3), (0, 3), (1, 3, 1)])
 def test_batch_norm_of_one_value(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match=r"needs more than one value for each channel in training"
-                       r"(.|\n)*hint: use a larger batch \(drop_last=True\), or model.eval\(\)"):  # fmt: skip
+    with pytest.raises(
+        ShapeError,
+        match=r"needs more than one value for each channel in training"
+        r"(.|\n)*hint: use a larger batch \(drop_last=True\), or model.eval\(\)",
+    ):
         nn.BatchNorm1d(3)(schuss.ones(shape))
 
 

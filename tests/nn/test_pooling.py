@@ -22,8 +22,15 @@ def distinct(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).permutation(math.prod(shape)).reshape(shape) / 10
 
 
-def pool(x: np.ndarray, largest: bool, kernel_size: int, stride: int | None = None, padding: int = 0,
-         dilation: int = 1, count_include_pad: bool = True) -> np.ndarray:  # fmt: skip
+def pool(
+    x: np.ndarray,
+    largest: bool,
+    kernel_size: int,
+    stride: int | None = None,
+    padding: int = 0,
+    dilation: int = 1,
+    count_include_pad: bool = True,
+) -> np.ndarray:
     """Over the last axis."""
     stride = kernel_size if stride is None else stride
     wide = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(padding, padding)], constant_values=np.nan)
@@ -38,7 +45,9 @@ def pool(x: np.ndarray, largest: bool, kernel_size: int, stride: int | None = No
 
 
 def pool2d(x: np.ndarray, largest: bool, kernel_size: Any, **options: Any) -> np.ndarray:
-    """Rows, then columns: largest elements and means (of full rectangles) can be taken one axis at a time."""
+    """Rows, then columns: largest elements and means (of full rectangles) can be taken one axis at
+    a time.
+    """
 
     def of_axis(i: int) -> dict[str, Any]:
         named = {"kernel_size": kernel_size, **options}
@@ -60,9 +69,12 @@ MAX = [
 ]
 AVG = [
     *MAX[:4],
-    ((1, 2, 5, 6), {"kernel_size": (3, 2), "stride": 2, "padding": (1, 0), "count_include_pad": False}),
+    (
+        (1, 2, 5, 6),
+        {"kernel_size": (3, 2), "stride": 2, "padding": (1, 0), "count_include_pad": False},
+    ),
     ((1, 1, 3, 3), {"kernel_size": 2, "padding": 1, "count_include_pad": False}),
-]  # fmt: skip
+]
 
 
 def last(options: dict[str, Any]) -> dict[str, Any]:

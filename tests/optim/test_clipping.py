@@ -93,5 +93,7 @@ def test_other_norms() -> None:
 
 @pytest.mark.parametrize("clip", [optim.clip_grad_norm, optim.clip_grad_value])
 def test_a_tensor_instead_of_a_list(clip: object) -> None:
-    with pytest.raises(ArgumentTypeError, match=r"parameters must be a list of tensors(.|\n)*hint: wrap"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"parameters must be a list of tensors(.|\n)*hint: wrap"
+    ):
         clip(with_gradient(1.0), 1.0)  # type: ignore[operator]

@@ -34,10 +34,15 @@ CASES: dict[str, tuple[Make, Callable[[int], float]]] = {
     "constant": (optim.ConstantLR, lambda t: LR),
     "step": (lambda o, **k: optim.StepLR(o, 4, 0.3, **k), lambda t: LR * 0.3 ** (t // 4)),
     "exponential": (lambda o, **k: optim.ExponentialLR(o, 0.9, **k), lambda t: LR * 0.9**t),
-    "cosine": (lambda o, **k: optim.CosineAnnealingLR(o, 20, 0.1, **k),
-               lambda t: 0.1 + 0.2 * (1 + math.cos(math.pi * min(t, 20) / 20))),
-    "lambda": (lambda o, **k: optim.LambdaLR(o, lambda t: 1 / (t + 1), **k), lambda t: LR / (t + 1)),
-}  # fmt: skip
+    "cosine": (
+        lambda o, **k: optim.CosineAnnealingLR(o, 20, 0.1, **k),
+        lambda t: 0.1 + 0.2 * (1 + math.cos(math.pi * min(t, 20) / 20)),
+    ),
+    "lambda": (
+        lambda o, **k: optim.LambdaLR(o, lambda t: 1 / (t + 1), **k),
+        lambda t: LR / (t + 1),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -94,8 +99,11 @@ def test_new_group_needs_a_new_schedule() -> None:
     o = optimizer()
     schedule = optim.StepLR(o, 2)
     o.add_param_group({"params": [schuss.ones(1).requires_grad_()]})
-    with pytest.raises(ArgumentError, match=r"StepLR: has a rate for each group of the optimizer(.|\n)*"
-                       r"hint: make the schedule after the last add_param_group"):  # fmt: skip
+    with pytest.raises(
+        ArgumentError,
+        match=r"StepLR: has a rate for each group of the optimizer(.|\n)*"
+        r"hint: make the schedule after the last add_param_group",
+    ):
         schedule.step()
 
 

@@ -28,8 +28,14 @@ def sgd(lr: float, momentum: float = 0.0, dampening: float = 0.0, weight_decay: 
     return step
 
 
-def adam(lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
-         amsgrad: bool = False, decoupled: bool = False) -> Step:  # fmt: skip
+def adam(
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    decoupled: bool = False,
+) -> Step:
     m: Any = 0.0
     v: Any = 0.0
     largest: Any = 0.0
@@ -110,7 +116,9 @@ def test_dtype_stays(kind: Any, oracle: Any, options: dict[str, Any], dtype: Any
         optimizer.step()
     assert p.dtype == dtype
     for slots in optimizer.state.values():
-        assert all(each.dtype == dtype for each in slots.values() if isinstance(each, schuss.Tensor))
+        assert all(
+            each.dtype == dtype for each in slots.values() if isinstance(each, schuss.Tensor)
+        )
 
 
 def test_defaults() -> None:
@@ -141,7 +149,11 @@ def test_amsgrad_can_be_switched_on_later() -> None:
         (optim.SGD, {"weight_decay": -0.1}, "SGD: weight_decay must not be negative"),
         (optim.SGD, {"nesterov": True}, "SGD: nesterov needs momentum and no dampening"),
         (optim.SGD, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "SGD: nesterov needs"),
-        (optim.Adam, {"betas": (0.9, 1.0)}, "Adam: betas are two numbers of at least 0 and below 1"),
+        (
+            optim.Adam,
+            {"betas": (0.9, 1.0)},
+            "Adam: betas are two numbers of at least 0 and below 1",
+        ),
         (optim.Adam, {"betas": (0.9,)}, "Adam: betas are two numbers"),
         (optim.AdamW, {"betas": (-0.1, 0.9)}, "AdamW: betas are two numbers"),
         (optim.Adam, {"eps": -1.0}, "Adam: eps must not be negative"),

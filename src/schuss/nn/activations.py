@@ -104,7 +104,7 @@ class ELU(_Activation):
 
 
 class GELU(_Activation):
-    """x times the normal distribution function; approximate="tanh" for the original approximation."""
+    """x times the normal distribution function; approximate="tanh" for nearly that."""
 
     function = staticmethod(neural.gelu)  # type: ignore[assignment]
 
@@ -142,7 +142,8 @@ class LogSoftmax(_Activation):
 
 
 class PReLU(Module):
-    """x where positive, else x * weight, with a learned weight for all or for each channel (He et al., 2015).
+    """x where positive, else x * weight, with a learned weight for all or for each channel (He et
+    al., 2015).
 
     Shapes: (N, C, ...) -> the same; weight (1,) or (C,).
     """

@@ -1,6 +1,8 @@
-"""Initial values. Each function gives a tensor new values in place (a trailing underscore, as in PyTorch) and returns it.
+"""Initial values. Each function gives a tensor new values in place (a trailing underscore, as in
+PyTorch) and returns it.
 
-Fans follow PyTorch: of a weight (out, in, kernel...) the fan-in is in * kernel, the fan-out out * kernel.
+Fans follow PyTorch: of a weight (out, in, kernel...) the fan-in is in * kernel, the fan-out out *
+kernel.
 """
 
 from __future__ import annotations
@@ -64,8 +66,14 @@ def normal_(
     )
 
 
-def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0,
-                  generator: Generator | None = None) -> Tensor:  # fmt: skip
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Generator | None = None,
+) -> Tensor:
     """Normally distributed within [a, b]: what falls outside is drawn again until it does not."""
     generator = generator or random.default_generator
     values = (
@@ -125,15 +133,25 @@ def _kaiming(tensor: Tensor, a: float, mode: Mode, nonlinearity: str) -> float:
     return calculate_gain(nonlinearity, a) / math.sqrt(max(1, fans(tensor)[mode == "fan_out"]))
 
 
-def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "leaky_relu",
-                     generator: Generator | None = None) -> Tensor:  # fmt: skip
+def kaiming_uniform_(
+    tensor: Tensor,
+    a: float = 0.0,
+    mode: Mode = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
+) -> Tensor:
     """Even, with variance gain**2 / fan (He et al., 2015). `a` is the slope of the leaky ReLU."""
     bound = math.sqrt(3) * _kaiming(tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound, generator)
 
 
-def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "leaky_relu",
-                    generator: Generator | None = None) -> Tensor:  # fmt: skip
+def kaiming_normal_(
+    tensor: Tensor,
+    a: float = 0.0,
+    mode: Mode = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
+) -> Tensor:
     """Normal, with variance gain**2 / fan (He et al., 2015)."""
     return normal_(tensor, 0.0, _kaiming(tensor, a, mode, nonlinearity), generator)
 

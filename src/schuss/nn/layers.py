@@ -27,7 +27,7 @@ from schuss.philox import Generator
 from schuss.tensor import Tensor
 
 
-def positive(layer: str, **sizes: int) -> None:
+def positive(layer: str, **sizes: Any) -> None:
     """Raise ArgumentError for a size that is not a positive integer."""
     for name, n in sizes.items():
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
@@ -72,7 +72,8 @@ class Linear(Module):
         in_features, out_features: sizes of the last axis before and after.
         bias: whether to add b.
 
-    Shapes: (..., in_features) -> (..., out_features); weight (out_features, in_features), bias (out_features,).
+    Shapes: (..., in_features) -> (..., out_features); weight (out_features, in_features), bias
+    (out_features,).
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None,
@@ -87,8 +88,14 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         x = floating_argument("Linear", x)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise fail(ShapeError, "Linear", f"the last axis must have in_features={self.in_features} elements", x=x,
-                       weight=self.weight, hint=_flatten_hint(x, self.in_features))  # fmt: skip
+            raise fail(
+                ShapeError,
+                "Linear",
+                f"the last axis must have in_features={self.in_features} elements",
+                x=x,
+                weight=self.weight,
+                hint=_flatten_hint(x, self.in_features),
+            )
         return neural.linear(x, self.weight, self.bias)
 
     def describe(self) -> str:
@@ -124,8 +131,14 @@ class _Conv(Module):
         name = type(self).__name__
         positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
-            raise fail(ArgumentError, name, "groups must divide the channels", in_channels=in_channels,
-                       out_channels=out_channels, groups=groups)  # fmt: skip
+            raise fail(
+                ArgumentError,
+                name,
+                "groups must divide the channels",
+                in_channels=in_channels,
+                out_channels=out_channels,
+                groups=groups,
+            )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = neural.per_axis(name, "kernel_size", kernel_size, self.rank, 1)
         self.stride = neural.per_axis(name, "stride", stride, self.rank, 1)
@@ -143,9 +156,14 @@ class _Conv(Module):
         x = floating_argument(name, x)
         if x.ndim == self.rank + 2 and x.shape[1] != self.in_channels:
             last = x.shape[-1] == self.in_channels
-            raise fail(ShapeError, name, f"expects {self.in_channels} input channels on axis 1, got {x.shape[1]}",
-                       x=x, weight=self.weight,
-                       hint="channels come before the sizes: (N, C, ...)" if last else None)  # fmt: skip
+            raise fail(
+                ShapeError,
+                name,
+                f"expects {self.in_channels} input channels on axis 1, got {x.shape[1]}",
+                x=x,
+                weight=self.weight,
+                hint="channels come before the sizes: (N, C, ...)" if last else None,
+            )
         function = neural.conv1d if self.rank == 1 else neural.conv2d
         return function(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
@@ -172,14 +190,16 @@ class Conv1d(_Conv):
         groups: the channels are worked on in this many separate groups.
         bias: whether to add a number to each output channel.
 
-    Shapes: (N, in_channels, L) -> (N, out_channels, L'), L' = (L + 2 padding - dilation (kernel - 1) - 1) // stride + 1.
+    Shapes: (N, in_channels, L) -> (N, out_channels, L'), L' = (L + 2 padding - dilation (kernel -
+    1) - 1) // stride + 1.
     """
 
     rank = 1
 
 
 class Conv2d(_Conv):
-    """Convolution over images; sizes are an integer for both axes or a pair (height, width). See `Conv1d`.
+    """Convolution over images; sizes are an integer for both axes or a pair (height, width). See
+    `Conv1d`.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H', W'); weight (out, in / groups, KH, KW).
     """
@@ -199,8 +219,15 @@ class Embedding(Module):
     Raises OutOfBoundsError, when the value is computed, for an index outside the table.
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, dtype: Any = None,
-                 generator: Generator | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        *,
+        dtype: Any = None,
+        generator: Generator | None = None,
+    ) -> None:
         super().__init__()
         positive("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         if padding_idx is not None and not 0 <= padding_idx < num_embeddings:
@@ -237,7 +264,8 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """In training, each element becomes 0 with probability p and the others are divided by 1 - p; else x itself.
+    """In training, each element becomes 0 with probability p and the others are divided by 1 - p;
+    else x itself.
 
     Args:
         p: the probability.
@@ -263,7 +291,7 @@ class Dropout(Module):
 
 
 class Flatten(Module):
-    """The axes from `start_axis` to `end_axis` (included) joined into one; by default all but the batch."""
+    """The axes `start_axis` to `end_axis` (included) as one; by default all but the batch."""
 
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
         super().__init__()
@@ -283,7 +311,8 @@ class Identity(Module):
 class Sequential(Module):
     """Layers one after the other: `Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))`.
 
-    Can be indexed, iterated over and measured with len. Names in the state are "0.weight", "2.bias", ...
+    Can be indexed, iterated over and measured with len. Names in the state are "0.weight",
+    "2.bias", ...
     """
 
     def __init__(self, *layers: Module) -> None:
@@ -305,8 +334,12 @@ class Sequential(Module):
         """Add a layer at the end; returns the module."""
         if not isinstance(layer, Module):
             kind = type(layer).__name__
-            raise fail(ArgumentTypeError, "Sequential", f"layer {len(self)} is no Module but {kind}",
-                       hint="nn.ReLU() instead of a function; Sequential(*layers) for a list")  # fmt: skip
+            raise fail(
+                ArgumentTypeError,
+                "Sequential",
+                f"layer {len(self)} is no Module but {kind}",
+                hint="nn.ReLU() instead of a function; Sequential(*layers) for a list",
+            )
         self.layers.append(layer)
         return self
 

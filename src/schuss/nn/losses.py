@@ -1,7 +1,8 @@
 """Losses, as functions and as layers.
 
-A loss compares a prediction with a target of the same shape: (N,) with (N, 1) is an error here, because broadcasting them
-would compare all with all. `reduction` is "mean" (over all elements), "sum" or "none".
+A loss compares a prediction with a target of the same shape: (N,) with (N, 1) is an error here,
+because broadcasting them would compare all with all. `reduction` is "mean" (over all elements),
+"sum" or "none".
 """
 
 from __future__ import annotations
@@ -29,8 +30,14 @@ def _pair(where_: str, input: ArrayLike, target: ArrayLike) -> tuple[Tensor, Ten
     x, y = floating(input, where_), as_tensor(target, where_)
     if x.shape != y.shape:
         hint = "the prediction has an axis too many or too few: x.squeeze(-1) or y.reshape(x.shape)"
-        raise fail(ShapeError, where_, "input and target must have the same shape; a loss does not broadcast",
-                   input=x, target=y, hint=hint if x.size == y.size else None)  # fmt: skip
+        raise fail(
+            ShapeError,
+            where_,
+            "input and target must have the same shape; a loss does not broadcast",
+            input=x,
+            target=y,
+            hint=hint if x.size == y.size else None,
+        )
     return x, cast(y, x.dtype)
 
 
@@ -44,7 +51,7 @@ def _reduced(where_: str, losses: Tensor, reduction: str) -> Tensor:
     raise fail(ArgumentError, where_, "reduction is 'mean', 'sum' or 'none'", reduction=reduction)
 
 
-# --- regression -------------------------------------------------------------------------------------
+# --- regression -----------------------------------------------------------------------------------
 
 
 def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
@@ -87,11 +94,11 @@ def _huber(
     return _reduced(where_, near * (distance - 0.5 * near), reduction)
 
 
-# --- two classes ------------------------------------------------------------------------------------
+# --- two classes ----------------------------------------------------------------------------------
 
 
 def binary_cross_entropy(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
-    """-(y log p + (1 - y) log(1 - p)) for probabilities p and targets y in [0, 1]. Logarithms end at -100."""
+    """-(y log p + (1 - y) log(1 - p)) for p and targets y in [0, 1]. Logarithms end at -100."""
     p, y = _pair("binary_cross_entropy", input, target)
     yes, no = maximum(log(p), -100.0), maximum(log1p(-p), -100.0)
     return _reduced("binary_cross_entropy", -(y * yes + (1 - y) * no), reduction)
@@ -103,7 +110,7 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: ArrayLike | None = None,
 ) -> Tensor:
-    """The cross-entropy of sigmoid(x) with targets in [0, 1], stable for all x. `pos_weight` weighs the class 1."""
+    """Cross-entropy of sigmoid(x), stable for all x. `pos_weight` weighs the class 1."""
     x, y = _pair("binary_cross_entropy_with_logits", input, target)
     if pos_weight is None:
         losses = softplus(x) - x * y
@@ -133,7 +140,7 @@ def hinge_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> 
 
 
 def squared_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
-    """(1 - y f)**2 for scores f and targets y of -1 or 1: the squared loss of a linear classifier."""
+    """(1 - y f)**2 for scores f and targets y of -1 or 1: squared loss of a linear classifier."""
     slack = 1 - _signs("squared_margin_loss", input, target)
     return _reduced("squared_margin_loss", slack * slack, reduction)
 
@@ -146,12 +153,12 @@ def soft_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean
 
 
 def zero_one_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
-    """1 where the sign of the score is not the target's (-1 or 1), else 0. It has no useful gradient: a measure."""
+    """1 where the sign of the score is not the target's (-1 or 1), else 0. It has no gradient."""
     wrong = _signs("zero_one_loss", input, target) <= 0
     return _reduced("zero_one_loss", cast(wrong, dtypes.default_float), reduction)
 
 
-# --- several classes --------------------------------------------------------------------------------
+# --- several classes ------------------------------------------------------------------------------
 
 
 def cross_entropy(
@@ -169,7 +176,8 @@ def cross_entropy(
         target: classes (N, ...) as integers, or probabilities of the shape of the input.
         weight: (C,) weights of the classes; "mean" then divides by the weights that occurred.
         ignore_index: targets of this value count nothing.
-        label_smoothing: this much of each target is spread evenly over all classes (Szegedy et al., 2016).
+        label_smoothing: this much of each target is spread evenly over all classes (Szegedy et al.,
+            2016).
 
     Raises OutOfBoundsError, when the value is computed, for a class outside 0 to C - 1.
     """
@@ -213,11 +221,18 @@ def _along_classes(where_: str, weight: ArrayLike, logs: Tensor) -> Tensor:
     return table.reshape((-1,) + (1,) * (logs.ndim - 1 - _class_axis(logs)))
 
 
-def _soft_cross_entropy(x: Tensor, logs: Tensor, y: Tensor, weight: ArrayLike | None, reduction: str,
-                        smoothing: float) -> Tensor:  # fmt: skip
+def _soft_cross_entropy(
+    x: Tensor, logs: Tensor, y: Tensor, weight: ArrayLike | None, reduction: str, smoothing: float
+) -> Tensor:
     if x.shape != y.shape:
-        raise fail(ShapeError, "cross_entropy", "target probabilities must have the shape of the input", input=x,
-                   target=y, hint="classes must be integers: target.astype(schuss.int64)")  # fmt: skip
+        raise fail(
+            ShapeError,
+            "cross_entropy",
+            "target probabilities must have the shape of the input",
+            input=x,
+            target=y,
+            hint="classes must be integers: target.astype(schuss.int64)",
+        )
     axis, y = _class_axis(x), cast(y, x.dtype)
     if smoothing:
         y = y * (1 - smoothing) + smoothing / x.shape[axis]
@@ -236,8 +251,14 @@ def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
     expected = (*logs.shape[:axis], *logs.shape[axis + 1 :])
     if y.shape != expected:
         hint = "target.squeeze(-1) drops the last axis" if y.shape == (*expected, 1) else None
-        raise fail(ShapeError, where_, f"target must have the shape {expected}: the input's without the classes",
-                   input=logs, target=y, hint=hint)  # fmt: skip
+        raise fail(
+            ShapeError,
+            where_,
+            f"target must have the shape {expected}: the input's without the classes",
+            input=logs,
+            target=y,
+            hint=hint,
+        )
     y = cast(y, dtypes.int64)
     ignored = y == ignore_index
     classes = where(ignored, 0, y)
@@ -266,7 +287,7 @@ def nll_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """-input at the target class, for log-probabilities (N, C, ...) and classes (N, ...); see `cross_entropy`."""
+    """-input at the target class, for log-probabilities (N, C, ...); see `cross_entropy`."""
     x, y = floating(input, "nll_loss"), as_tensor(target, "nll_loss")
     if x.ndim < 2:
         raise fail(ShapeError, "nll_loss", "log-probabilities need the axes (N, C)", input=x)
@@ -281,7 +302,8 @@ def nll_loss(
 def kl_div(
     input: ArrayLike, target: ArrayLike, reduction: str = "mean", log_target: bool = False
 ) -> Tensor:
-    """Kullback-Leibler divergence: y (log y - x) for log-probabilities x and probabilities y (or their logarithms).
+    """Kullback-Leibler divergence: y (log y - x) for log-probabilities x and probabilities y (or
+    their logarithms).
 
     `reduction="batchmean"` divides the sum by the batch size, which is the divergence as defined.
     """
@@ -298,7 +320,7 @@ def kl_div(
     return _reduced("kl_div", losses, reduction)
 
 
-# --- as layers --------------------------------------------------------------------------------------
+# --- as layers ------------------------------------------------------------------------------------
 
 
 class _Loss(Module):
@@ -398,8 +420,13 @@ class CrossEntropyLoss(_Loss):
 
     function = staticmethod(cross_entropy)
 
-    def __init__(self, weight: ArrayLike | None = None, ignore_index: int = -100, reduction: str = "mean",
-                 label_smoothing: float = 0.0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        weight: ArrayLike | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction,
                          label_smoothing=label_smoothing)  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""The tree of layers: finding parameters by type, saving and loading them, training mode, and printing."""
+"""The tree of layers: finding parameters by type, saving and loading, training mode, printing."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from schuss.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a layer learns. Layers find it by its type; `optimizer.step()` assigns new values to it.
+    """A tensor that a layer learns. Layers find it by its type; `optimizer.step()` assigns new
+    values to it.
 
     Args:
         data: the initial values, which are copied.
@@ -36,7 +38,8 @@ class Parameter(Tensor):
 
 
 class Buffer(Tensor):
-    """A tensor that belongs to a layer's state but is not learned (running statistics, say). Found by its type.
+    """A tensor that belongs to a layer's state but is not learned (running statistics, say). Found
+    by its type.
 
     Args:
         data: the initial values.
@@ -66,7 +69,7 @@ class StateDictReport(NamedTuple):
 
 
 class _Running:
-    """The layer that is being called, inside those that called it. Error messages print its path."""
+    """The layer that is being called, inside those that called it. Messages print the path."""
 
     __slots__ = ("module", "outer")
 
@@ -82,7 +85,7 @@ class _Running:
             running = running.outer
         chain.reverse()
         names = [type(chain[0]).__name__]
-        for parent, child in zip(chain, chain[1:], strict=False):
+        for parent, child in itertools.pairwise(chain):
             names.append(
                 next((name for name, each in parent.named_modules().items() if each is child), "?")
             )
@@ -91,7 +94,8 @@ class _Running:
 
 
 class Module:
-    """A layer, or a network of layers. Subclass it, make the parts in `__init__`, and define `forward`:
+    """A layer, or a network of layers. Subclass it, make the parts in `__init__`, and define
+    `forward`:
 
         class Net(nn.Module):
             def __init__(self):
@@ -102,11 +106,12 @@ class Module:
             def forward(self, x):
                 return self.out(self.hidden(x).relu())
 
-    Parameters, buffers and layers are found by their type among the attributes, in the order of definition, through
-    lists, tuples and dicts of any depth. A part used twice counts once.
+    Parameters, buffers and layers are found by their type among the attributes, in the order of
+    definition, through lists, tuples and dicts of any depth. A part used twice counts once.
 
     Attributes:
-        training: what `train()` and `eval()` set for the whole tree; dropout and batch normalisation look at it.
+        training: what `train()` and `eval()` set for the whole tree; dropout and batch
+            normalisation look at it.
     """
 
     training: bool
@@ -162,7 +167,7 @@ class Module:
     # --- the tree ---
 
     def _parts(self, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
-        """Values of the given kinds among the attributes and the containers in them, with their names."""
+        """Values of the given kinds among the attributes and containers in them, by name."""
         stack: list[tuple[str, Any]] = list(reversed(self.__dict__.items()))
         seen: set[int] = set()
         while stack:
@@ -230,7 +235,7 @@ class Module:
     # --- state ---
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The values of all parameters and persistent buffers by path. Later training does not change them."""
+        """All parameters and persistent buffers by path. Later training does not change it."""
         named: dict[str, Tensor] = dict(self.named_parameters())
         named.update({name: each for name, each in self.named_buffers().items() if each.persistent})
         return {name: each.detach() for name, each in named.items()}
@@ -238,7 +243,8 @@ class Module:
     def load_state_dict(
         self, state: Mapping[str, ArrayLike], strict: bool = True
     ) -> StateDictReport:
-        """Take on the values of a state dict. Everything is checked first: on an error nothing has changed.
+        """Take on the values of a state dict. Everything is checked first: on an error nothing has
+        changed.
 
         Args:
             state: tensors or arrays by path.
@@ -254,7 +260,8 @@ class Module:
         extra = [name for name in state if name not in aliases]
         values = {name: as_tensor(each, name) for name, each in state.items() if name in aliases}
         unfit = [
-            f"{name}: saved {value.shape} {value.dtype}, here {aliases[name].shape} {aliases[name].dtype}"
+            f"{name}: saved {value.shape} {value.dtype}, "
+            f"here {aliases[name].shape} {aliases[name].dtype}"
             for name, value in values.items()
             if value.shape != aliases[name].shape or not _fits(value.dtype, aliases[name].dtype)
         ]
@@ -344,8 +351,12 @@ class Module:
         return "\n".join(lines)
 
     def __reduce__(self) -> Any:
-        raise fail(ArgumentTypeError, "pickle", "modules are not pickled, because unpickling runs code",
-                   hint="save model.state_dict() with schuss.save")  # fmt: skip
+        raise fail(
+            ArgumentTypeError,
+            "pickle",
+            "modules are not pickled, because unpickling runs code",
+            hint="save model.state_dict() with schuss.save",
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Module:
         import copy

@@ -17,15 +17,17 @@ from schuss.tensor import Tensor
 
 
 class _BatchNorm(Module):
-    """Each channel brought to mean 0 and variance 1 over the batch, then scaled and shifted by learned numbers.
+    """Each channel brought to mean 0 and variance 1 over the batch, then scaled and shifted by
+    learned numbers.
 
-    In training with the statistics of the batch, which also update the running ones; in evaluation with
-    the running ones. Ioffe and Szegedy, "Batch normalization" (2015).
+    In training with the statistics of the batch, which also update the running ones; in evaluation
+    with the running ones. Ioffe and Szegedy, "Batch normalization" (2015).
 
     Args:
         num_features: channels C.
         eps: added to the variance.
-        momentum: the weight of the newest batch in the running statistics; None averages over all batches.
+        momentum: the weight of the newest batch in the running statistics; None averages over all
+            batches.
         affine: whether to scale and shift.
         track_running_stats: False uses the batch in evaluation too.
     """
@@ -33,8 +35,16 @@ class _BatchNorm(Module):
     ranks: tuple[int, ...] = ()
     shapes = ""
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-                 track_running_stats: bool = True, *, dtype: Any = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
         positive(type(self).__name__, num_features=num_features)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
@@ -61,8 +71,13 @@ class _BatchNorm(Module):
             axes = (0, *range(2, x.ndim))
             count = x.size // max(1, self.num_features)
             if self.training and count < 2:
-                raise fail(ShapeError, name, "needs more than one value for each channel in training", x=x,
-                           hint="use a larger batch (drop_last=True), or model.eval()")  # fmt: skip
+                raise fail(
+                    ShapeError,
+                    name,
+                    "needs more than one value for each channel in training",
+                    x=x,
+                    hint="use a larger batch (drop_last=True), or model.eval()",
+                )
             centre, spread = mean(x, axes), var(x, axes)
             if self.training:
                 self._track(centre.detach(), spread.detach() * (count / max(1, count - 1)))
@@ -82,7 +97,7 @@ class _BatchNorm(Module):
         ):
             return
         with no_grad():
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.assign(self.num_batches_tracked + 1)
             newest: Any = self.momentum
             if newest is None:
                 newest = 1 / self.num_batches_tracked.astype(self.running_mean.dtype)
@@ -118,8 +133,15 @@ class LayerNorm(Module):
     Ba, Kiros and Hinton, "Layer normalization" (2016).
     """
 
-    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
-                 bias: bool = True, *, dtype: Any = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
         shape = (
             (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)

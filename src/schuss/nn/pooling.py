@@ -45,13 +45,13 @@ class _AdaptivePool(_Pool):
 
 
 class MaxPool1d(_MaxPool):
-    """The largest element of each window: (N, C, L) -> (N, C, L'). Stride is the kernel size by default."""
+    """The largest element of each window: (N, C, L) -> (N, C, L'). Default stride: the kernel."""
 
     function = staticmethod(neural.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
-    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). Stride is the kernel size by default."""
+    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'); stride as `MaxPool1d`."""
 
     function = staticmethod(neural.max_pool2d)
 

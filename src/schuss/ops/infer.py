@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from schuss.errors import (
 )
 from schuss.graph import Node, Sample, Shape
 
-Rng = np.random.Generator
+Rng: TypeAlias = "np.random.Generator"  # as text: importing numpy.random takes a while
 
 
 def broadcast_shapes(where: str, *shapes: Shape) -> Shape:

@@ -7,6 +7,17 @@ from schuss.optim.methods import SGD, Adagrad, Adam, AdamW
 from schuss.optim.optimizer import Optimizer
 
 __all__ = [
-    "SGD", "Adagrad", "Adam", "AdamW", "ConstantLR", "CosineAnnealingLR", "ExponentialLR", "LambdaLR", "Optimizer",
-    "StepLR", "clip_grad_norm", "clip_grad_value", "lr_scheduler",
-]  # fmt: skip
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "ExponentialLR",
+    "LambdaLR",
+    "Optimizer",
+    "StepLR",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "lr_scheduler",
+]

@@ -1,6 +1,8 @@
-"""Learning-rate schedules. Each says by which factor the initial rate is multiplied after a number of steps.
+"""Learning-rate schedules. Each says by which factor the initial rate is multiplied after a number
+of steps.
 
-Call `schedule.step()` once an epoch or once a step, whichever the numbers are meant in. Every schedule takes
+Call `schedule.step()` once an epoch or once a step, whichever the numbers are meant in. Every
+schedule takes
 `warmup`: that many steps first, over which the rate grows linearly (Goyal et al., 2017).
 """
 
@@ -15,7 +17,7 @@ from schuss.optim.optimizer import Optimizer
 
 
 class Schedule:
-    """The base of schedules: a subclass defines `factor(t)` for t = 0, 1, ... steps after the warm-up."""
+    """The base of schedules: a subclass defines `factor(t)` for t steps after the warm-up."""
 
     def __init__(self, optimizer: Optimizer, warmup: int = 0) -> None:
         if warmup < 0:
@@ -42,9 +44,14 @@ class Schedule:
 
     def _set(self) -> None:
         if len(self.base_lrs) != len(self.optimizer.param_groups):
-            raise fail(ArgumentError, type(self).__name__, "has a rate for each group of the optimizer",
-                       rates=self.base_lrs, groups=len(self.optimizer.param_groups),
-                       hint="make the schedule after the last add_param_group")  # fmt: skip
+            raise fail(
+                ArgumentError,
+                type(self).__name__,
+                "has a rate for each group of the optimizer",
+                rates=self.base_lrs,
+                groups=len(self.optimizer.param_groups),
+                hint="make the schedule after the last add_param_group",
+            )
         t = self.last_step
         factor = (t + 1) / (self.warmup + 1) if t < self.warmup else self.factor(t - self.warmup)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
@@ -93,7 +100,8 @@ class ExponentialLR(Schedule):
 
 
 class CosineAnnealingLR(Schedule):
-    """From the initial rate to `eta_min` along half a cosine in `T_max` steps (Loshchilov and Hutter, 2017).
+    """From the initial rate to `eta_min` along half a cosine in `T_max` steps (Loshchilov and
+    Hutter, 2017).
 
     After that the rate stays at `eta_min`.
     """

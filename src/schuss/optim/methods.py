@@ -1,4 +1,4 @@
-"""The optimizers. Each `update` reads like the formula it comes from: p the parameter, g its gradient."""
+"""The optimizers. Each `update` reads like its formula: p the parameter, g its gradient."""
 
 from __future__ import annotations
 
@@ -26,8 +26,15 @@ class SGD(Optimizer):
         nesterov: look ahead: p = p - lr * (g + momentum * v).
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
-                 weight_decay: float = 0.0, nesterov: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening,
                                   "weight_decay": weight_decay, "nesterov": nesterov})  # fmt: skip
 
@@ -71,16 +78,35 @@ class Adam(Optimizer):
         amsgrad: divide by the largest v' so far (Reddi et al., 2018).
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 0.0, amsgrad: bool = False) -> None:  # fmt: skip
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay,
-                                  "amsgrad": amsgrad})  # fmt: skip
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": tuple(betas),
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+            },
+        )
 
     def check(self, settings: Mapping[str, Any]) -> None:
         super().check(settings)
         if len(settings["betas"]) != 2 or not all(0 <= b < 1 for b in settings["betas"]):
-            raise fail(ArgumentError, type(self).__name__, "betas are two numbers of at least 0 and below 1",
-                       betas=settings["betas"])  # fmt: skip
+            raise fail(
+                ArgumentError,
+                type(self).__name__,
+                "betas are two numbers of at least 0 and below 1",
+                betas=settings["betas"],
+            )
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
         if group["weight_decay"]:
@@ -99,10 +125,20 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019): p shrinks by lr * weight_decay first."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
 
-    def __init__(self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False) -> None:  # fmt: skip
+    p shrinks by lr * weight_decay before the step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
@@ -123,10 +159,25 @@ class Adagrad(Optimizer):
         eps: see the formula.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 1e-2, lr_decay: float = 0.0, weight_decay: float = 0.0,
-                 initial_accumulator_value: float = 0.0, eps: float = 1e-10) -> None:  # fmt: skip
-        super().__init__(params, {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
-                                  "initial_accumulator_value": initial_accumulator_value, "eps": eps})  # fmt: skip
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "lr_decay": lr_decay,
+                "weight_decay": weight_decay,
+                "initial_accumulator_value": initial_accumulator_value,
+                "eps": eps,
+            },
+        )
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
         if group["weight_decay"]:

@@ -21,12 +21,13 @@ class Optimizer:
     """The base of optimizers: a subclass says in `update` how one parameter moves.
 
     Args:
-        params: `model.parameters()`, or tensors that require gradients, or dicts `{"params": ..., "lr": ...}` with
-            settings of their own for each group.
+        params: `model.parameters()`, or tensors that require gradients, or dicts `{"params": ...,
+            "lr": ...}` with settings of their own for each group.
         defaults: the settings of groups that do not have their own.
 
     Attributes:
-        param_groups: dicts with "params" (tensors), "names" and the settings, which may be changed at any time.
+        param_groups: dicts with "params" (tensors), "names" and the settings, which may be changed
+            at any time.
         state: for each parameter name the numbers and tensors that the method keeps.
     """
 
@@ -45,8 +46,12 @@ class Optimizer:
                        hint='{"params": [...], "lr": ...}')  # fmt: skip
         unknown = set(group) - {"params", "names"} - set(self.defaults)
         if unknown or "params" not in group:
-            raise fail(ArgumentError, where, f"a group has 'params' and settings out of {sorted(self.defaults)}",
-                       group=sorted(group))  # fmt: skip
+            raise fail(
+                ArgumentError,
+                where,
+                f"a group has 'params' and settings out of {sorted(self.defaults)}",
+                group=sorted(group),
+            )
         given = group["params"]
         tensors = [given] if isinstance(given, Tensor) else list(given)
         taken = {name for each in self.param_groups for name in each["names"]}
@@ -56,8 +61,13 @@ class Optimizer:
         elif "names" not in group and taken.intersection(names):
             names = [f"group{len(self.param_groups)}.{name}" for name in names]
         if len(names) != len(tensors):
-            raise fail(ArgumentError, where, "a group needs as many names as parameters", names=names,
-                       params=len(tensors))  # fmt: skip
+            raise fail(
+                ArgumentError,
+                where,
+                "a group needs as many names as parameters",
+                names=names,
+                params=len(tensors),
+            )
         known = {id(p) for each in self.param_groups for p in each["params"]}
         for name, each in zip(names, tensors, strict=True):
             if not isinstance(each, Tensor):
@@ -116,7 +126,7 @@ class Optimizer:
         evaluate_pending([each._node for each in moved])
 
     def state_dict(self) -> dict[str, Any]:
-        """`{"state": {name: {slot: tensor}}, "groups": [settings with "names"]}`; the groups are plain JSON."""
+        """`{"state": {name: {slot: tensor}}, "groups": [settings, "names"]}`; groups are JSON."""
         state = {
             name: {slot: _as_saved(value) for slot, value in slots.items()}
             for name, slots in self.state.items()

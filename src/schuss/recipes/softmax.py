@@ -14,9 +14,9 @@ from schuss.training import Accuracy, Trainer
 
 @recipe(Target("accuracy on the test images", 0.83))
 def softmax(
-    epochs: int = 5,
+    epochs: int = 10,
     batch_size: int = 256,
-    lr: float = 0.1,
+    lr: float = 0.3,
     limit: int | None = None,
     seed: int = 0,
     root: Path | None = None,
@@ -35,6 +35,12 @@ def softmax(
     if plain:
         loops.train(model, loss, optimizer, training, epochs)
         return loops.accuracy(model, held_out)
-    trainer = Trainer(model, loss, optimizer, metrics={"accuracy": Accuracy()})
+    trainer = Trainer(
+        model,
+        loss,
+        optimizer,
+        metrics={"accuracy": Accuracy()},
+        schedule=optim.ExponentialLR(optimizer, gamma=0.85),
+    )
     trainer.fit(training, epochs=epochs, validation=held_out)
     return trainer.evaluate(held_out)["accuracy"]

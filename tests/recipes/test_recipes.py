@@ -1,0 +1,112 @@
+"""The recipes run; those that take seconds reach their targets."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schuss.recipes import Target, all_recipes, find_recipe
+from schuss.recipes.recipe import run_folder
+
+RECIPES = all_recipes()
+
+
+def test_targets():
+    assert Target("x", 0.5).is_reached(0.5)
+    assert not Target("x", 0.5).is_reached(float("nan"))
+    assert Target("x", 0.5, at_least=False).is_reached(0.4)
+    assert not Target("x", 0.5, at_least=False).is_reached(float("nan"))
+    assert str(Target("error", 0.5, at_least=False)) == "error <= 0.5"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_form(name):
+    """Short, described, and every setting typed and with a default."""
+    recipe = RECIPES[name]
+    assert recipe.summary.endswith(".")
+    assert all(each.default is not inspect.Parameter.empty for each in recipe.settings.values())
+    source = Path(inspect.getsourcefile(recipe.function) or "")
+    assert len(source.read_text(encoding="utf-8").splitlines()) < 100
+    assert source.stem == name
+
+
+def test_parsing():
+    fashion = find_recipe("fashion")
+    parsed = fashion.parse(["limit=100", "model=resnet", "resume=true", "root=none", "lr=1e-2"])
+    expected = {"limit": 100, "model": "resnet", "resume": True, "root": None, "lr": 0.01}
+    assert parsed == expected
+    assert not fashion.is_full(parsed)
+    assert fashion.is_full({})
+    assert not fashion.is_full({"epochs": 1})
+
+
+def test_run_folder(tmp_path):
+    out = tmp_path / "digits"
+    assert run_folder(out, resume=False) == out
+    out.mkdir()
+    assert run_folder(out, resume=False) == tmp_path / "digits-2"
+    assert run_folder(out, resume=True) == out
+
+
+@pytest.mark.parametrize("name", ["linear", "xor"])
+def test_reaches_its_target(name):
+    recipe = RECIPES[name]
+    assert recipe.target.is_reached(recipe.function())
+
+
+def test_approximate_draws(tmp_path):
+    recipe = RECIPES["approximate"]
+    figure = recipe.function(out=tmp_path / "run", steps=1000)
+    assert recipe.target.is_reached(figure)
+    assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits_reaches_its_target_and_resumes(tmp_path):
+    recipe = RECIPES["digits"]
+    out = tmp_path / "digits"
+    figure = recipe.function(epochs=6, out=out)
+    assert recipe.target.is_reached(figure)
+    assert (out / "curves.png").exists()
+    lines = (out / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[-1])["validation_accuracy"] == figure
+    assert recipe.function(epochs=6, out=out, resume=True) == figure
+
+
+def test_digits_as_a_plain_loop(tmp_path):
+    assert RECIPES["digits"].function(epochs=3, plain=True, out=tmp_path) > 0.95
+
+
+@pytest.fixture
+def small_fashion(tmp_path):
+    """A folder in the form of Fashion-MNIST's, with few images of a simple kind."""
+    rng = np.random.default_rng(0)
+    for prefix, count in (("train", 200), ("t10k", 80)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = rng.integers(0, 60, (count, 28, 28)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label : 2 * label + 4, 4:24] = 250
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim])
+            header += b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (tmp_path / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_softmax(small_fashion, plain):
+    accuracy = RECIPES["softmax"].function(
+        root=small_fashion, epochs=8, batch_size=20, plain=plain
+    )
+    assert accuracy > 0.9
+
+
+@pytest.mark.parametrize("model", ["lenet", "resnet"])
+def test_fashion(small_fashion, tmp_path, model):
+    accuracy = RECIPES["fashion"].function(
+        model=model, root=small_fashion, epochs=4, batch_size=20, limit=160, out=tmp_path / "run"
+    )
+    assert accuracy > 0.5
