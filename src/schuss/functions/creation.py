@@ -84,7 +84,7 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     Memory that its owner may still write to is copied, unless `copy=False` shares it: then do not write.
     """
     as_device(device)
-    array = np.from_dlpack(x)
+    array = np.from_dlpack(x, copy=False) if copy is False else np.from_dlpack(x)
     if copy or (copy is None and array.flags.writeable):
         array = array.copy()
     return adopt(array)
