@@ -98,7 +98,9 @@ def test_user_location_of_a_lambda() -> None:
 
 def test_require() -> None:
     assert require("math", "x", "counting") is not None
-    with pytest.raises(errors.MissingDependencyError, match="plots: needs the package no_such_package") as caught:
+    with pytest.raises(
+        errors.MissingDependencyError, match="plots: needs the package no_such_package"
+    ) as caught:
         require("no_such_package.part", "plot", "plots")
     assert "hint: pip install 'schuss[plot]'" in str(caught.value)
     assert isinstance(caught.value.__cause__, ImportError)

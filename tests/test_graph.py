@@ -11,7 +11,18 @@ import pytest
 
 import schuss
 from schuss.context import context
-from schuss.graph import REGISTRY, Handle, Node, ancestors, apply, data, define, is_wanted, scalar, wrap
+from schuss.graph import (
+    REGISTRY,
+    Handle,
+    Node,
+    ancestors,
+    apply,
+    data,
+    define,
+    is_wanted,
+    scalar,
+    wrap,
+)
 from schuss.ops.elementwise import add
 
 

@@ -22,7 +22,9 @@ def run(program: str) -> str:
 def test_import_is_light() -> None:
     loaded = run("import sys, schuss; print(*sys.modules)").split()
     assert not [name for name in loaded if name.partition(".")[0] in HEAVY]
-    assert not [name for name in loaded if name.startswith("schuss.") and name.split(".")[1] in LAZY]
+    assert not [
+        name for name in loaded if name.startswith("schuss.") and name.split(".")[1] in LAZY
+    ]
 
 
 def test_parts_load_when_they_are_first_named() -> None:

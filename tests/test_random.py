@@ -133,7 +133,11 @@ def test_dropout_gradient_uses_the_same_mask() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: random.uniform((2,), dtype=schuss.int8), DTypeError, "uniform: needs a floating dtype"),
+        (
+            lambda: random.uniform((2,), dtype=schuss.int8),
+            DTypeError,
+            "uniform: needs a floating dtype",
+        ),
         (lambda: random.uniform((2,), 1.0, 0.0), ArgumentError, "low must not be above high"),
         (lambda: random.uniform((-1,)), ArgumentError, "sizes must not be negative"),
         (lambda: random.randint(3, 3), ArgumentError, "needs low < high"),

@@ -31,6 +31,7 @@ class Context(threading.local):
             0  # nodes left out of `pending` since then, because nobody waits for them
         )
         self.pending_bytes: int = 0  # host data that entered the graph since then
+        self.spent: list[weakref.ref[Node]] = []  # what backward passes went through since then
 
 
 context = Context()

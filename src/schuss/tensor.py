@@ -253,8 +253,9 @@ class Tensor(Handle):
 
         Args:
             gradient: what flows into a tensor that is no scalar: the same shape.
-            retain_graph: keep what the forward pass computed for another `backward()`. Without it a second call
-                gives the same result, but computes the forward pass again.
+            retain_graph: keep the graph, and what the forward pass computed, for another
+                `backward()`. Without it a second call before the next `optimizer.step()` computes
+                the forward pass again, and one after it raises GradientError.
             create_graph: record the gradients so that they can be differentiated again.
         """
         autodiff.backward(self, gradient, retain_graph, create_graph)

@@ -359,3 +359,29 @@ def test_copies_of_leaves() -> None:
     shallow = copy.copy(x)
     (shallow * 3).sum().backward()
     assert x.grad.tolist() == [3]
+
+
+def test_a_graph_that_a_step_let_go_of_says_so():
+    w = schuss.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = schuss.optim.SGD([w], lr=0.1)
+    loss = (w * w).sum()
+    loss.backward()
+    optimizer.step()
+    text = (
+        r"a step has let go of it since(.|\n)*recorded: .*test_backward.py(.|\n)*retain_graph=True"
+    )
+    with pytest.raises(GradientError, match=text):
+        loss.backward()
+    with pytest.raises(GradientError, match="let go"):
+        (loss * 2).backward()
+
+
+def test_a_retained_graph_survives_the_step():
+    w = schuss.tensor([1.0, 2.0], requires_grad=True)
+    optimizer = schuss.optim.SGD([w], lr=0.1)
+    loss = (w * w).sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    loss.backward()
+    assert w.grad is not None
+    np.testing.assert_allclose(w.grad.numpy(), [4.0, 8.0])

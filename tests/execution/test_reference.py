@@ -55,5 +55,11 @@ def test_no_warnings_from_numpy() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         x = schuss.tensor([0.0, -1.0, 1e30])
-        for y in (1 / x, schuss.log(x), x * x * x, schuss.tensor([1, 2]) // 0, x.astype(schuss.float16)):
+        for y in (
+            1 / x,
+            schuss.log(x),
+            x * x * x,
+            schuss.tensor([1, 2]) // 0,
+            x.astype(schuss.float16),
+        ):
             y.numpy()

@@ -53,7 +53,9 @@ def test_half_precisions_accumulate_in_float32(dtype: str) -> None:
 
 
 def test_matmul_errors() -> None:
-    with pytest.raises(ShapeError, match=r"the last axis of x \(3\) must be as long as the second-last of y \(2\)") as e:
+    with pytest.raises(
+        ShapeError, match=r"the last axis of x \(3\) must be as long as the second-last of y \(2\)"
+    ) as e:
         schuss.ones((2, 3)) @ schuss.ones((2, 3))
     assert "hint: y.mT swaps the last two axes of y" in str(e.value)
     with pytest.raises(ShapeError, match="scalars cannot be multiplied as matrices"):
@@ -136,7 +138,9 @@ def test_solve() -> None:
         singular.numpy()
     assert "hint: add a small multiple of the identity" in str(caught.value)
     with pytest.raises(DTypeError, match="solve: needs float32, float64 or complex input"):
-        schuss.solve(schuss.ones((1, 1), dtype=schuss.float16), schuss.ones((1, 1), dtype=schuss.float16))
+        schuss.solve(
+            schuss.ones((1, 1), dtype=schuss.float16), schuss.ones((1, 1), dtype=schuss.float16)
+        )
 
 
 def test_norm() -> None:

@@ -121,7 +121,9 @@ RETURN_X_ITSELF = {
     "pad": lambda x: schuss.pad(x, [(0, 0)]),
     "roll": lambda x: schuss.roll(x, 2),
     "detach": lambda x: x.detach(),
-    "floor of integers": lambda x: x.floor() if not schuss.isdtype(x.dtype, "real floating") else x[:],
+    "floor of integers": lambda x: (
+        x.floor() if not schuss.isdtype(x.dtype, "real floating") else x[:]
+    ),
     "dropout": lambda x: schuss.functions.neural.dropout(x, training=False),
     "concat": lambda x: schuss.concat([x]),
     "einsum": lambda x: schuss.einsum("i->i", x),
@@ -173,7 +175,11 @@ def test_changing_a_result_in_place_leaves_the_argument_alone(name: str) -> None
         (lambda x: schuss.stack([x, x[0]]), ShapeError, "all tensors must have one shape"),
         (lambda x: schuss.roll(x, (1, 2)), ArgumentError, "as many shifts as axes are needed"),
         (lambda x: schuss.repeat(x, -1), ArgumentError, "repeats must not be negative"),
-        (lambda x: schuss.repeat(x, [1, 2], axis=1), ArgumentError, "one count, not negative, for each"),
+        (
+            lambda x: schuss.repeat(x, [1, 2], axis=1),
+            ArgumentError,
+            "one count, not negative, for each",
+        ),
         (lambda x: schuss.tile(x, (-1,)), ArgumentError, "repetitions are not negative"),
         (lambda x: x.flip(axis=3), OutOfBoundsError, "axis 3 does not exist: there are 3 axes"),
         (lambda x: schuss.stack([x], dim=0), ArgumentTypeError, "'dim' is called 'axis' here"),

@@ -190,7 +190,6 @@ def test_old_graphs_are_let_go() -> None:
     assert total.item() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="the graph of a summed loss keeps batches and old weights")
 def test_old_graphs_are_let_go_without_detach() -> None:
     """`total += loss` holds on to no batch, no activation and no old weight either."""
     model = make_model()

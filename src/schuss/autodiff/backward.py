@@ -6,11 +6,12 @@ loop over nodes in the reverse order of recording; nothing recurses.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from schuss.context import grad_mode
-from schuss.errors import GradientError, ShapeError, fail
+from schuss.context import context, grad_mode
+from schuss.errors import GradientError, ShapeError, describe_location, fail
 from schuss.graph import Node, ancestors, apply, scalar, wrap
 from schuss.ops.broadcast import broadcast_to, sum_to
 from schuss.ops.elementwise import add
@@ -31,6 +32,7 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
         )
     seed = _seed(root, gradient)
     walked = tape(root._node)
+    _require_whole(walked)
     with grad_mode(create_graph):
         found = propagate(walked, {root._node: seed})
         for node, grad in found.items():
@@ -40,6 +42,21 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
     if not retain_graph and not create_graph:
         for node in walked:
             node.spent = True
+        alive = [ref for ref in context.spent if ref() is not None]
+        context.spent = alive + [weakref.ref(node) for node in walked]
+
+
+def _require_whole(walked: Sequence[Node]) -> None:
+    for node in walked:
+        if not node.inputs and not is_leaf(node):
+            raise fail(
+                GradientError,
+                "backward",
+                "a backward pass went through this graph already, and a step has let go of it since",
+                op=node.name,
+                recorded=describe_location(node.location),
+                hint="backward(retain_graph=True) the first time keeps it; detach() what is reused",
+            )
 
 
 def _seed(root: Tensor, gradient: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from schuss.data.idx import unpacked
-from schuss.errors import DataNotFoundError, FileFormatError, fail
+from schuss.errors import DataNotFoundError, FileFormatError, StorageError, fail
 from schuss.files import atomic_write, make_folder
 
 TIMEOUT = 30.0  # seconds in which a server has to say something
@@ -50,7 +50,8 @@ def download(url: str, target: Path, sha256: str) -> None:
             file.flush()
             _check(Path(file.name), url, sha256)
     except OSError as problem:
-        reason = f"the download failed: {problem}"
+        told = problem.__cause__ if isinstance(problem, StorageError) else problem
+        reason = f"the download failed: {told}"
         raise fail(DataNotFoundError, "download", reason, url=url, file=str(target)) from problem
 
 

@@ -78,6 +78,21 @@ def evaluate_pending(targets: Iterable[Node] = ()) -> None:
     context.pending_bytes = context.pruned = 0
     waiting = [node for ref in pending if is_wanted(node := ref())]
     evaluate([*targets, *waiting])  # type: ignore[list-item]  # is_wanted excludes None
+    _let_go_of_spent()
+
+
+def _let_go_of_spent() -> None:
+    """Cut the graphs behind computed values that a backward pass went through.
+
+    A running sum of losses would hold on to the graphs of all steps otherwise. Another `backward()` through
+    them is an error that says so.
+    """
+    spent, context.spent = context.spent, []
+    for ref in spent:
+        node = ref()
+        if node is not None and node.value is not None and node.owner is None:
+            node.inputs = ()
+            node.scope = None
 
 
 # A loop that never looks at a value (a validation loop that only counts, say) would hold on to every batch that

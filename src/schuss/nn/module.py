@@ -185,21 +185,25 @@ class Module:
 
     def named_modules(self) -> dict[str, Module]:
         """All layers of the tree by path; the root's is empty."""
-        found: dict[str, Module] = {}
+        return dict(self._paths(shared=False))
+
+    def _paths(self, shared: bool) -> Iterator[tuple[str, Module]]:
+        """All layers with their paths: a shared one under its first path, or under all of them."""
         seen: set[int] = set()
-        stack: list[tuple[str, Module]] = [("", self)]
+        stack: list[tuple[str, Module, frozenset[int]]] = [("", self, frozenset())]
         while stack:
-            path, module = stack.pop()
-            if id(module) in seen:
+            path, module, above = stack.pop()
+            if id(module) in seen and not shared:
                 continue
             seen.add(id(module))
-            found[path] = module
+            yield path, module
+            inside = above | {id(module)}
             below = [
-                (f"{path}.{name}" if path else name, each)
+                (f"{path}.{name}" if path else name, each, inside)
                 for name, each in module.children().items()
+                if id(each) not in inside
             ]
             stack.extend(reversed(below))
-        return found
 
     def modules(self) -> list[Module]:
         """All layers of the tree, this one first."""
@@ -209,7 +213,7 @@ class Module:
         """Tensors of a kind by path; with `shared`, under each of their names."""
         found: dict[str, Any] = {}
         seen: set[int] = set()
-        for path, module in self.named_modules().items():
+        for path, module in self._paths(shared):
             for name, value in module._parts((kind,)):
                 if shared or id(value) not in seen:
                     seen.add(id(value))
