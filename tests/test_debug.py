@@ -47,7 +47,10 @@ def test_nan_in_the_data_is_told_apart():
 
 def test_backward_is_watched():
     x = schuss.tensor([0.0], requires_grad=True)
-    with schuss.debug.check_numerics(), pytest.raises(NumericsError, match="divide: 0 NaN and 1 inf"):
+    with (
+        schuss.debug.check_numerics(),
+        pytest.raises(NumericsError, match="divide: 0 NaN and 1 inf"),
+    ):
         y = x.sqrt().sum()
         y.backward()
         assert x.grad is not None
@@ -62,9 +65,12 @@ def test_meant_infinities_pass():
 
 
 def test_half_precision_is_watched():
-    x = schuss.tensor([3e38], dtype=schuss.bfloat16)
-    with schuss.debug.check_numerics(), pytest.raises(NumericsError, match="multiply: 0 NaN and 1 inf"):
-        (x * 10).numpy()
+    product = schuss.tensor([3e38], dtype=schuss.bfloat16) * 10
+    with (
+        schuss.debug.check_numerics(),
+        pytest.raises(NumericsError, match="multiply: 0 NaN and 1 inf"),
+    ):
+        product.numpy()
 
 
 def test_ends_with_the_block():

@@ -12,7 +12,7 @@ from schuss import dtypes
 from schuss.dtypes import as_dtype, meet_scalar, promote
 from schuss.errors import ArgumentTypeError, DTypeError
 
-# Row and column meet in ... ; X: no common type. From the array API standard, with the kinds mixed in.
+# Where row and column meet; X: nowhere. From the array API standard, and floats of 16 bits.
 INTEGERS = """
        i1 i2 i4 i8 u1 u2 u4 u8
     i1 i1 i2 i4 i8 i2 i4 i8 X
@@ -193,9 +193,9 @@ def test_kinds() -> None:
     assert dtypes.is_complex(dtypes.complex64)
     assert dtypes.is_integral(dtypes.uint8)
     assert not dtypes.is_integral(dtypes.bool_)
-    assert [dtypes.is_differentiable(each) for each in (dtypes.float16, dtypes.int8, dtypes.complex64)] == [
-        True, False, False
-    ]  # fmt: skip
+    assert [
+        dtypes.is_differentiable(each) for each in (dtypes.float16, dtypes.int8, dtypes.complex64)
+    ] == [True, False, False]
     assert dtypes.real_of(dtypes.complex64) == dtypes.float32
     assert dtypes.real_of(dtypes.complex128) == dtypes.float64
     assert dtypes.real_of(dtypes.int8) == dtypes.int8

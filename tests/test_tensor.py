@@ -86,10 +86,14 @@ def test_numpy_is_read_only_and_shared() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: schuss.ones((3, 2)), lambda: schuss.tensor([[1.0, 2], [3, 4]]).mT, lambda: schuss.arange(5)[::-1],
-        lambda: schuss.ones(3) + 1, lambda: schuss.tensor(1.0), lambda: schuss.random.uniform((2,)),
+        lambda: schuss.ones((3, 2)),
+        lambda: schuss.tensor([[1.0, 2], [3, 4]]).mT,
+        lambda: schuss.arange(5)[::-1],
+        lambda: schuss.ones(3) + 1,
+        lambda: schuss.tensor(1.0),
+        lambda: schuss.random.uniform((2,)),
     ],
-)  # fmt: skip
+)
 def test_numpy_of_anything_is_read_only(make) -> None:
     x = make()
     assert not x.numpy().flags.writeable
@@ -139,7 +143,7 @@ def test_as_python_numbers() -> None:
 def test_len_iteration_contains() -> None:
     x = schuss.tensor([[1, 2], [3, 4]])
     assert [row.tolist() for row in x] == [[1, 2], [3, 4]]
-    a, b = x
+    _, b = x
     assert b.tolist() == [3, 4]
     assert 3 in x
     assert 5 not in x
@@ -153,7 +157,7 @@ def test_hash_is_identity() -> None:
     x, y = schuss.ones(1), schuss.ones(1)
     assert {x: 1, y: 2}[x] == 1
     assert x != None  # noqa: E711
-    assert not (x == None)  # noqa: E711
+    assert (x == None) is False  # noqa: E711
 
 
 # --- rebinding ---
@@ -188,10 +192,16 @@ CHANGES = {
 def test_a_change_is_seen_by_this_tensor_only(name: str, look_first: bool) -> None:
     x = schuss.tensor([1.0, 2.0, 3.0])
     others = {
-        "detach": x.detach(), "copy": copy.copy(x), "slice": x[:], "reshape": x.reshape(3), "numpy": x.numpy(),
-        "double": x * 2 / 2, "assigned": schuss.zeros(3).assign(x), "tensor": schuss.tensor(x),
+        "detach": x.detach(),
+        "copy": copy.copy(x),
+        "slice": x[:],
+        "reshape": x.reshape(3),
+        "numpy": x.numpy(),
+        "double": x * 2 / 2,
+        "assigned": schuss.zeros(3).assign(x),
+        "tensor": schuss.tensor(x),
         "transposed": x.reshape(3, 1).mT[0],
-    }  # fmt: skip
+    }
     if look_first:
         schuss.evaluate(*[each for each in others.values() if isinstance(each, schuss.Tensor)])
     before = x.tolist()
@@ -203,9 +213,18 @@ def test_a_change_is_seen_by_this_tensor_only(name: str, look_first: bool) -> No
 
 def test_in_place_operators_return_the_tensor() -> None:
     for op, value, expected in [
-        ("+=", 2, 9), ("-=", 2, 5), ("*=", 2, 14), ("//=", 2, 3), ("%=", 4, 3), ("**=", 2, 49), ("&=", 3, 3),
-        ("|=", 8, 15), ("^=", 1, 6), ("<<=", 1, 14), (">>=", 1, 3),
-    ]:  # fmt: skip
+        ("+=", 2, 9),
+        ("-=", 2, 5),
+        ("*=", 2, 14),
+        ("//=", 2, 3),
+        ("%=", 4, 3),
+        ("**=", 2, 49),
+        ("&=", 3, 3),
+        ("|=", 8, 15),
+        ("^=", 1, 6),
+        ("<<=", 1, 14),
+        (">>=", 1, 3),
+    ]:
         x = schuss.tensor([7])
         scope = {"x": x}
         exec(f"x {op} {value}", scope)
@@ -267,11 +286,33 @@ def test_operators_with_numbers_and_arrays_on_both_sides() -> None:
     x, n = schuss.tensor([2.0, 4.0]), np.array([1.0, 2.0], np.float32)
     v = np.array([2.0, 4.0])
     for found, expected in [
-        (x + 1, v + 1), (1 + x, v + 1), (x - 1, v - 1), (1 - x, 1 - v), (x * 3, v * 3), (3 * x, v * 3), (x / 2, v / 2),
-        (2 / x, 2 / v), (x // 3, v // 3), (9 // x, 9 // v), (x % 3, v % 3), (9 % x, 9 % v), (x**3, v**3), (3**x, 3**v),
-        (n + x, n + v), (n - x, n - v), (n * x, n * v), (n / x, n / v), (n**x, n**v), (-x, -v), (+x, v), (abs(-x), v),
-        (n < x, n < v), (x == n, v == n), (x >= 1, v >= 1), (x != 2, v != 2),
-    ]:  # fmt: skip
+        (x + 1, v + 1),
+        (1 + x, v + 1),
+        (x - 1, v - 1),
+        (1 - x, 1 - v),
+        (x * 3, v * 3),
+        (3 * x, v * 3),
+        (x / 2, v / 2),
+        (2 / x, 2 / v),
+        (x // 3, v // 3),
+        (9 // x, 9 // v),
+        (x % 3, v % 3),
+        (9 % x, 9 % v),
+        (x**3, v**3),
+        (3**x, 3**v),
+        (n + x, n + v),
+        (n - x, n - v),
+        (n * x, n * v),
+        (n / x, n / v),
+        (n**x, n**v),
+        (-x, -v),
+        (+x, v),
+        (abs(-x), v),
+        (n < x, n < v),
+        (x == n, v == n),
+        (x >= 1, v >= 1),
+        (x != 2, v != 2),
+    ]:
         assert isinstance(found, schuss.Tensor)
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
     m = schuss.eye(2)

@@ -1,7 +1,7 @@
 """Print one of the two set-up commands of the README: `python tools/readme_command.py run|test`.
 
-The commands stand in the README's first two `sh` blocks. Reading them from there means that what is documented
-is what is run.
+The commands stand in the README's first two `sh` blocks. Reading them from there means that what is
+documented is what is run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Schuss: a deep-learning framework. Arrays, automatic differentiation, layers, training.
 
-The module itself is the array namespace (Python array API standard): `schuss.zeros`, `schuss.matmul`, `schuss.sum`.
+The module itself is the array namespace (Python array API standard): `schuss.zeros`,
+`schuss.matmul`, `schuss.sum`.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ from schuss.autodiff import check_gradients, grad, value_and_grad  # isort: skip
 from schuss.execution import Run, last_run  # isort: skip
 from schuss.execution import evaluate as _evaluate_nodes  # isort: skip
 from schuss.functions.creation import (  # isort: skip
-    arange, asarray, empty, empty_like, eye, from_dlpack, full, full_like, linspace, meshgrid, ones, ones_like, tensor,
-    tril, triu, zeros, zeros_like,
+    arange, asarray, empty, empty_like, eye, from_dlpack, full, full_like, linspace, meshgrid, ones,
+    ones_like, tensor, tril, triu, zeros, zeros_like,
 )  # fmt: skip
 from schuss.functions.elementwise import (  # isort: skip
-    abs, acos, acosh, add, asin, asinh, atan, atan2, atanh, bitwise_and, bitwise_invert, bitwise_left_shift,
-    bitwise_or, bitwise_right_shift, bitwise_xor, ceil, clip, conj, copysign, cos, cosh, divide, equal, erf, exp,
-    expm1, floor, floor_divide, greater, greater_equal, hypot, imag, isfinite, isinf, isnan, less, less_equal, log,
-    log1p, log2, log10, logaddexp, logical_and, logical_not, logical_or, logical_xor, maximum, minimum, multiply,
-    negative, nextafter, not_equal, positive, pow, real, reciprocal, relu, remainder, round, rsqrt, sigmoid, sign,
+    abs, acos, acosh, add, asin, asinh, atan, atan2, atanh, bitwise_and, bitwise_invert,
+    bitwise_left_shift, bitwise_or, bitwise_right_shift, bitwise_xor, ceil, clip, conj, copysign,
+    cos, cosh, divide, equal, erf, exp, expm1, floor, floor_divide, greater, greater_equal, hypot,
+    imag, isfinite, isinf, isnan, less, less_equal, log, log1p, log2, log10, logaddexp, logical_and,
+    logical_not, logical_or, logical_xor, maximum, minimum, multiply, negative, nextafter,
+    not_equal, positive, pow, real, reciprocal, relu, remainder, round, rsqrt, sigmoid, sign,
     signbit, sin, sinh, sqrt, square, subtract, tan, tanh, trunc, where,
 )  # fmt: skip
 from schuss.functions.indexing import (  # isort: skip
@@ -54,12 +56,13 @@ from schuss.functions.linalg import (  # isort: skip
     einsum, matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
 )  # fmt: skip
 from schuss.functions.manipulation import (  # isort: skip
-    astype, broadcast_arrays, broadcast_to, concat, diff, expand_dims, flatten, flip, moveaxis, pad, permute_dims, repeat,
-    reshape, roll, split, squeeze, stack, tile, unstack,
+    astype, broadcast_arrays, broadcast_to, concat, diff, expand_dims, flatten, flip, moveaxis, pad,
+    permute_dims, repeat, reshape, roll, split, squeeze, stack, tile, unstack,
 )  # fmt: skip
 from schuss.functions.neural import log_softmax, softmax  # isort: skip
 from schuss.functions.reduction import (  # isort: skip
-    all, any, argmax, argmin, argsort, cumulative_prod, cumulative_sum, logsumexp, max, mean, min, prod, std, sum, var,
+    all, any, argmax, argmin, argsort, cumulative_prod, cumulative_sum, logsumexp, max, mean, min,
+    prod, std, sum, var,
 )  # fmt: skip
 from schuss.functions.sets import unique_all, unique_counts, unique_inverse, unique_values  # isort: skip
 from schuss.functions.types import can_cast, finfo, iinfo, isdtype, result_type  # isort: skip
@@ -77,28 +80,27 @@ __array_api_version__ = "2024.12"
 
 __all__ = [
     "Device", "Generator", "Run", "Tensor", "__version__", "abs", "acos", "acosh", "add", "all",
-    "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh", "astype",
-    "atan", "atan2", "atanh", "bfloat16", "bitwise_and", "bitwise_invert", "bitwise_left_shift",
+    "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh", "astype", "atan",
+    "atan2", "atanh", "bfloat16", "bitwise_and", "bitwise_invert", "bitwise_left_shift",
     "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bool", "bool_", "broadcast_arrays",
     "broadcast_to", "can_cast", "ceil", "check_gradients", "clip", "complex128", "complex64",
     "concat", "conj", "copysign", "cos", "cosh", "count_nonzero", "cumulative_prod",
     "cumulative_sum", "diff", "divide", "e", "einsum", "empty", "empty_like", "enable_grad",
-    "equal", "erf", "evaluate", "exp", "expand_dims", "expm1", "eye", "finfo", "flatten",
-    "flip", "float16", "float32", "float64", "floor", "floor_divide", "from_dlpack", "full",
-    "full_like", "grad", "greater", "greater_equal", "hypot", "iinfo", "imag", "inf", "int16",
-    "int32", "int64", "int8", "isdtype", "isfinite", "isinf", "isnan", "last_run", "less",
-    "less_equal", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed",
-    "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum",
-    "moveaxis", "multiply", "nan", "negative", "newaxis", "nextafter", "no_grad", "nonzero",
-    "norm", "not_equal", "one_hot", "ones", "ones_like", "outer", "pad", "permute_dims", "pi",
-    "positive", "pow", "prod", "real", "reciprocal", "relu", "remainder", "repeat", "reshape",
-    "result_type", "roll", "round", "rsqrt", "searchsorted", "sigmoid", "sign", "signbit",
-    "sin", "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack",
-    "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "tensor", "tensordot",
-    "tile", "topk", "tril", "triu", "trunc", "uint16", "uint32", "uint64", "uint8",
-    "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack",
-    "value_and_grad", "var", "vecdot", "where", "zeros", "zeros_like",
+    "equal", "erf", "evaluate", "exp", "expand_dims", "expm1", "eye", "finfo", "flatten", "flip",
+    "float16", "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
+    "grad", "greater", "greater_equal", "hypot", "iinfo", "imag", "inf", "int16", "int32", "int64",
+    "int8", "isdtype", "isfinite", "isinf", "isnan", "last_run", "less", "less_equal", "linspace",
+    "log", "log10", "log1p", "log2", "log_softmax", "logaddexp", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max",
+    "maximum", "mean", "meshgrid", "min", "minimum", "moveaxis", "multiply", "nan", "negative",
+    "newaxis", "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot", "ones",
+    "ones_like", "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod", "real",
+    "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type", "roll", "round", "rsqrt",
+    "searchsorted", "sigmoid", "sign", "signbit", "sin", "sinh", "softmax", "solve", "sort",
+    "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "take",
+    "take_along_axis", "tan", "tanh", "tensor", "tensordot", "tile", "topk", "tril", "triu",
+    "trunc", "uint16", "uint32", "uint64", "uint8", "unique_all", "unique_counts", "unique_inverse",
+    "unique_values", "unstack", "value_and_grad", "var", "vecdot", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 

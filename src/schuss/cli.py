@@ -68,7 +68,8 @@ def train(
 ) -> None:
     """Run a recipe, and print the figure that it reached beside its target.
 
-    Exits with 1 where a full run misses the target. Runs made shorter (limit=, fewer epochs) are not judged.
+    Exits with 1 where a full run misses the target. Runs made shorter (limit=, fewer epochs) are
+    not judged.
 
     Example: schuss train digits epochs=5 lr=0.001
     """
@@ -92,7 +93,8 @@ def train(
         else "not judged: a shortened run"
     )
     print(
-        f"{found.name}: {target.figure} {figure:{target.show}} after {seconds:.1f} s; target: {target} ({verdict})"
+        f"{found.name}: {target.figure} {figure:{target.show}} after {seconds:.1f} s; "
+        f"target: {target} ({verdict})"
     )
     if full and not target.is_reached(figure):
         raise typer.Exit(1)
@@ -126,7 +128,9 @@ def _type_name(kind: Any) -> str:
 
 
 def main() -> None:
-    """The entry point: errors that users can cause are a message and exit status 2, without a traceback."""
+    """The entry point: errors that users can cause are a message and exit status 2, without a
+    traceback.
+    """
     try:
         app()
     except SchussError as problem:

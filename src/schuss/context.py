@@ -1,7 +1,7 @@
 """What holds for the code that is running now, in each thread on its own.
 
-Three things only: whether gradients are being recorded, which layer is running (for error messages),
-and the nodes whose values nobody has asked for yet. Everything else is an argument.
+Three things only: whether gradients are being recorded, which layer is running (for error
+    messages), and the nodes whose values nobody has asked for yet. Everything else is an argument.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def grad_mode(enabled: bool) -> Iterator[None]:
 def no_grad():  # type: ignore[no-untyped-def]  # usable as `with no_grad():` and as a decorator
     """Record no gradients inside a `with` block or a decorated function.
 
-    Tensors computed inside do not require gradients, and parameters may be rebound (`w -= lr * w.grad`).
+    Tensors computed inside do not require gradients, and parameters may be rebound (`w -= lr *
+    w.grad`).
     """
     return grad_mode(False)
 

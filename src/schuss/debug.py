@@ -23,12 +23,13 @@ def check_numerics() -> Iterator[None]:
         optimizer.step()
 
     The error names the op, the layer, the user's line, and how many elements are affected; ops of a
-    backward pass are named with the line of `backward()`. Only what is computed inside the block is looked
-    at, so include the `step()` or the first look at a value. Each result is read once more: expect some
-    tens of per cent of extra time.
+    backward pass are named with the line of `backward()`. Only what is computed inside the block is
+    looked at, so include the `step()` or the first look at a value. Each result is read once more:
+    expect some tens of per cent of extra time.
 
     Raises:
-        NumericsError: at the first op with a NaN or an infinity in its result where its inputs had none.
+        NumericsError: at the first op with a NaN or an infinity in its result where its inputs had
+            none.
     """
     watchers.append(_check)
     try:
@@ -38,7 +39,9 @@ def check_numerics() -> Iterator[None]:
 
 
 def _check(node: Node) -> None:
-    """NaN is always reported; an infinity only where it arises, since some are meant (padding of max pooling)."""
+    """NaN is always reported; an infinity only where it arises, since some are meant (padding of
+    max pooling).
+    """
     nans, infinities = _count(node)
     if not nans and not infinities:
         return

@@ -1,8 +1,8 @@
 """The element types, and which type two of them meet in.
 
-A dtype is a `numpy.dtype`; `bfloat16` comes from ml_dtypes. Promotion follows the Python array API standard
-within a kind; across kinds the wider kind wins and floating types keep their width (int64 with float32 is
-float32). Python scalars are weak: they take the dtype of the tensor that they meet.
+A dtype is a `numpy.dtype`; `bfloat16` comes from ml_dtypes. Promotion follows the Python array API
+standard within a kind; across kinds the wider kind wins and floating types keep their width (int64
+with float32 is float32). Python scalars are weak: they take the dtype of the tensor that they meet.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ def promote(*dtypes: DType) -> DType:
 
 
 def meet_scalar(scalar: bool | int | float | complex, dtype: DType) -> DType:
-    """The dtype in which a Python scalar meets a tensor of `dtype`: the tensor's own unless its kind is too narrow."""
+    """The dtype in which a Python scalar meets a tensor of `dtype`: the tensor's own unless its
+    kind is too narrow.
+    """
     if isinstance(scalar, bool):
         return dtype
     if isinstance(scalar, int):

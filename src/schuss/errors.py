@@ -81,7 +81,8 @@ class MissingDependencyError(SchussError, ImportError):
 
 
 class BadValueError(Exception):
-    """Raised by a reference for values that the recorded shapes could not show to be wrong (an index, say).
+    """Raised by a reference for values that the recorded shapes could not show to be wrong (an
+    index, say).
 
     The tier turns it into the user's error with the line where the op was recorded.
     """
@@ -112,7 +113,9 @@ def _is_internal(code: CodeType) -> bool:
 
 
 def user_location() -> Location | None:
-    """Where in the user's code we are: the innermost frame outside this package, undecoded (so cheap)."""
+    """Where in the user's code we are: the innermost frame outside this package, undecoded (so
+    cheap).
+    """
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
@@ -156,7 +159,8 @@ def fail(
     scope: str | None = None,
     **arguments: Any,
 ) -> SchussError:
-    """Word an error. `where` is the op or layer; `arguments` are shown by name, tensors as shape and dtype.
+    """Word an error. `where` is the op or layer; `arguments` are shown by name, tensors as shape
+    and dtype.
 
     Raise what it returns: `raise fail(ShapeError, "matmul", "...", x=x, y=y)`.
     """

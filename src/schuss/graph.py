@@ -1,7 +1,8 @@
 """The recorded graph: what an op is, what a node is, and how applying the one makes the other.
 
-Nothing is computed here. `apply(op, x, y, axis=0)` checks shapes and dtypes, adds one node and hands back a
-tensor that points at it; `execution` computes values, `autodiff` walks nodes to record derivatives.
+Nothing is computed here. `apply(op, x, y, axis=0)` checks shapes and dtypes, adds one node and
+hands back a tensor that points at it; `execution` computes values, `autodiff` walks nodes to record
+derivatives.
 """
 
 from __future__ import annotations
@@ -45,17 +46,20 @@ class Op:
         name: its name in messages and listings.
         doc: one line, which the public function shows.
         infer: `infer(*nodes, **attributes) -> (shape, dtype)`; raises for what does not fit.
-        reference: `reference(*arrays, **attributes) -> array`, the meaning in NumPy. Never writes to its
+        reference: `reference(*arrays, **attributes) -> array`, the meaning in NumPy. Never writes
+            to its
             inputs, may return a view of them.
-        gradient: one rule for each input, `rule(g, y, *xs, **attributes) -> gx`, where `g` is the gradient of the
-            result `y`, all of them tensors, so that rules can be differentiated again. None in place of a rule:
-            that input (an index, say) has no gradient. None in place of the tuple: not differentiable, by
-            declaration (steps, comparisons, integers). One rule serves all inputs of a `variadic` op and
-            is told which by the keyword `index`.
-        saves: the inputs (by position) and `OUTPUT` whose values the rules look at. Evaluation keeps those.
-            Positions beyond the inputs count for nothing, so an op of any number of inputs can name them all.
+        gradient: one rule for each input, `rule(g, y, *xs, **attributes) -> gx`, where `g` is the
+            gradient of the result `y`, all of them tensors, so that rules can be differentiated
+            again. None in place of a rule: that input (an index, say) has no gradient. None in
+            place of the tuple: not differentiable, by declaration (steps, comparisons, integers).
+            One rule serves all inputs of a `variadic` op and is told which by the keyword `index`.
+        saves: the inputs (by position) and `OUTPUT` whose values the rules look at. Evaluation
+            keeps those. Positions beyond the inputs count for nothing, so an op of any number of
+            inputs can name them all.
         samples: `samples(rng) -> [Sample]` for the generic tests.
-        broadcasts: inputs broadcast against each other; the engine sums gradients back to their shapes.
+        broadcasts: inputs broadcast against each other; the engine sums gradients back to their
+            shapes.
         view: the reference returns a view and takes no memory.
     """
 
@@ -98,7 +102,8 @@ class Node:
     """One op applied to nodes, or data (`op` is None).
 
     Attributes:
-        number: nodes are numbered as they are recorded, so inputs have smaller numbers than what uses them.
+        number: nodes are numbered as they are recorded, so inputs have smaller numbers than what
+            uses them.
         value: the array, once computed; None before, and again where nothing needs it any more.
         requires_grad: a gradient can flow through here.
         owner: for a leaf that collects a gradient: the tensor whose `.grad` it is.
@@ -260,7 +265,9 @@ _SMALL = 2.0**15  # fits into every floating dtype
 
 
 def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
-    """A Python number as a tensor: an input of the graph, so that its value can change from step to step."""
+    """A Python number as a tensor: an input of the graph, so that its value can change from step to
+    step.
+    """
     if abs(value) <= _SMALL:
         return _make_handle(data(np.asarray(value, dtype)))
     with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
@@ -268,7 +275,8 @@ def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
 
 
 def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[Node]:
-    """`targets` and all that they are computed from, inputs first; enters only nodes for which `follow` holds.
+    """`targets` and all that they are computed from, inputs first; enters only nodes for which
+    `follow` holds.
 
     Iterative: graphs are as deep as the user's loop is long.
     """

@@ -1,8 +1,8 @@
 """Counter-based random bits, and the generator that hands out the counters.
 
-Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011): block
-number `p` of a stream is a pure function of (seed, stream, p), so the same numbers come out on every device, in any
-order and after any restart.
+Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
+2011): block number `p` of a stream is a pure function of (seed, stream, p), so the same numbers
+come out on every device, in any order and after any restart.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Generator:
         return np.argsort(keys, kind="stable")
 
     def fork(self, *keys: int) -> Generator:
-        """The generator of a sub-task named by integers, say (epoch, index). Does not advance this one."""
+        """The generator of a sub-task named by integers, say (epoch, index). Does not advance this
+        one.
+        """
         stream = self.stream
         for key in keys:
             mixed = philox_blocks(stream ^ 0x5EED5EED5EED5EED, self.seed, int(key), 1)[0]
@@ -95,7 +97,9 @@ class Generator:
         return Generator(self.seed, stream)
 
     def numpy(self) -> np.random.Generator:
-        """A NumPy generator seeded from the next block, for code that wants one (augmentation, say)."""
+        """A NumPy generator seeded from the next block, for code that wants one (augmentation,
+        say).
+        """
         key = self.bits(4).view(np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
 

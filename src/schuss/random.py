@@ -1,7 +1,7 @@
 """Random numbers: generators with a small exact state, and the distributions drawn from them.
 
-Every function takes `generator=`; without it the default generator is used, which starts from seed 0, so
-that a program gives the same numbers each time it runs.
+Every function takes `generator=`; without it the default generator is used, which starts from seed
+0, so that a program gives the same numbers each time it runs.
 """
 
 from __future__ import annotations
@@ -18,5 +18,6 @@ def manual_seed(seed: int) -> Generator:
 
 
 __all__ = [
-    "Generator", "bernoulli", "bits", "default_generator", "manual_seed", "normal", "permutation", "randint", "uniform",
+    "Generator", "bernoulli", "bits", "default_generator", "manual_seed", "normal", "permutation",
+    "randint", "uniform",
 ]  # fmt: skip

@@ -63,7 +63,8 @@ _MAX_AXES = 64  # NumPy's limit
 def save(tensors: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> None:
     """Write named tensors, such as `model.state_dict()`, to a safetensors file, atomically.
 
-    Raises ArgumentTypeError for names that are no texts, StorageError where the system cannot write.
+    Raises ArgumentTypeError for names that are no texts, StorageError where the system cannot
+    write.
     """
     save_file(path, {name: as_tensor(each, "save").numpy() for name, each in tensors.items()})
 

@@ -1,7 +1,7 @@
 """The user's array: a handle on a node of the graph.
 
-Nothing is computed when a tensor is made. Changing one "in place" gives the handle a new node: `x += 1`, `x[0] = 3` and
-`w.assign(...)` never change what another tensor sees.
+Nothing is computed when a tensor is made. Changing one "in place" gives the handle a new node: `x
++= 1`, `x[0] = 3` and `w.assign(...)` never change what another tensor sees.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from schuss.ops.elementwise import detach as detach_op
 class Tensor(Handle):
     """An n-dimensional array whose values are computed when somebody looks.
 
-    Make one with `schuss.tensor`, `schuss.zeros` and the like. Methods that share their name with a function of
-    `schuss` do the same.
+    Make one with `schuss.tensor`, `schuss.zeros` and the like. Methods that share their name with a
+    function of `schuss` do the same.
 
     Attributes:
         grad: the gradient that `backward()` has added up, a tensor of the same shape; None before.
@@ -127,7 +127,9 @@ class Tensor(Handle):
         return value
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array, read-only and without a copy; `.numpy().copy()` can be written to."""
+        """The values as a NumPy array, read-only and without a copy; `.numpy().copy()` can be
+        written to.
+        """
         value = self._value()
         if 0 in value.strides and value.size > 1:
             value = np.ascontiguousarray(value)  # a broadcast value is one element seen many times
@@ -161,8 +163,9 @@ class Tensor(Handle):
 
     def __dlpack__(self, *, stream: Any = None, max_version: tuple[int, int] | None = None,
                    dl_device: Any = None, copy: bool | None = None) -> Any:  # fmt: skip
-        """The values as a DLPack capsule: a copy, for consumers write to what they are given (PyTorch overlooks the
-        flag for read-only memory). With `copy=False` shared: then do not write.
+        """The values as a DLPack capsule: a copy, for consumers write to what they are given
+        (PyTorch overlooks the flag for read-only memory). With `copy=False` shared: then do not
+        write.
         """
         if self.dtype == dtypes.bfloat16:
             raise fail(
@@ -176,8 +179,13 @@ class Tensor(Handle):
 
     def __bool__(self) -> bool:
         if self.size != 1:
-            raise fail(ArgumentError, "bool", "the truth of several elements is not defined", tensor=self,
-                       hint="use .any() or .all()")  # fmt: skip
+            raise fail(
+                ArgumentError,
+                "bool",
+                "the truth of several elements is not defined",
+                tensor=self,
+                hint="use .any() or .all()",
+            )
         return bool(self.item())
 
     def __int__(self) -> int:
@@ -212,7 +220,9 @@ class Tensor(Handle):
 
     @property
     def requires_grad(self) -> bool:
-        """Whether gradients flow into this tensor. Setting it on data makes it a leaf that collects `.grad`."""
+        """Whether gradients flow into this tensor. Setting it on data makes it a leaf that collects
+        `.grad`.
+        """
         return self._node.requires_grad
 
     @requires_grad.setter
@@ -222,8 +232,12 @@ class Tensor(Handle):
         if wanted:
             self._become_leaf(self)
         elif not self.is_leaf:
-            raise fail(GradientError, "requires_grad", "a computed tensor cannot stop requiring its gradient",
-                       hint="use x.detach()")  # fmt: skip
+            raise fail(
+                GradientError,
+                "requires_grad",
+                "a computed tensor cannot stop requiring its gradient",
+                hint="use x.detach()",
+            )
         else:
             self._point_at(self.detach()._node)
 
@@ -240,8 +254,13 @@ class Tensor(Handle):
     def _become_leaf(self, value: Tensor) -> None:
         """Point at a new leaf with the given value."""
         if not dtypes.is_differentiable(value.dtype):
-            raise fail(DTypeError, "requires_grad", "gradients exist for real floating dtypes only", tensor=value,
-                       hint="cast with astype(schuss.float32)")  # fmt: skip
+            raise fail(
+                DTypeError,
+                "requires_grad",
+                "gradients exist for real floating dtypes only",
+                tensor=value,
+                hint="cast with astype(schuss.float32)",
+            )
         leaf = apply(detach_op, value)._node
         leaf.requires_grad = True
         leaf.owner = weakref.ref(self)
@@ -289,8 +308,14 @@ class Tensor(Handle):
                 value=value,
             )
         if value.dtype != self.dtype:
-            raise fail(DTypeError, where, "the dtype of a tensor cannot change in place", tensor=self, value=value,
-                       hint="cast the value with astype, or write x = x + ... for a new tensor")  # fmt: skip
+            raise fail(
+                DTypeError,
+                where,
+                "the dtype of a tensor cannot change in place",
+                tensor=self,
+                value=value,
+                hint="cast the value with astype, or write x = x + ... for a new tensor",
+            )
 
     def _rebind(self, value: Tensor, where: str) -> Tensor:
         self._check_like(value, where)
@@ -299,7 +324,8 @@ class Tensor(Handle):
                 raise fail(
                     GradientError,
                     where,
-                    "a leaf that requires a gradient cannot be changed while gradients are recorded",
+                    "a leaf that requires a gradient cannot be changed "
+                    "while gradients are recorded",
                     tensor=self,
                     hint="update it under `with schuss.no_grad():`, or with tensor.assign(value)",
                 )
@@ -328,8 +354,12 @@ class Tensor(Handle):
         return copy
 
     def __reduce__(self) -> Any:
-        raise fail(ArgumentTypeError, "pickle", "tensors are not pickled, because unpickling runs code",
-                   hint="save with schuss.save, or pass tensor.numpy()")  # fmt: skip
+        raise fail(
+            ArgumentTypeError,
+            "pickle",
+            "tensors are not pickled, because unpickling runs code",
+            hint="save with schuss.save, or pass tensor.numpy()",
+        )
 
     # --- operators ---
 

@@ -121,8 +121,7 @@ def test_detach_stops() -> None:
 def test_no_grad_context_restores_after_an_error() -> None:
     x = leaf([1.0])
     with pytest.raises(ZeroDivisionError), schuss.no_grad():
-        assert not (x * 2).requires_grad
-        raise ZeroDivisionError
+        1 // 0  # noqa: B018
     assert (x * 2).requires_grad
 
 

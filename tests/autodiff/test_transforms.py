@@ -153,7 +153,7 @@ def test_integers_are_refused() -> None:
 
 def test_numbers_are_refused() -> None:
     with pytest.raises(
-        ArgumentTypeError, match="can differentiate for tensors and lists, .* got float"
+        ArgumentTypeError, match=r"can differentiate for tensors and lists, .* got float"
     ):
         grad(lambda x: x)(1.0)
 
@@ -281,23 +281,55 @@ def test_sub_gradients(f, x, expected) -> None:
 
 
 GUARDED = {
-    "sqrt": (lambda x: schuss.where(x > 0, schuss.sqrt(x), 0), lambda x: x > 0, lambda x: 0.5 * x**-0.5,
-             lambda x: -0.25 * x**-1.5),
-    "inverse": (lambda x: schuss.where(x != 0, 1 / x, 0), lambda x: x != 0, lambda x: -(x**-2.0),
-                lambda x: 2 * x**-3.0),
-    "log": (lambda x: schuss.where(x > 0, schuss.log(x), 0), lambda x: x > 0, lambda x: 1 / x,
-            lambda x: -(x**-2.0)),
-    "rsqrt": (lambda x: schuss.where(x > 0, schuss.rsqrt(x), 0), lambda x: x > 0,
-              lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5),
-    "power": (lambda x: schuss.where(x > 0, x**0.5, 0), lambda x: x > 0, lambda x: 0.5 * x**-0.5,
-              lambda x: -0.25 * x**-1.5),
-    "inverse power": (lambda x: schuss.where(x != 0, x**-2.0, 0), lambda x: x != 0,
-                      lambda x: -2 * x**-3.0, lambda x: 6 * x**-4.0),
-    "log1p": (lambda x: schuss.where(x > 0, schuss.log1p(x - 1), 0), lambda x: x > 0,
-              lambda x: 1 / x, lambda x: -(x**-2.0)),
-    "overflow": (lambda x: schuss.where(x < 100, schuss.exp(schuss.where(x < 100, x, 0)), 0),
-                 lambda x: x < 100, np.exp, np.exp),
-}  # fmt: skip
+    "sqrt": (
+        lambda x: schuss.where(x > 0, schuss.sqrt(x), 0),
+        lambda x: x > 0,
+        lambda x: 0.5 * x**-0.5,
+        lambda x: -0.25 * x**-1.5,
+    ),
+    "inverse": (
+        lambda x: schuss.where(x != 0, 1 / x, 0),
+        lambda x: x != 0,
+        lambda x: -(x**-2.0),
+        lambda x: 2 * x**-3.0,
+    ),
+    "log": (
+        lambda x: schuss.where(x > 0, schuss.log(x), 0),
+        lambda x: x > 0,
+        lambda x: 1 / x,
+        lambda x: -(x**-2.0),
+    ),
+    "rsqrt": (
+        lambda x: schuss.where(x > 0, schuss.rsqrt(x), 0),
+        lambda x: x > 0,
+        lambda x: -0.5 * x**-1.5,
+        lambda x: 0.75 * x**-2.5,
+    ),
+    "power": (
+        lambda x: schuss.where(x > 0, x**0.5, 0),
+        lambda x: x > 0,
+        lambda x: 0.5 * x**-0.5,
+        lambda x: -0.25 * x**-1.5,
+    ),
+    "inverse power": (
+        lambda x: schuss.where(x != 0, x**-2.0, 0),
+        lambda x: x != 0,
+        lambda x: -2 * x**-3.0,
+        lambda x: 6 * x**-4.0,
+    ),
+    "log1p": (
+        lambda x: schuss.where(x > 0, schuss.log1p(x - 1), 0),
+        lambda x: x > 0,
+        lambda x: 1 / x,
+        lambda x: -(x**-2.0),
+    ),
+    "overflow": (
+        lambda x: schuss.where(x < 100, schuss.exp(schuss.where(x < 100, x, 0)), 0),
+        lambda x: x < 100,
+        np.exp,
+        np.exp,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", GUARDED)

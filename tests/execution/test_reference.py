@@ -16,8 +16,13 @@ from schuss.ops.infer import elementwise
 
 def make(reference) -> Op:
     return Op(
-        name="probe", doc="", infer=elementwise, reference=reference, gradient=None, samples=lambda rng: []
-    )  # fmt: skip
+        name="probe",
+        doc="",
+        infer=elementwise,
+        reference=reference,
+        gradient=None,
+        samples=lambda rng: [],
+    )
 
 
 def test_runs_the_reference() -> None:

@@ -14,13 +14,27 @@ from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError
 @pytest.mark.parametrize(
     ("value", "dtype"),
     [
-        (1, "int64"), (1.0, "float32"), (True, "bool"), (1j, "complex64"), ([1, 2], "int64"), ([1, 2.5], "float32"),
-        ([True], "bool"), ([1j, 1], "complex64"), ([], "float32"), ([[]], "float32"), (np.float64(1), "float64"),
-        (np.float16(1), "float16"), (np.arange(3, dtype=np.int8), "int8"), ([np.float64(1)], "float64"),
-        (np.ones(2), "float64"), (range(3), "int64"), (array.array("d", [1.0]), "float32"),
-        (((1, 2), (3, 4)), "int64"), (np.ones(2, ">f4"), "float32"),
+        (1, "int64"),
+        (1.0, "float32"),
+        (True, "bool"),
+        (1j, "complex64"),
+        ([1, 2], "int64"),
+        ([1, 2.5], "float32"),
+        ([True], "bool"),
+        ([1j, 1], "complex64"),
+        ([], "float32"),
+        ([[]], "float32"),
+        (np.float64(1), "float64"),
+        (np.float16(1), "float16"),
+        (np.arange(3, dtype=np.int8), "int8"),
+        ([np.float64(1)], "float64"),
+        (np.ones(2), "float64"),
+        (range(3), "int64"),
+        (array.array("d", [1.0]), "float32"),
+        (((1, 2), (3, 4)), "int64"),
+        (np.ones(2, ">f4"), "float32"),
     ],
-)  # fmt: skip
+)
 def test_dtype_of_data(value, dtype: str) -> None:
     x = schuss.asarray(value)
     assert str(x.dtype) == dtype
@@ -141,6 +155,12 @@ def test_arange(args) -> None:
     np.testing.assert_allclose(x.numpy(), np.arange(*args), rtol=1e-6)
     whole = all(isinstance(each, int) for each in args)
     assert x.dtype == (schuss.int64 if whole else schuss.float32)
+
+
+def test_arange_has_to_fit() -> None:
+    assert schuss.arange(256, dtype=schuss.uint8)[-1].item() == 255
+    with pytest.raises(DTypeError, match="arange: 256 does not fit into uint8"):
+        schuss.arange(300, dtype=schuss.uint8)
 
 
 def test_arange_step_zero() -> None:

@@ -9,34 +9,72 @@ import pytest
 
 import schuss
 from schuss import dtypes
-from schuss.errors import DTypeError, ShapeError
+from schuss.errors import ArgumentError, DTypeError, ShapeError
 from schuss.functions import elementwise
 
 POSITIVE = np.array([0.1, 0.5, 1.0, 2.5])
 ANY = np.array([-2.5, -0.5, 0.0, 0.3, 2.0])
 
 UNARY = {
-    "exp": (np.exp, ANY), "expm1": (np.expm1, ANY), "log": (np.log, POSITIVE), "log1p": (np.log1p, POSITIVE),
-    "log2": (np.log2, POSITIVE), "log10": (np.log10, POSITIVE), "sqrt": (np.sqrt, POSITIVE),
-    "rsqrt": (lambda x: x**-0.5, POSITIVE), "square": (np.square, ANY), "reciprocal": (np.reciprocal, POSITIVE),
-    "sin": (np.sin, ANY), "cos": (np.cos, ANY), "tan": (np.tan, ANY), "asin": (np.arcsin, ANY / 3),
-    "acos": (np.arccos, ANY / 3), "atan": (np.arctan, ANY), "sinh": (np.sinh, ANY), "cosh": (np.cosh, ANY),
-    "tanh": (np.tanh, ANY), "asinh": (np.arcsinh, ANY), "acosh": (np.arccosh, POSITIVE + 1),
-    "atanh": (np.arctanh, ANY / 3), "abs": (np.abs, ANY), "sign": (np.sign, ANY), "floor": (np.floor, ANY),
-    "ceil": (np.ceil, ANY), "trunc": (np.trunc, ANY), "round": (np.round, ANY), "negative": (np.negative, ANY),
-    "positive": (np.positive, ANY), "signbit": (np.signbit, np.array([-1.0, -0.0, 0.0, 1.0])),
-    "isnan": (np.isnan, np.array([np.nan, np.inf, 0])), "isinf": (np.isinf, np.array([np.nan, -np.inf, 0])),
-    "isfinite": (np.isfinite, np.array([np.nan, np.inf, 0])), "relu": (lambda x: np.maximum(x, 0), ANY),
+    "exp": (np.exp, ANY),
+    "expm1": (np.expm1, ANY),
+    "log": (np.log, POSITIVE),
+    "log1p": (np.log1p, POSITIVE),
+    "log2": (np.log2, POSITIVE),
+    "log10": (np.log10, POSITIVE),
+    "sqrt": (np.sqrt, POSITIVE),
+    "rsqrt": (lambda x: x**-0.5, POSITIVE),
+    "square": (np.square, ANY),
+    "reciprocal": (np.reciprocal, POSITIVE),
+    "sin": (np.sin, ANY),
+    "cos": (np.cos, ANY),
+    "tan": (np.tan, ANY),
+    "asin": (np.arcsin, ANY / 3),
+    "acos": (np.arccos, ANY / 3),
+    "atan": (np.arctan, ANY),
+    "sinh": (np.sinh, ANY),
+    "cosh": (np.cosh, ANY),
+    "tanh": (np.tanh, ANY),
+    "asinh": (np.arcsinh, ANY),
+    "acosh": (np.arccosh, POSITIVE + 1),
+    "atanh": (np.arctanh, ANY / 3),
+    "abs": (np.abs, ANY),
+    "sign": (np.sign, ANY),
+    "floor": (np.floor, ANY),
+    "ceil": (np.ceil, ANY),
+    "trunc": (np.trunc, ANY),
+    "round": (np.round, ANY),
+    "negative": (np.negative, ANY),
+    "positive": (np.positive, ANY),
+    "signbit": (np.signbit, np.array([-1.0, -0.0, 0.0, 1.0])),
+    "isnan": (np.isnan, np.array([np.nan, np.inf, 0])),
+    "isinf": (np.isinf, np.array([np.nan, -np.inf, 0])),
+    "isfinite": (np.isfinite, np.array([np.nan, np.inf, 0])),
+    "relu": (lambda x: np.maximum(x, 0), ANY),
     "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), ANY),
-}  # fmt: skip
+}
 
 BINARY = {
-    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "maximum": np.maximum,
-    "minimum": np.minimum, "atan2": np.arctan2, "hypot": np.hypot, "logaddexp": np.logaddexp, "copysign": np.copysign,
-    "remainder": np.remainder, "floor_divide": np.floor_divide, "equal": np.equal, "not_equal": np.not_equal,
-    "less": np.less, "less_equal": np.less_equal, "greater": np.greater, "greater_equal": np.greater_equal,
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+    "atan2": np.arctan2,
+    "hypot": np.hypot,
+    "logaddexp": np.logaddexp,
+    "copysign": np.copysign,
+    "remainder": np.remainder,
+    "floor_divide": np.floor_divide,
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
     "nextafter": np.nextafter,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -122,6 +160,10 @@ def test_integer_to_a_negative_power() -> None:
     with pytest.raises(DTypeError, match="an integer to a negative power is not an integer"):
         schuss.tensor([2]) ** -1
     assert (schuss.tensor([2]) ** -1.0).tolist() == [0.5]
+    powers = schuss.tensor([2]) ** schuss.tensor([-1])
+    with pytest.raises(ArgumentError, match="power: an integer to a negative power") as caught:
+        powers.numpy()
+    assert __file__ in str(caught.value)
 
 
 def test_bits() -> None:

@@ -241,6 +241,7 @@ def test_values_are_cast_to_the_dtype_of_the_tensor() -> None:
         (-1, schuss.uint8, "-1 does not fit into uint8"),
         (1j, schuss.float32, "1j does not fit into float32"),
         (float("nan"), schuss.int32, "nan does not fit into int32"),
+        (float("inf"), schuss.int32, "inf does not fit into int32"),
         ([1.5, 2.5], schuss.int64, "float32 does not fit into int64"),
         (np.array([1.5]), schuss.float32, "float64 does not fit into float32"),
     ],

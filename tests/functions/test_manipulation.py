@@ -134,7 +134,9 @@ RETURN_X_ITSELF = {
 
 @pytest.mark.parametrize("name", RETURN_X_ITSELF)
 def test_changing_a_result_in_place_leaves_the_argument_alone(name: str) -> None:
-    """Also where there is nothing to do: else `x.reshape(2)` would be x for some shapes and not for others."""
+    """Also where there is nothing to do: else `x.reshape(2)` would be x for some shapes and not for
+    others.
+    """
     for make in (lambda: schuss.tensor([1, 2]), lambda: schuss.tensor([1.0, 2.0])):
         x = make()
         y = RETURN_X_ITSELF[name](x)

@@ -155,24 +155,79 @@ def ones(*shape: int) -> schuss.Tensor:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: neural.conv2d(ones(3, 5, 5), ones(1, 3, 3, 3)), ShapeError, r"the 4 axes \(N, C, H, W\)"),
-        (lambda: neural.conv1d(ones(1, 5, 5, 5), ones(1, 3, 3)), ShapeError, r"the 3 axes \(N, C, L\)"),
-        (lambda: neural.conv2d(ones(1, 4, 5, 5), ones(1, 3, 3, 3)), ShapeError, "x has 4 channels, the weight takes 3"),
-        (lambda: neural.conv2d(ones(1, 4, 5, 5), ones(3, 2, 3, 3), groups=2), ArgumentError, "groups must divide"),
-        (lambda: neural.conv2d(ones(1, 3, 2, 5), ones(1, 3, 3, 3)), ShapeError, "larger than the padded input"),
-        (lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=0), ArgumentError, "stride must be"),
-        (lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=(1, 1, 1)), ArgumentError, "or 2 of them"),
-        (lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), padding=-1), ArgumentError, "padding must be"),
-        (lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), padding="all"), ArgumentError, "'same' or 'valid'"),
-        (lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=2, padding="same"), ArgumentError,
-         "padding='same' needs stride 1"),
-        (lambda: neural.max_pool2d(ones(1, 5, 5), 2), ShapeError, "x must have 4 axes, batch and channels first"),
-        (lambda: neural.max_pool2d(ones(1, 1, 5, 5), 2, padding=2), ArgumentError, "half the kernel at most"),
-        (lambda: neural.max_pool2d(ones(1, 1, 2, 2), 3), ShapeError, "the kernel is larger than the input"),
+        (
+            lambda: neural.conv2d(ones(3, 5, 5), ones(1, 3, 3, 3)),
+            ShapeError,
+            r"the 4 axes \(N, C, H, W\)",
+        ),
+        (
+            lambda: neural.conv1d(ones(1, 5, 5, 5), ones(1, 3, 3)),
+            ShapeError,
+            r"the 3 axes \(N, C, L\)",
+        ),
+        (
+            lambda: neural.conv2d(ones(1, 4, 5, 5), ones(1, 3, 3, 3)),
+            ShapeError,
+            "x has 4 channels, the weight takes 3",
+        ),
+        (
+            lambda: neural.conv2d(ones(1, 4, 5, 5), ones(3, 2, 3, 3), groups=2),
+            ArgumentError,
+            "groups must divide",
+        ),
+        (
+            lambda: neural.conv2d(ones(1, 3, 2, 5), ones(1, 3, 3, 3)),
+            ShapeError,
+            "larger than the padded input",
+        ),
+        (
+            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=0),
+            ArgumentError,
+            "stride must be",
+        ),
+        (
+            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=(1, 1, 1)),
+            ArgumentError,
+            "or 2 of them",
+        ),
+        (
+            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), padding=-1),
+            ArgumentError,
+            "padding must be",
+        ),
+        (
+            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), padding="all"),
+            ArgumentError,
+            "'same' or 'valid'",
+        ),
+        (
+            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=2, padding="same"),
+            ArgumentError,
+            "padding='same' needs stride 1",
+        ),
+        (
+            lambda: neural.max_pool2d(ones(1, 5, 5), 2),
+            ShapeError,
+            "x must have 4 axes, batch and channels first",
+        ),
+        (
+            lambda: neural.max_pool2d(ones(1, 1, 5, 5), 2, padding=2),
+            ArgumentError,
+            "half the kernel at most",
+        ),
+        (
+            lambda: neural.max_pool2d(ones(1, 1, 2, 2), 3),
+            ShapeError,
+            "the kernel is larger than the input",
+        ),
         (lambda: neural.adaptive_avg_pool2d(ones(1, 5, 5), 2), ShapeError, "x must have 4 axes"),
-        (lambda: neural.adaptive_avg_pool2d(ones(1, 1, 5, 5), 0), ArgumentError, "output_size must be an integer"),
+        (
+            lambda: neural.adaptive_avg_pool2d(ones(1, 1, 5, 5), 0),
+            ArgumentError,
+            "output_size must be an integer",
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors(call, kind, message: str) -> None:
     with pytest.raises(kind, match=message) as caught:
         call()
@@ -188,9 +243,11 @@ def test_convolutions_and_pools_as_in_torch() -> None:
         n, c, o = 2, groups * int(rng.integers(1, 3)), groups * int(rng.integers(1, 3))
         kernel, size = rng.integers(1, 4, 2).tolist(), rng.integers(7, 10, 2).tolist()
         named = {
-            "stride": tuple(rng.integers(1, 4, 2).tolist()), "padding": tuple(rng.integers(0, 3, 2).tolist()),
-            "dilation": tuple(rng.integers(1, 3, 2).tolist()), "groups": groups,
-        }  # fmt: skip
+            "stride": tuple(rng.integers(1, 4, 2).tolist()),
+            "padding": tuple(rng.integers(0, 3, 2).tolist()),
+            "dilation": tuple(rng.integers(1, 3, 2).tolist()),
+            "groups": groups,
+        }
         arrays = [rng.standard_normal(s) for s in ((n, c, *size), (o, c // groups, *kernel), (o,))]
         ours = [schuss.tensor(a, requires_grad=True) for a in arrays]
         theirs = [torch.tensor(a, requires_grad=True) for a in arrays]

@@ -1,7 +1,7 @@
-"""What each op means, written a second time: loops over Python numbers, no function of the op's own.
+"""What each op means, written a second time: loops over Python numbers, nothing of the op's own.
 
-`ORACLES[name](*arrays, **attributes)` gives the values that the reference of the op must give. Slow and
-obvious; the shapes of the samples are small.
+`ORACLES[name](*arrays, **attributes)` gives the values that the reference of the op must give.
+Slow and obvious; the shapes of the samples are small.
 """
 
 from __future__ import annotations
@@ -108,8 +108,10 @@ def permute(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 def reverse(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     result = np.zeros(x.shape)
     for place in np.ndindex(*x.shape):
-        mirrored = [n - 1 - i if axis in axes else i
-                    for axis, (i, n) in enumerate(zip(place, x.shape, strict=True))]  # fmt: skip
+        mirrored = [
+            n - 1 - i if axis in axes else i
+            for axis, (i, n) in enumerate(zip(place, x.shape, strict=True))
+        ]
         result[tuple(mirrored)] = x[place]
     return result
 
@@ -225,8 +227,9 @@ def overlap(w: np.ndarray, sizes: Any, stride: Any, dilation: Any) -> np.ndarray
     return result
 
 
-def products(x_shape: Any, w_shape: Any, y_shape: Any, stride: Any, padding: Any, dilation: Any,
-             groups: int) -> Iterator[tuple[Any, Any, Any]]:  # fmt: skip
+def products(
+    x_shape: Any, w_shape: Any, y_shape: Any, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Iterator[tuple[Any, Any, Any]]:
     """The places in x, w and y of every product that a convolution adds up."""
     outputs = w_shape[0] // groups
     for position, tap, place in taps(y_shape[2:], w_shape[2:], stride, dilation):
@@ -238,8 +241,9 @@ def products(x_shape: Any, w_shape: Any, y_shape: Any, stride: Any, padding: Any
             yield (n, channel, *inside), (o, c, *tap), (n, o, *position)
 
 
-def convolve(x: np.ndarray, w: np.ndarray, *, stride: Any, padding: Any, dilation: Any,
-             groups: int) -> np.ndarray:  # fmt: skip
+def convolve(
+    x: np.ndarray, w: np.ndarray, *, stride: Any, padding: Any, dilation: Any, groups: int
+) -> np.ndarray:
     sizes = [n + before + after for n, (before, after) in zip(x.shape[2:], padding, strict=True)]
     counts = [count(*each) for each in zip(sizes, w.shape[2:], stride, dilation, strict=True)]
     y = np.zeros((x.shape[0], w.shape[0], *counts))

@@ -98,9 +98,7 @@ def small_fashion(tmp_path):
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_softmax(small_fashion, plain):
-    accuracy = RECIPES["softmax"].function(
-        root=small_fashion, epochs=8, batch_size=20, plain=plain
-    )
+    accuracy = RECIPES["softmax"].function(root=small_fashion, epochs=8, batch_size=20, plain=plain)
     assert accuracy > 0.9
 
 

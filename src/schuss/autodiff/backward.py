@@ -1,7 +1,8 @@
-"""Reverse-mode differentiation: walk the recorded graph once, from the outputs, and record the gradient's graph.
+"""Reverse-mode differentiation: walk the recorded graph once, from the outputs, and record the
+gradient's graph.
 
-The rules are made of the same ops as everything else, so what comes out can be differentiated again. The walk is a
-loop over nodes in the reverse order of recording; nothing recurses.
+The rules are made of the same ops as everything else, so what comes out can be differentiated
+again. The walk is a loop over nodes in the reverse order of recording; nothing recurses.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
             "backward",
             "this tensor was not computed from any that requires a gradient",
             tensor=root,
-            hint="set requires_grad=True on the inputs, and do not compute under no_grad() or after detach()",
+            hint="set requires_grad=True on the inputs, "
+            "and do not compute under no_grad() or after detach()",
         )
     seed = _seed(root, gradient)
     walked = tape(root._node)
@@ -52,7 +54,8 @@ def _require_whole(walked: Sequence[Node]) -> None:
             raise fail(
                 GradientError,
                 "backward",
-                "a backward pass went through this graph already, and a step has let go of it since",
+                "a backward pass went through this graph already, "
+                "and a step has let go of it since",
                 op=node.name,
                 recorded=describe_location(node.location),
                 hint="backward(retain_graph=True) the first time keeps it; detach() what is reused",
@@ -68,12 +71,18 @@ def _seed(root: Tensor, gradient: Tensor | None) -> Tensor:
                 "backward",
                 "only a scalar has a gradient without further ado",
                 tensor=root,
-                hint="reduce it first, say loss.mean(), or pass backward(gradient) of the same shape",
+                hint="reduce it first, say loss.mean(), "
+                "or pass backward(gradient) of the same shape",
             )
         return apply(broadcast_to, scalar(1, root.dtype), shape=root.shape)
     if gradient.shape != root.shape:
-        raise fail(ShapeError, "backward", "the gradient must have the shape of the tensor", tensor=root,
-                   gradient=gradient)  # fmt: skip
+        raise fail(
+            ShapeError,
+            "backward",
+            "the gradient must have the shape of the tensor",
+            tensor=root,
+            gradient=gradient,
+        )
     return gradient.astype(root.dtype)
 
 

@@ -1,8 +1,9 @@
 """Checking gradients: slopes along random directions, by differences, against what the rules say.
 
-For a random direction v and random weights c, the derivative of c . f(x + t v) at t = 0 is approximated by
-central differences in float64 and compared with (gradient of c . f) . v. One number checks the whole gradient, at the
-cost of two evaluations. Second order: the same for the gradient function.
+For a random direction v and random weights c, the derivative of c . f(x + t v) at t = 0 is
+approximated by central differences in float64 and compared with (gradient of c . f) . v. One number
+checks the whole gradient, at the cost of two evaluations. Second order: the same for the gradient
+function.
 """
 
 from __future__ import annotations
@@ -46,8 +47,16 @@ def check_gradients(
     _check(f, arrays, order, directions, step, tolerance, rng, 1)
 
 
-def _check(f: Callable[..., Any], arrays: Arrays, order: int, directions: int, step: float, tolerance: float,
-           rng: np.random.Generator, level: int) -> None:  # fmt: skip
+def _check(
+    f: Callable[..., Any],
+    arrays: Arrays,
+    order: int,
+    directions: int,
+    step: float,
+    tolerance: float,
+    rng: np.random.Generator,
+    level: int,
+) -> None:
     value = f(*[adopt(each) for each in arrays])
     weights = adopt(rng.standard_normal(value.shape))
 

@@ -1,4 +1,6 @@
-"""Derivatives of functions, in JAX's names: `grad(f)` and `value_and_grad(f)`. They nest in any order."""
+"""Derivatives of functions, in JAX's names: `grad(f)` and `value_and_grad(f)`. They nest in any
+order.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,12 @@ def value_and_grad(
 
     Args:
         f: returns a scalar tensor; with `has_aux`, a pair of it and anything else.
-        argnums: which positional arguments to differentiate for. Each is a tensor, or lists, tuples and dicts
-            of tensors; the gradient has the same structure. Several argnums give a tuple of gradients.
+        argnums: which positional arguments to differentiate for. Each is a tensor, or lists, tuples
+            and dicts of tensors; the gradient has the same structure. Several argnums give a tuple
+            of gradients.
 
-    The result is `(value, gradient)`, or `((value, aux), gradient)`. Parameters of layers that f uses besides its
-    arguments are constants here, but stay connected for an outer `backward()`.
+    The result is `(value, gradient)`, or `((value, aux), gradient)`. Parameters of layers that f
+    uses besides its arguments are constants here, but stay connected for an outer `backward()`.
 
     Raises:
         GradientError: f does not return a scalar.
@@ -70,7 +73,9 @@ def value_and_grad(
 def grad(
     f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """A function that returns the gradient of `f`; see `value_and_grad`. With `has_aux`: `(gradient, aux)`."""
+    """A function that returns the gradient of `f`; see `value_and_grad`. With `has_aux`:
+    `(gradient, aux)`.
+    """
     both = value_and_grad(f, argnums, has_aux=has_aux)
 
     @functools.wraps(f)
@@ -109,7 +114,9 @@ def _check_scalar(value: Any) -> None:
 
 
 def _has_outer(walked: list[Any], own: set[Any]) -> bool:
-    """Whether anything but our own stand-ins requires a gradient: then the result stays connected to it."""
+    """Whether anything but our own stand-ins requires a gradient: then the result stays connected
+    to it.
+    """
     for node in walked:
         if node in own:
             if node.inputs and node.inputs[0].requires_grad:
@@ -139,8 +146,12 @@ def _map(tree: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(tree, (list, tuple)):
         made: Iterator[Any] = (_map(each, function) for each in tree)
         return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
-    raise fail(ArgumentTypeError, "grad", f"can differentiate for tensors and lists, tuples and dicts of them, "
-               f"got {type(tree).__name__}")  # fmt: skip
+    raise fail(
+        ArgumentTypeError,
+        "grad",
+        f"can differentiate for tensors and lists, tuples and dicts of them, "
+        f"got {type(tree).__name__}",
+    )
 
 
 def _map_any(tree: Any, function: Callable[[Any], Any]) -> Any:

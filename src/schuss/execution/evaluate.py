@@ -3,7 +3,8 @@
 An evaluation runs the nodes that its targets need and that have no value yet, in the order in which
 they were recorded. A value is given back as soon as its last user has run, unless
   - it was asked for, or a tensor of the user points at it, or
-  - a later `backward()` will look at it (`Op.saves`), so that printing a loss first costs no second forward pass.
+  - a later `backward()` will look at it (`Op.saves`), so that printing a loss first costs no second
+  forward pass.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Run:
         tier: which tier computed it; "reference" is NumPy, op by op.
         ops: how often each op ran.
         seconds: wall time.
-        peak_bytes: the most bytes of values that this evaluation held at once, beside what it found.
+        peak_bytes: the most bytes of values that this evaluation held at once, beside what it
+            found.
     """
 
     tier: str = "reference"
@@ -71,8 +73,8 @@ def evaluate(targets: Iterable[Node]) -> None:
 def evaluate_pending(targets: Iterable[Node] = ()) -> None:
     """Give a value to every target and to all tensors alive in this thread that wait for one.
 
-    `optimizer.step()` ends with this: what a loop computes and looks at later (a running loss, say) does
-    not hold on to the graphs of all its steps.
+    `optimizer.step()` ends with this: what a loop computes and looks at later (a running loss, say)
+    does not hold on to the graphs of all its steps.
     """
     pending, context.pending = context.pending, []
     context.pending_bytes = context.pruned = 0
@@ -84,8 +86,8 @@ def evaluate_pending(targets: Iterable[Node] = ()) -> None:
 def _let_go_of_spent() -> None:
     """Cut the graphs behind computed values that a backward pass went through.
 
-    A running sum of losses would hold on to the graphs of all steps otherwise. Another `backward()` through
-    them is an error that says so.
+    A running sum of losses would hold on to the graphs of all steps otherwise. Another `backward()`
+    through them is an error that says so.
     """
     spent, context.spent = context.spent, []
     for ref in spent:
@@ -95,8 +97,9 @@ def _let_go_of_spent() -> None:
             node.scope = None
 
 
-# A loop that never looks at a value (a validation loop that only counts, say) would hold on to every batch that
-# it has seen. So a new batch first lets a large backlog be computed. Counted, never timed: runs repeat.
+# A loop that never looks at a value (a validation loop that only counts, say) would hold on to
+# every batch that it has seen. So a new batch first lets a large backlog be computed. Counted,
+# never timed: runs repeat.
 _BACKLOG_BYTES = 64 * 2**20
 _BACKLOG_NODES = 20_000
 
@@ -172,7 +175,9 @@ def _values_to_keep(order: list[Node], targets: list[Node]) -> set[Node]:
 
 
 def _cut(order: list[Node], kept: set[Node]) -> None:
-    """Let go of the inputs of finished nodes through which no gradient will flow: they are data now."""
+    """Let go of the inputs of finished nodes through which no gradient will flow: they are data
+    now.
+    """
     for node in order:
         if node in kept and (not node.requires_grad or node.owner is not None):
             node.inputs = ()

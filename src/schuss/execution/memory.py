@@ -11,7 +11,9 @@ _ASK_FROM = 2**30  # smaller results are not worth a look at the system's counte
 
 
 def available_bytes() -> int | None:
-    """Bytes that can still be taken, as the system and the control group see it; None where neither tells."""
+    """Bytes that can still be taken, as the system and the control group see it; None where neither
+    tells.
+    """
     known = [each for each in (_meminfo(), _cgroup()) if each is not None]
     if known:
         return min(known)

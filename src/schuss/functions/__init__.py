@@ -1,1 +1,1 @@
-"""Functions on tensors, composed of the ops. The public names are re-exported by `schuss` itself."""
+"""Functions on tensors, composed of the ops. `schuss` itself re-exports the public ones."""

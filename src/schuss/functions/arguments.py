@@ -29,7 +29,9 @@ _RENAMED = {"dim": "axis", "dims": "axis", "keepdim": "keepdims"}
 
 
 def array_api_names(function: Callable[P, R]) -> Callable[P, R]:
-    """Answer `dim=` and `keepdim=` with the names that are used here (those of the array API standard)."""
+    """Answer `dim=` and `keepdim=` with the names that are used here (those of the array API
+    standard).
+    """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -38,7 +40,8 @@ def array_api_names(function: Callable[P, R]) -> Callable[P, R]:
                 raise fail(
                     ArgumentTypeError,
                     function.__name__,
-                    f"the argument {name!r} is called {_RENAMED[name]!r} here, as in the array API standard",
+                    f"the argument {name!r} is called {_RENAMED[name]!r} here, "
+                    "as in the array API standard",
                     hint=f"write {_RENAMED[name]}={kwargs[name]!r}",
                 )
         return function(*args, **kwargs)
@@ -63,7 +66,9 @@ def adopt(array: np.ndarray) -> Tensor:
 
 
 def as_tensor(value: ArrayLike, where: str = "asarray") -> Tensor:
-    """What the user passed, as a tensor. Arrays are copied: who writes to theirs later changes nothing here."""
+    """What the user passed, as a tensor. Arrays are copied: who writes to theirs later changes
+    nothing here.
+    """
     if isinstance(value, Handle):
         return value  # type: ignore[return-value]  # Tensor is the only handle
     if isinstance(value, (bool, int, float, complex)) and not isinstance(value, np.generic):
@@ -85,7 +90,7 @@ def host_array(value: ArrayLike, dtype: DType | None, where: str) -> np.ndarray:
                    f"with dtype {array.dtype}", hint="numbers and booleans only")  # fmt: skip
     if not _has_dtype(value):
         dtype = dtype or _default_dtype(array)
-        _check_fits(array, dtype, where)
+        check_fits(array, dtype, where)
     if dtype is None:
         return array
     with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
@@ -101,8 +106,10 @@ def _default_dtype(array: np.ndarray) -> DType:
     return dtypes.bool_ if array.dtype.kind == "b" else dtypes.default_int
 
 
-def _check_fits(array: np.ndarray, dtype: DType, where: str) -> None:
-    """Python's numbers are exact: cutting off their upper bits or their imaginary parts is a mistake."""
+def check_fits(array: np.ndarray, dtype: DType, where: str) -> None:
+    """Python's numbers are exact: cutting off their upper bits or their imaginary parts is a
+    mistake.
+    """
     if array.dtype.kind == "c" and not dtypes.is_complex(dtype):
         raise fail(DTypeError, where, f"complex numbers do not fit into {dtype}")
     if dtypes.is_integral(dtype) and array.size:
@@ -135,7 +142,9 @@ def floating(x: ArrayLike, where: str) -> Tensor:
 
 
 def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
-    """Operands in the dtype that they meet in. Python numbers take the dtype of the tensors beside them."""
+    """Operands in the dtype that they meet in. Python numbers take the dtype of the tensors beside
+    them.
+    """
     weak = [
         isinstance(v, (bool, int, float, complex)) and not isinstance(v, Handle) for v in values
     ]
@@ -163,11 +172,14 @@ def number(where: str, value: Number, dtype: DType) -> Tensor:
     try:
         return scalar(value, dtype)
     except (OverflowError, ValueError, TypeError):  # too large; NaN or complex for an integer
-        shown = f"an integer of {value.bit_length()} bits" if abs(value) >= 2**128 else value
+        bits = value.bit_length() if isinstance(value, int) else 0
+        shown = f"an integer of {bits} bits" if bits > 128 else value
         problem = f"{shown} does not fit into {dtype}"
         raise fail(DTypeError, where, problem, hint="cast with astype first") from None
 
 
 def same(x: Tensor) -> Tensor:
-    """x for a result that is x itself: a handle of its own, so that `y += 1` on the result leaves x alone."""
+    """x for a result that is x itself: a handle of its own, so that `y += 1` on the result leaves x
+    alone.
+    """
     return apply(alias, x) if x._node.owner is not None else wrap(x._node)

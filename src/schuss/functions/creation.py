@@ -17,6 +17,7 @@ from schuss.functions.arguments import (
     adopt,
     as_tensor,
     cast,
+    check_fits,
     host_array,
     operands,
 )
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
 __all__ = [
-    "adopt", "arange", "asarray", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like", "linspace",
-    "meshgrid", "ones", "ones_like", "tensor", "tril", "triu", "zeros", "zeros_like",
+    "adopt", "arange", "asarray", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like",
+    "linspace", "meshgrid", "ones", "ones_like", "tensor", "tril", "triu", "zeros", "zeros_like",
 ]  # fmt: skip
 
 
@@ -39,8 +40,8 @@ def asarray(
 ) -> Tensor:
     """`obj` as a tensor.
 
-    Python floats become float32 and ints int64; NumPy arrays keep their dtype. Values are copied, so that
-    writing to the array afterwards changes nothing here; a tensor is returned as it is.
+    Python floats become float32 and ints int64; NumPy arrays keep their dtype. Values are copied,
+    so that writing to the array afterwards changes nothing here; a tensor is returned as it is.
 
     Raises:
         ArgumentError: `copy=False` for an object that has to be copied.
@@ -81,7 +82,8 @@ def tensor(
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Tensor:
     """A tensor from any object with `__dlpack__` (PyTorch, JAX, CuPy, NumPy).
 
-    Memory that its owner may still write to is copied, unless `copy=False` shares it: then do not write.
+    Memory that its owner may still write to is copied, unless `copy=False` shares it: then do not
+    write.
     """
     as_device(device)
     array = np.from_dlpack(x, copy=False) if copy is False else np.from_dlpack(x)
@@ -198,6 +200,7 @@ def arange(
         values = np.arange(int(start), int(stop), int(step), dtype=np.int64)
     else:
         values = start + np.arange(count, dtype=np.float64) * step
+    check_fits(values, kind, "arange")
     return wrap(data(values.astype(kind)))
 
 
@@ -211,7 +214,9 @@ def linspace(
     device: Any = None,
     endpoint: bool = True,
 ) -> Tensor:
-    """`num` evenly spaced numbers from start to stop, the latter included unless `endpoint=False`. float32."""
+    """`num` evenly spaced numbers from start to stop, the latter included unless `endpoint=False`.
+    float32.
+    """
     as_device(device)
     complex_ = isinstance(start, complex) or isinstance(stop, complex)
     default = dtypes.complex64 if complex_ else dtypes.default_float
@@ -224,7 +229,9 @@ def linspace(
 def eye(
     n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Any = None
 ) -> Tensor:
-    """Ones on the k-th diagonal, zeros elsewhere. Shape (n_rows, n_cols), square by default; float32."""
+    """Ones on the k-th diagonal, zeros elsewhere. Shape (n_rows, n_cols), square by default;
+    float32.
+    """
     as_device(device)
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
     rows, cols = _shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
@@ -252,7 +259,9 @@ def triu(x: ArrayLike, /, *, k: int = 0) -> Tensor:
 
 
 def meshgrid(*arrays: ArrayLike, indexing: str = "xy") -> list[Tensor]:
-    """Coordinate grids from 1-d coordinate tensors. With "xy" the first two axes are swapped, as for pictures."""
+    """Coordinate grids from 1-d coordinate tensors. With "xy" the first two axes are swapped, as
+    for pictures.
+    """
     if indexing not in ("xy", "ij"):
         raise fail(ArgumentError, "meshgrid", "indexing is 'xy' or 'ij'", indexing=indexing)
     lines = operands("meshgrid", *[as_tensor(each, "meshgrid") for each in arrays])

@@ -1,4 +1,6 @@
-"""Elementwise functions: the ops under the names of the array API standard, and what is composed of them."""
+"""Elementwise functions: the ops under the names of the array API standard, and what is composed of
+them.
+"""
 
 from __future__ import annotations
 
@@ -149,15 +151,22 @@ def divide(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
 def pow(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     """pow(x1, x2): x1 raised to the power x2, elementwise.
 
-    Raises DTypeError for integers with a negative Python exponent: the result would not be an integer.
+    Raises DTypeError for integers with a negative Python exponent: the result would not be an
+        integer.
     """
     if isinstance(x2, (int, float)) and not isinstance(x2, bool):
         base = as_tensor(x1, "pow")
         if x2 == 2 and dtypes.meet_scalar(x2, base.dtype) == base.dtype:
             return base * base  # the common case, without a logarithm in sight
         if x2 < 0 and dtypes.is_integral(base.dtype) and isinstance(x2, int):
-            raise fail(DTypeError, "pow", "an integer to a negative power is not an integer", x1=base, x2=x2,
-                       hint="write a float exponent or cast the base")  # fmt: skip
+            raise fail(
+                DTypeError,
+                "pow",
+                "an integer to a negative power is not an integer",
+                x1=base,
+                x2=x2,
+                hint="write a float exponent or cast the base",
+            )
     a, b = operands("pow", x1, x2)
     if a.dtype == dtypes.bool_:
         raise fail(DTypeError, "pow", "is defined for numeric dtypes", x1=a, x2=b)
@@ -183,7 +192,9 @@ def where(condition: ArrayLike, x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
 
 
 def clip(x: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = None) -> Tensor:
-    """x limited to min <= x <= max; None leaves a side open. The gradient passes inside and on the limits."""
+    """x limited to min <= x <= max; None leaves a side open. The gradient passes inside and on the
+    limits.
+    """
     x = same(as_tensor(x, "clip"))
     for limit, below in ((min, True), (max, False)):
         if limit is not None:

@@ -1,7 +1,8 @@
 """`x[...]`, `x[...] = v`, and the named ways to take elements.
 
-A key is split in two: integers, slices, None and `...` become one `slice` op and a reshape; integer and boolean
-arrays become one `gather`. The rules are NumPy's, including where the axes of array indices end up.
+A key is split in two: integers, slices, None and `...` become one `slice` op and a reshape; integer
+    and boolean arrays become one `gather`. The rules are NumPy's, including where the axes of array
+    indices end up.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Plan:
-    """A key taken apart: first cut, then bring to `shape`, then gather at `indices` on `axes` of that shape."""
+    """A key taken apart: first cut, then bring to `shape`, then gather at `indices` on `axes` of
+    that shape.
+    """
 
     cut: Cut = ()
     shape: tuple[int, ...] = ()
@@ -77,7 +80,8 @@ def _expand(x: Tensor, key: Any) -> list[Any]:
     if not any(part is Ellipsis for part in made):
         made.append(Ellipsis)
     place = next(i for i, part in enumerate(made) if part is Ellipsis)
-    made[place : place + 1] = [slice(None)] * (x.ndim - used) or [Ellipsis]  # it separates arrays
+    whole: list[Any] = [slice(None)] * (x.ndim - used)
+    made[place : place + 1] = whole or [Ellipsis]  # which separates arrays even so
     return made
 
 
@@ -107,7 +111,9 @@ def _index_arrays(x: Tensor, part: Any) -> list[Any]:
 
 
 def _mask(x: Tensor, mask: Tensor) -> np.ndarray:
-    """A mask's value: the number of true elements decides the shape of the result, so it is computed now."""
+    """A mask's value: the number of true elements decides the shape of the result, so it is
+    computed now.
+    """
     if mask.ndim == 0 or mask.ndim > x.ndim:
         raise fail(ShapeError, "indexing", "a mask needs between 1 and x.ndim axes", x=x, mask=mask)
     return mask.numpy()
@@ -164,8 +170,13 @@ def _check_masks(x: Tensor, key: Any) -> None:
             if _is_array(part) and width and _is_mask(part):
                 shape = np.shape(part)
                 if shape != x.shape[axis : axis + width]:
-                    raise fail(OutOfBoundsError, "indexing", f"a mask of shape {shape} stands for axes of shape "
-                               f"{x.shape[axis : axis + width]}", x=x)  # fmt: skip
+                    raise fail(
+                        OutOfBoundsError,
+                        "indexing",
+                        f"a mask of shape {shape} stands for axes of shape "
+                        f"{x.shape[axis : axis + width]}",
+                        x=x,
+                    )
             axis += width
 
 
@@ -243,8 +254,14 @@ def set_item(x: Tensor, key: Any, value: ArrayLike) -> Tensor:
     if value.dtype != x.dtype:
         lossy = dtypes.promote(value.dtype, x.dtype) != x.dtype
         if lossy and (value.ndim or dtypes.is_complex(value.dtype)):
-            raise fail(DTypeError, "assignment", f"{value.dtype} does not fit into {x.dtype}", x=x, value=value,
-                       hint="cast the value with astype")  # fmt: skip
+            raise fail(
+                DTypeError,
+                "assignment",
+                f"{value.dtype} does not fit into {x.dtype}",
+                x=x,
+                value=value,
+                hint="cast the value with astype",
+            )
         value = cast(value, x.dtype)
     if _is_scalar_mask(key):
         return where(as_tensor(key), _spread(value, x.shape), x)
@@ -303,7 +320,9 @@ def take(x: ArrayLike, indices: ArrayLike, /, axis: int | None = None) -> Tensor
 
 @array_api_names
 def take_along_axis(x: ArrayLike, indices: ArrayLike, /, axis: int = -1) -> Tensor:
-    """Elements of x at `indices` along `axis`, at the same place on the other axes (PyTorch's gather)."""
+    """Elements of x at `indices` along `axis`, at the same place on the other axes (PyTorch's
+    gather).
+    """
     x, index = as_tensor(x, "take_along_axis"), as_tensor(indices, "take_along_axis")
     place = normalize_axis("take_along_axis", axis, x.ndim)
     if index.ndim != x.ndim:
@@ -329,7 +348,7 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, /, axis: int = -1) -> Tens
 def sort(
     x: ArrayLike, /, axis: int = -1, *, descending: bool = False, stable: bool = True
 ) -> Tensor:
-    """The elements along `axis` in order. The gradient goes back to where each element came from."""
+    """The elements along `axis` in order. Gradients go back to where each came from."""
     x = as_tensor(x, "sort")
     return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis=axis)
 
@@ -346,7 +365,9 @@ def topk(x: ArrayLike, k: int, /, axis: int = -1) -> tuple[Tensor, Tensor]:
 
 
 def nonzero(x: ArrayLike, /) -> tuple[Tensor, ...]:
-    """The positions of the elements that are not 0, one int64 tensor for each axis. Computed at once."""
+    """The positions of the elements that are not 0, one int64 tensor for each axis. Computed at
+    once.
+    """
     x = as_tensor(x, "nonzero")
     if x.ndim == 0:
         raise fail(ShapeError, "nonzero", "a scalar has no positions", x=x)
@@ -373,7 +394,9 @@ def searchsorted(
 
 
 def one_hot(labels: ArrayLike, /, num_classes: int, *, dtype: Any = None) -> Tensor:
-    """A new last axis with 1 at the label and 0 elsewhere: (...) integers become (..., num_classes) float32."""
+    """A new last axis with 1 at the label and 0 elsewhere: (...) integers become (..., num_classes)
+    float32.
+    """
     index = as_tensor(labels, "one_hot")
     if not dtypes.is_integral(index.dtype):
         raise fail(DTypeError, "one_hot", "labels must be integers", labels=index)

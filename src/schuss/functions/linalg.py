@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
-    """The matrix product over the last two axes; axes before them broadcast, 1-d operands are vectors.
+    """The matrix product over the last two axes; axes before them broadcast, 1-d operands are
+    vectors.
 
     Shapes: (..., M, K) @ (..., K, N) -> (..., M, N). Half precisions accumulate in float32.
     Raises ShapeError unless the inner sizes agree.
@@ -36,7 +37,8 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     left = reshape(a, (1, a.size)) if a.ndim == 1 else a
     right = reshape(b, (b.size, 1)) if b.ndim == 1 else b
     if left.ndim > 2 and right.ndim == 2 and left.shape[-1] == right.shape[0]:
-        # One tall product: the gradient for the matrix is then one product too, not a batch of them to add up.
+        # One tall product: the gradient for the matrix is then one product too, not a batch of them
+        # to add up.
         rows = reshape(left, (math.prod(left.shape[:-1]), left.shape[-1]))
         product = reshape(
             apply(contraction.matmul, rows, right), (*left.shape[:-1], right.shape[-1])
@@ -66,7 +68,9 @@ def vecdot(x1: ArrayLike, x2: ArrayLike, /, axis: int = -1) -> Tensor:
 def tensordot(
     x1: ArrayLike, x2: ArrayLike, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2
 ) -> Tensor:
-    """Products added up over pairs of axes: the last n of x1 with the first n of x2, or the named ones."""
+    """Products added up over pairs of axes: the last n of x1 with the first n of x2, or the named
+    ones.
+    """
     a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
     if isinstance(axes, int):
         left, right = tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
@@ -102,8 +106,8 @@ def outer(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
 def einsum(equation: str, /, *arrays: ArrayLike) -> Tensor:
     """Products and sums in Einstein's notation, such as `einsum("bij,bjk->bik", x, y)`.
 
-    Letters name axes; letters that the result lacks are added up. Without `->` the result has the letters
-    that occur once, in alphabetical order. `...` is not supported.
+    Letters name axes; letters that the result lacks are added up. Without `->` the result has the
+    letters that occur once, in alphabetical order. `...` is not supported.
     """
     tensors = list(operands("einsum", *[as_tensor(each, "einsum") for each in arrays]))
     inputs, _, output = equation.replace(" ", "").partition("->")

@@ -75,8 +75,13 @@ def moveaxis(x: ArrayLike, source: Axes, destination: Axes, /) -> Tensor:
     sources = _integers("moveaxis", (source,))
     targets = _integers("moveaxis", (destination,))
     if len(sources) != len(targets):
-        raise fail(ArgumentError, "moveaxis", "as many destinations as sources are needed", source=source,
-                   destination=destination)  # fmt: skip
+        raise fail(
+            ArgumentError,
+            "moveaxis",
+            "as many destinations as sources are needed",
+            source=source,
+            destination=destination,
+        )
     sources = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in sources)
     targets = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in targets)
     order = [axis for axis in range(x.ndim) if axis not in sources]
@@ -116,8 +121,14 @@ def flatten(x: ArrayLike, /, start_axis: int = 0, end_axis: int = -1) -> Tensor:
     first = normalize_axis("flatten", start_axis, x.ndim)
     last = normalize_axis("flatten", end_axis, x.ndim)
     if first > last:
-        raise fail(ArgumentError, "flatten", "start_axis comes after end_axis", x=x, start_axis=start_axis,
-                   end_axis=end_axis)  # fmt: skip
+        raise fail(
+            ArgumentError,
+            "flatten",
+            "start_axis comes after end_axis",
+            x=x,
+            start_axis=start_axis,
+            end_axis=end_axis,
+        )
     joined = math.prod(x.shape[first : last + 1])
     return reshape(x, (*x.shape[:first], joined, *x.shape[last + 1 :]))
 
@@ -146,7 +157,7 @@ def flip(x: ArrayLike, /, axis: Axes | None = None) -> Tensor:
 
 @array_api_names
 def roll(x: ArrayLike, /, shift: Axes, axis: Axes | None = None) -> Tensor:
-    """The elements moved along `axis` by `shift`; those that leave come in again at the other end."""
+    """The elements moved along `axis` by `shift`; what leaves comes in at the other end."""
     x = as_tensor(x, "roll")
     if axis is None:
         return reshape(roll(reshape(x, (x.size,)), shift, axis=0), x.shape)
@@ -230,8 +241,13 @@ def repeat(x: ArrayLike, repeats: int, /, axis: int | None = None) -> Tensor:
         flat = reshape(x, (x.size,)) if axis is None else x
         place = normalize_axis("repeat", axis or 0, flat.ndim)
         if counts.shape not in ((), (1,), (flat.shape[place],)) or counts.min(initial=0) < 0:
-            raise fail(ArgumentError, "repeat", "needs one count, not negative, for each element", x=flat,
-                       repeats=counts)  # fmt: skip
+            raise fail(
+                ArgumentError,
+                "repeat",
+                "needs one count, not negative, for each element",
+                x=flat,
+                repeats=counts,
+            )
         from_ = np.repeat(np.arange(flat.shape[place]), counts)
         return flat[(*[slice(None)] * place, from_)]
     if repeats < 0:
@@ -248,7 +264,9 @@ def repeat(x: ArrayLike, repeats: int, /, axis: int | None = None) -> Tensor:
 
 
 def tile(x: ArrayLike, repetitions: int | Sequence[int], /) -> Tensor:
-    """x laid side by side, `repetitions` times along each axis (from the right, where fewer are given)."""
+    """x laid side by side, `repetitions` times along each axis (from the right, where fewer are
+    given).
+    """
     x = as_tensor(x, "tile")
     counts = _integers("tile", (repetitions,))
     if any(n < 0 for n in counts):
@@ -268,8 +286,13 @@ def pad(x: ArrayLike, /, widths: Sequence[tuple[int, int]], value: float = 0) ->
     x = as_tensor(x, "pad")
     pairs = [_integers("pad", (pair,)) for pair in widths]
     if len(pairs) > x.ndim or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
-        raise fail(ArgumentError, "pad", "widths are pairs (before, after), at most one for each axis", x=x,
-                   widths=widths)  # fmt: skip
+        raise fail(
+            ArgumentError,
+            "pad",
+            "widths are pairs (before, after), at most one for each axis",
+            x=x,
+            widths=widths,
+        )
     pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     if all(pair == (0, 0) for pair in pairs):
         return same(x)

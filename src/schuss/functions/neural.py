@@ -36,7 +36,7 @@ from schuss.philox import Generator
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
-# --- activations ----------------------------------------------------------------------------------
+# --- activations ---
 
 
 def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Tensor:
@@ -119,7 +119,7 @@ def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     return x - logsumexp(x, axis=axis, keepdims=True)
 
 
-# --- linear, embedding, dropout -------------------------------------------------------------------
+# --- linear, embedding, dropout ---
 
 
 def linear(x: ArrayLike, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -163,7 +163,7 @@ def dropout(
     return where(keep, x * (1 / (1 - p)), 0)
 
 
-# --- normalisation --------------------------------------------------------------------------------
+# --- normalisation ---
 
 
 def normalize(
@@ -199,7 +199,7 @@ def layer_norm(
     )
 
 
-# --- convolution ----------------------------------------------------------------------------------
+# --- convolution ---
 
 Sizes = int | Sequence[int]
 
@@ -315,7 +315,7 @@ def conv2d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Siz
     return _convolution("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
 
 
-# --- pooling --------------------------------------------------------------------------------------
+# --- pooling ---
 
 
 def _pool_windows(

@@ -48,7 +48,8 @@ def uniform(
 ) -> Tensor:
     """Numbers evenly distributed over low <= x < high. float32 by default.
 
-    Each has as many random bits as its dtype has digits: 24, or 52 for float64, 11 for float16, 8 for bfloat16.
+    Each has as many random bits as its dtype has digits: 24, or 52 for float64, 11 for float16, 8
+        for bfloat16.
     """
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
     if not dtypes.is_floating(kind):
@@ -94,7 +95,7 @@ def normal(
 def randint(
     low: int, high: int, shape: int | Sequence[int] = (), *, generator: Generator | None = None
 ) -> Tensor:
-    """Integers evenly distributed over low <= n < high, int64. `high - low` may be 2**32 at most."""
+    """Integers evenly distributed over low <= n < high: int64; at most 2**32 apart."""
     span = high - low
     if not 0 < span <= 2**32:
         raise fail(

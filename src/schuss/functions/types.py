@@ -78,7 +78,9 @@ _KINDS: dict[str, tuple[DType, ...]] = {
 
 
 def isdtype(dtype: Any, kind: Any) -> bool:
-    """Whether a dtype is, or is of a kind such as "integral", "real floating" or "numeric"; or any of a tuple."""
+    """Whether a dtype is, or is of a kind such as "integral", "real floating" or "numeric"; or any
+    of a tuple.
+    """
     if isinstance(kind, tuple):
         return any(isdtype(dtype, each) for each in kind)
     if isinstance(kind, str) and kind in _KINDS:

@@ -51,7 +51,7 @@ def _reduced(where_: str, losses: Tensor, reduction: str) -> Tensor:
     raise fail(ArgumentError, where_, "reduction is 'mean', 'sum' or 'none'", reduction=reduction)
 
 
-# --- regression -----------------------------------------------------------------------------------
+# --- regression ---
 
 
 def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
@@ -94,7 +94,7 @@ def _huber(
     return _reduced(where_, near * (distance - 0.5 * near), reduction)
 
 
-# --- two classes ----------------------------------------------------------------------------------
+# --- two classes ---
 
 
 def binary_cross_entropy(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
@@ -158,7 +158,7 @@ def zero_one_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") 
     return _reduced("zero_one_loss", cast(wrong, dtypes.default_float), reduction)
 
 
-# --- several classes ------------------------------------------------------------------------------
+# --- several classes ---
 
 
 def cross_entropy(
@@ -320,7 +320,7 @@ def kl_div(
     return _reduced("kl_div", losses, reduction)
 
 
-# --- as layers ------------------------------------------------------------------------------------
+# --- as layers ---
 
 
 class _Loss(Module):

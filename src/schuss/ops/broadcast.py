@@ -1,7 +1,7 @@
 """Spreading over axes and adding up over axes: each is the gradient of the other.
 
-Reductions take `axes` (ascending, counted from the front) and drop them; `functions` puts them back for
-`keepdims`.
+Reductions take `axes` (ascending, counted from the front) and drop them; `functions` puts them back
+for `keepdims`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def reducer(ufunc: np.ufunc) -> Any:
 
 
 def _reduce_few(ufunc: np.ufunc, x: np.ndarray, axes: Axes) -> np.ndarray:
-    """Combine whole slices, one for each of the few reduced positions (the window of a pooling layer, say)."""
+    """Combine whole slices, one for each of the few reduced positions (the window of a pooling
+    layer, say).
+    """
     rest = [axis for axis in range(x.ndim) if axis not in axes]
     moved = x.transpose(*axes, *rest)
     positions = np.ndindex(*moved.shape[: len(axes)])
@@ -107,9 +109,17 @@ def _reduce_few(ufunc: np.ufunc, x: np.ndarray, axes: Axes) -> np.ndarray:
 def reduction_samples(low: float = -2.0, high: float = 2.0, empty: bool = True) -> Any:
     def samples(rng: Rng) -> list[Sample]:
         cases: list[tuple[Shape, Axes]] = [
-            ((), ()), ((1,), (0,)), ((17,), (0,)), ((3, 5), (0,)), ((3, 5), (1,)), ((3, 5), ()), ((2, 3, 5), (0, 2)),
-            ((2, 3, 5), (0, 1, 2)), ((0, 3), (1,)), ((5, 40, 2, 3), (2, 3)),
-        ]  # fmt: skip
+            ((), ()),
+            ((1,), (0,)),
+            ((17,), (0,)),
+            ((3, 5), (0,)),
+            ((3, 5), (1,)),
+            ((3, 5), ()),
+            ((2, 3, 5), (0, 2)),
+            ((2, 3, 5), (0, 1, 2)),
+            ((0, 3), (1,)),
+            ((5, 40, 2, 3), (2, 3)),
+        ]
         cases += [((0, 3), (0,)), ((4, 0), (0, 1))] if empty else []
         made = [Sample([numbers(rng, shape, low, high)], {"axes": axes}) for shape, axes in cases]
         made.append(Sample([strided(numbers(rng, (4, 3, 5), low, high))], {"axes": (0, 2)}))

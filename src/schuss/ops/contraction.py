@@ -1,4 +1,5 @@
-"""Ops that multiply and add up: matrix products and convolutions. Half precisions accumulate in float32.
+"""Ops that multiply and add up: matrix products and convolutions. Half precisions accumulate in
+float32.
 
 The three convolution ops are each other's gradients:
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Padding = tuple[tuple[int, int], ...]  # (before, after) for each axis
 
-# --- matrix product ---------------------------------------------------------------------------------
+# --- matrix product ---
 
 
 def _matmul_infer(x: Node, y: Node) -> tuple[Shape, DType]:
@@ -34,7 +35,8 @@ def _matmul_infer(x: Node, y: Node) -> tuple[Shape, DType]:
         "matmul", (*dtypes.INTEGRAL, *dtypes.FLOATING, *dtypes.COMPLEX), "numeric", x=x, y=y
     )
     if x.shape[-1] != y.shape[-2]:
-        problem = f"the last axis of x ({x.shape[-1]}) must be as long as the second-last of y ({y.shape[-2]})"
+        inner = f"the last axis of x ({x.shape[-1]})"
+        problem = f"{inner} must be as long as the second-last of y ({y.shape[-2]})"
         hint = "y.mT swaps the last two axes of y" if x.shape[-1] == y.shape[-1] else None
         raise fail(ShapeError, "matmul", problem, x=x, y=y, hint=hint)
     batch = broadcast_shapes("matmul", x.shape[:-2], y.shape[:-2])
@@ -71,7 +73,7 @@ matmul: Op = define(
     broadcasts=True,
 )
 
-# --- convolution ------------------------------------------------------------------------------------
+# --- convolution ---
 
 
 def _padded_sizes(sizes: Shape, padding: Padding) -> Shape:
@@ -81,7 +83,9 @@ def _padded_sizes(sizes: Shape, padding: Padding) -> Shape:
 def _columns(
     x: np.ndarray, kernel: Shape, stride: Shape, padding: Padding, dilation: Shape, groups: int
 ) -> np.ndarray:
-    """All windows side by side: (groups, channels of a group * kernel, N * positions), for one matrix product."""
+    """All windows side by side: (groups, channels of a group * kernel, N * positions), for one
+    matrix product.
+    """
     if any(pair != (0, 0) for pair in padding):
         x = np.pad(x, ((0, 0), (0, 0), *padding))
     view = windows_view(x, kernel, stride, dilation)  # (N, C, positions..., kernel...)
@@ -116,8 +120,15 @@ def _convolve_infer(
                    f"{w.shape[1] * groups}", x=x, weight=w, groups=groups)  # fmt: skip
     counts = window_counts(sizes, kernel, stride, dilation)
     if any(count < 1 for count in counts):
-        raise fail(ShapeError, "convolution", "the kernel is larger than the padded input", x=x, weight=w,
-                   padding=padding, dilation=dilation)  # fmt: skip
+        raise fail(
+            ShapeError,
+            "convolution",
+            "the kernel is larger than the padded input",
+            x=x,
+            weight=w,
+            padding=padding,
+            dilation=dilation,
+        )
     return (x.shape[0], w.shape[0], *counts), x.dtype
 
 
@@ -137,8 +148,13 @@ def _convolve_input_infer(
     g: Node, w: Node, sizes: Shape, stride: Shape, padding: Padding, dilation: Shape, groups: int
 ) -> tuple[Shape, DType]:
     if g.shape[1] != w.shape[0]:
-        raise fail(ShapeError, "transposed convolution", f"x has {g.shape[1]} channels, the weight takes "
-                   f"{w.shape[0]}", x=g, weight=w)  # fmt: skip
+        raise fail(
+            ShapeError,
+            "transposed convolution",
+            f"x has {g.shape[1]} channels, the weight takes {w.shape[0]}",
+            x=g,
+            weight=w,
+        )
     return (g.shape[0], w.shape[1] * groups, *sizes), g.dtype
 
 

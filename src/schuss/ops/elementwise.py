@@ -1,4 +1,6 @@
-"""Ops that work on each element alone. Gradient rules read `rule(g, y, x)`: times the derivative at x."""
+"""Ops that work on each element alone. Gradient rules read `rule(g, y, x)`: times the derivative at
+x.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.dtypes import DType
+from schuss.errors import ArgumentError, BadValueError
 from schuss.graph import OUTPUT, Handle, Node, Op, Sample, Shape, apply, define, scalar
 from schuss.ops.erf import erf_reference
 from schuss.ops.infer import (
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
 
-# --- helpers of the rules ---------------------------------------------------------------------------
+# --- helpers of the rules ---
 
 
 def select(condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
@@ -41,10 +44,11 @@ def select(condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
 
 
 def guarded(g: Tensor, derivative: Tensor) -> Tensor:
-    """`g * derivative`, where an infinite or undefined derivative counts nothing if nothing flows into it.
+    """`g * derivative`, where an infinite or undefined derivative counts nothing if nothing flows
+    into it.
 
-    In `where(x > 0, sqrt(x), 0)` the gradient into sqrt at 0 is 0 and its derivative infinite; 0 times infinity
-    must not become NaN. Rules whose derivative has poles use this.
+    In `where(x > 0, sqrt(x), 0)` the gradient into sqrt at 0 is 0 and its derivative infinite; 0
+    times infinity must not become NaN. Rules whose derivative has poles use this.
     """
     return apply(masked_product, g, derivative)
 
@@ -73,7 +77,7 @@ masked_product: Op = define(
     broadcasts=True,
 )
 
-# --- one input --------------------------------------------------------------------------------------
+# --- one input ---
 
 
 def unary(name: str, doc: str, reference, rule, saves=(), low=-2.0, high=2.0) -> Op:  # type: ignore[no-untyped-def]
@@ -118,10 +122,24 @@ tan: Op = unary(
     low=-1.4,
     high=1.4,
 )
-asin: Op = unary("asin", "inverse sine, in radians", np.arcsin,
-             lambda g, y, x: guarded(g, 1 / apply(sqrt, 1 - x * x)), X, low=-0.9, high=0.9)  # fmt: skip
-acos: Op = unary("acos", "inverse cosine, in radians", np.arccos,
-             lambda g, y, x: guarded(g, -1 / apply(sqrt, 1 - x * x)), X, low=-0.9, high=0.9)  # fmt: skip
+asin: Op = unary(
+    "asin",
+    "inverse sine, in radians",
+    np.arcsin,
+    lambda g, y, x: guarded(g, 1 / apply(sqrt, 1 - x * x)),
+    X,
+    low=-0.9,
+    high=0.9,
+)
+acos: Op = unary(
+    "acos",
+    "inverse cosine, in radians",
+    np.arccos,
+    lambda g, y, x: guarded(g, -1 / apply(sqrt, 1 - x * x)),
+    X,
+    low=-0.9,
+    high=0.9,
+)
 atan: Op = unary(
     "atan", "inverse tangent, in radians", np.arctan, lambda g, y, x: g / (1 + x * x), X
 )
@@ -131,8 +149,15 @@ tanh: Op = unary("tanh", "hyperbolic tangent", np.tanh, lambda g, y, x: g * (1 -
 asinh: Op = unary(
     "asinh", "inverse hyperbolic sine", np.arcsinh, lambda g, y, x: g / apply(sqrt, x * x + 1), X
 )
-acosh: Op = unary("acosh", "inverse hyperbolic cosine", np.arccosh,
-              lambda g, y, x: guarded(g, 1 / apply(sqrt, x * x - 1)), X, low=1.2, high=4.0)  # fmt: skip
+acosh: Op = unary(
+    "acosh",
+    "inverse hyperbolic cosine",
+    np.arccosh,
+    lambda g, y, x: guarded(g, 1 / apply(sqrt, x * x - 1)),
+    X,
+    low=1.2,
+    high=4.0,
+)
 atanh: Op = unary("atanh", "inverse hyperbolic tangent", np.arctanh,
               lambda g, y, x: guarded(g, 1 / (1 - x * x)), X, low=-0.9, high=0.9)  # fmt: skip
 erf: Op = unary("erf", "error function", erf_reference,
@@ -146,11 +171,16 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     )  # exp overflows to infinity for very negative x: 1 / inf = 0 is right
 
 
-# Primitives although they could be composed: the composed gradients are inf * 0 far from 0 (sigmoid) or need
-# two more arrays (relu).
+# Primitives although they could be composed: the composed gradients are inf * 0 far from 0
+# (sigmoid) or need two more arrays (relu).
 sigmoid: Op = unary("sigmoid", "1 / (1 + exp(-x))", _sigmoid, lambda g, y, x: g * (y * (1 - y)), Y)
-relu: Op = unary("relu", "max(x, 0), with the sub-gradient 0 at 0; NaN stays NaN",
-             lambda x: np.maximum(x, np.zeros((), x.dtype)), lambda g, y, x: select(y > 0, g, 0), Y)  # fmt: skip
+relu: Op = unary(
+    "relu",
+    "max(x, 0), with the sub-gradient 0 at 0; NaN stays NaN",
+    lambda x: np.maximum(x, np.zeros((), x.dtype)),
+    lambda g, y, x: select(y > 0, g, 0),
+    Y,
+)
 abs_: Op = define(
     "abs",
     "absolute value, with the sub-gradient 0 at 0",
@@ -194,9 +224,13 @@ logical_not: Op = define(
     samples=boolean_samples(1),
 )
 bitwise_invert: Op = define(
-    "bitwise_invert", "every bit of x flipped", infer=elementwise, reference=np.invert, gradient=None,
+    "bitwise_invert",
+    "every bit of x flipped",
+    infer=elementwise,
+    reference=np.invert,
+    gradient=None,
     samples=integer_samples(1),
-)  # fmt: skip
+)
 
 
 def complex_part(name: str, doc: str, reference, infer) -> Op:  # type: ignore[no-untyped-def]
@@ -214,7 +248,7 @@ real: Op = complex_part("real", "the real part", np.real, _part)
 imag: Op = complex_part("imag", "the imaginary part", np.imag, _part)
 conj: Op = complex_part("conj", "the complex conjugate", np.conj, elementwise)
 
-# --- two inputs -------------------------------------------------------------------------------------
+# --- two inputs ---
 
 
 def binary(name: str, doc: str, reference, for_a, for_b, saves=(), **ranges) -> Op:  # type: ignore[no-untyped-def]
@@ -241,9 +275,15 @@ add: Op = binary("add", "a + b", np.add, lambda g, y, a, b: g, lambda g, y, a, b
 subtract: Op = binary("subtract", "a - b", np.subtract, lambda g, y, a, b: g, lambda g, y, a, b: -g)
 multiply: Op = binary("multiply", "a * b", np.multiply,
                   lambda g, y, a, b: g * b, lambda g, y, a, b: g * a, (0, 1))  # fmt: skip
-divide: Op = binary("divide", "a / b", np.divide,
-                lambda g, y, a, b: guarded(g, 1 / b), lambda g, y, a, b: guarded(g, -(a / b) / b), (0, 1),
-                second=(0.5, 2.0))  # fmt: skip
+divide: Op = binary(
+    "divide",
+    "a / b",
+    np.divide,
+    lambda g, y, a, b: guarded(g, 1 / b),
+    lambda g, y, a, b: guarded(g, -(a / b) / b),
+    (0, 1),
+    second=(0.5, 2.0),
+)
 maximum: Op = binary("maximum", "the larger of a and b; ties share the gradient", np.maximum,
                  lambda g, y, a, b: _max_rule(g, y, a, b), lambda g, y, a, b: _max_rule(g, y, b, a),
                  (0, 1, OUTPUT))  # fmt: skip
@@ -265,8 +305,25 @@ def _power_of_exponent(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return guarded(g, y * apply(log, select(flat, 1, a)))
 
 
-power: Op = binary("power", "a raised to the power b", np.power, _power_of_base, _power_of_exponent, (0, 1, OUTPUT),
-               low=0.2, high=2.0, second=(-2.0, 2.0))  # fmt: skip
+def _power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    try:
+        return np.power(a, b)
+    except ValueError:
+        problem = "an integer to a negative power is not an integer"
+        raise BadValueError(ArgumentError, problem, "cast the base to a float") from None
+
+
+power: Op = binary(
+    "power",
+    "a raised to the power b",
+    _power,
+    _power_of_base,
+    _power_of_exponent,
+    (0, 1, OUTPUT),
+    low=0.2,
+    high=2.0,
+    second=(-2.0, 2.0),
+)
 
 remainder: Op = binary("remainder", "a - floor(a / b) * b, with the sign of b", np.remainder,
                    lambda g, y, a, b: g, lambda g, y, a, b: -g * apply(floor, a / b), (0, 1),
@@ -316,7 +373,7 @@ bitwise_right_shift: Op = stepwise(
     "bitwise_right_shift", "the bits of a moved b places down", np.right_shift, integer_samples(2)
 )
 
-# --- three inputs, casts ----------------------------------------------------------------------------
+# --- three inputs, casts ---
 
 
 def _where_infer(condition: Node, a: Node, b: Node) -> tuple[Shape, DType]:

@@ -1,7 +1,7 @@
 """Ops that take or put elements at positions which are data.
 
-`axes` says which axes of x the index tensors point into, ascending. The indices broadcast against each other; their
-shape comes first in the result, then the axes of x that are not indexed.
+`axes` says which axes of x the index tensors point into, ascending. The indices broadcast against
+each other; their shape comes first in the result, then the axes of x that are not indexed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def _to_front(x: np.ndarray, axes: Axes) -> np.ndarray:
 def _checked(
     indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool
 ) -> tuple[np.ndarray, ...]:
-    """The indices counted from the front. Every one is looked at: a bad one is an error here, never a stray read."""
+    """The indices counted from the front. Every one is looked at: a bad one is an error here, never
+    a stray read.
+    """
     made = []
     for index, axis in zip(indices, axes, strict=True):
         n = shape[axis]
@@ -77,7 +79,9 @@ def _scatter(
 def _scatter_add(
     x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool
 ) -> np.ndarray:
-    """Rows that go to one place are added up first, in their order, so the result is the same every time."""
+    """Rows that go to one place are added up first, in their order, so the result is the same every
+    time.
+    """
     result = x.copy()
     if not part.size:
         return result
@@ -98,7 +102,7 @@ def _scatter_add(
 def _scatter_part_rule(
     g: Tensor, y: Tensor, x: Tensor, part: Tensor, *indices: Tensor, axes: Axes, wrap: bool
 ) -> Tensor:
-    """What is written and written over again gets no gradient: only the last one at a place does."""
+    """What is written over again gets no gradient: only the last one at a place does."""
     numbered = data_range(part.shape)
     start = zeros(x.shape, numbered.dtype) - 1
     written = apply(scatter, start, numbered, *indices, axes=axes, wrap=wrap)

@@ -35,7 +35,8 @@ def broadcast_shapes(where: str, *shapes: Shape) -> Shape:
             raise fail(
                 ShapeError,
                 where,
-                "the shapes do not broadcast: axis by axis from the right, sizes must be equal or 1",
+                "the shapes do not broadcast: axis by axis from the right, "
+                "sizes must be equal or 1",
                 shapes=list(shapes),
             )
         result = tuple(n if m == 1 else m for m, n in zip(a, b, strict=True))

@@ -1,6 +1,8 @@
-"""Ops that only move elements: new shapes, orders, parts. Most references are views and cost nothing.
+"""Ops that only move elements: new shapes, orders, parts. Most references are views and cost
+nothing.
 
-Attributes are already normal here: axes counted from the front, sizes known, slices as (start, size, step).
+Attributes are already normal here: axes counted from the front, sizes known, slices as (start,
+    size, step).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from schuss.ops.infer import Rng, numbers
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
-# --- shape ------------------------------------------------------------------------------------------
+# --- shape ---
 
 
 def _reshape_infer(x: Node, shape: Shape) -> tuple[Shape, DType]:
@@ -82,13 +84,15 @@ reverse: Op = define(
     view=True,
 )
 
-# --- parts ------------------------------------------------------------------------------------------
+# --- parts ---
 
 Cut = tuple[tuple[int, int, int], ...]  # (start, size, step) of each axis; steps may be negative
 
 
 def as_slices(cut: Cut) -> tuple[slice, ...]:
-    """The NumPy slices of a cut. A negative step that runs to the front has no stop (-1 would mean the end)."""
+    """The NumPy slices of a cut. A negative step that runs to the front has no stop (-1 would mean
+    the end).
+    """
     made = []
     for start, size, step in cut:
         stop = start + size * step
@@ -184,7 +188,7 @@ concat: Op = define(
     variadic=True,
 )
 
-# --- windows ----------------------------------------------------------------------------------------
+# --- windows ---
 
 
 def window_counts(sizes: Shape, kernel: Shape, stride: Shape, dilation: Shape) -> Shape:

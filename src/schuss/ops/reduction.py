@@ -1,4 +1,4 @@
-"""Ops that gather axes: products, extremes, running sums, orders. (Sums stand in `broadcast.py`.)"""
+"""Ops that gather axes: products, extremes, running sums, orders. `broadcast.py` has sums."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def _extreme_rule(g: Tensor, y: Tensor, x: Tensor, axes: Axes) -> Tensor:
 
 
 def _extreme_samples(rng: Rng) -> list[Sample]:
-    """Elements that differ by enough for the differences of the gradient check never to cross a tie."""
+    """Elements that differ by enough for the differences of the gradient check never to cross a
+    tie.
+    """
     made = reduction_samples(empty=False)(rng)
     for sample in made:
         x = sample.inputs[0]
@@ -199,7 +201,9 @@ cumsum: Op = define(
 
 
 def _cumprod_rule(g: Tensor, y: Tensor, x: Tensor, axis: int) -> Tensor:
-    """From the running products in which one factor each is left out: n * n of them, but right at zeros."""
+    """From the running products in which one factor each is left out: n * n of them, but right at
+    zeros.
+    """
     n = x.shape[axis]
     order = tuple(each for each in range(x.ndim) if each != axis)
     back = tuple(int(i) for i in np.argsort((*order, axis)))

@@ -66,7 +66,7 @@ def fashion(
     resume: bool = False,
     plain: bool = False,
 ) -> float:
-    """LeNet or a small residual network on Fashion-MNIST; `limit` uses the first so many images only."""
+    """LeNet or a small residual network on Fashion-MNIST; `limit` takes the first images only."""
     schuss.manual_seed(seed)
     images, test_images = FashionMNIST("train", root=root), FashionMNIST("test", root=root)
     if limit is not None:

@@ -17,7 +17,7 @@ def linear(
     noise: float = 0.01,
     seed: int = 0,
 ) -> float:
-    """A line in two variables, y = 2 x1 - 3.4 x2 + 4.2 + noise: gradient descent against the normal equations."""
+    """A line in two variables, y = 2 x1 - 3.4 x2 + 4.2: gradient descent and the closed form."""
     schuss.manual_seed(seed)
     true_w, true_b = schuss.tensor([2.0, -3.4]), 4.2
     x = schuss.random.normal((samples, 2))

@@ -1,4 +1,4 @@
-"""What a recipe is: a function with typed settings, and a target that its figure is held against."""
+"""What a recipe is: a function with typed settings, and a target for its figure."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class Recipe:
         return {name: each.replace(annotation=hints[name]) for name, each in parameters.items()}
 
     def parse(self, assignments: Sequence[str]) -> dict[str, Any]:
-        """Settings from `key=value` words. Raises ArgumentError for unknown names and values of the wrong type."""
+        """Settings from `key=value` words. Raises ArgumentError for unknown names and values of the
+        wrong type.
+        """
         settings = self.settings
         values: dict[str, Any] = {}
         for word in assignments:
@@ -122,7 +124,9 @@ def recipe(target: Target) -> Callable[[Callable[..., float]], Recipe]:
 
 
 def run_folder(out: Path, resume: bool) -> Path:
-    """Where a run puts its files: `out` to resume it, else a folder that no earlier run has filled (`out-2`, ...)."""
+    """Where a run puts its files: `out` to resume it, else a folder that no earlier run has filled
+    (`out-2`, ...).
+    """
     folder, number = out, 1
     while not resume and folder.exists():
         number += 1

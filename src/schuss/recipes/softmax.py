@@ -22,7 +22,7 @@ def softmax(
     root: Path | None = None,
     plain: bool = False,
 ) -> float:
-    """Softmax regression on Fashion-MNIST: one linear layer, cross-entropy, stochastic gradient descent."""
+    """Softmax regression on Fashion-MNIST: one linear layer and cross-entropy."""
     schuss.manual_seed(seed)
     images, test_images = FashionMNIST("train", root=root), FashionMNIST("test", root=root)
     if limit is not None:

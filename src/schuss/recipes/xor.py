@@ -27,7 +27,5 @@ def xor(hidden: int = 8, steps: int = 500, lr: float = 0.05, seed: int = 0) -> f
             optimizer.step()
         answers = (model(x) > 0).astype(schuss.float32)
         right = float((answers == y).astype(schuss.float32).mean())
-        print(
-            f"{name}: loss {loss.item():.4f}, answers {answers.reshape(4).tolist()}, {right:.0%} right"
-        )
+        print(f"{name}: loss {loss.item():.4f}, answers {answers.flatten().tolist()}")
     return right
