@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def _check(node: Node) -> None:
         return
     found = any(count for count, _ in before)
     origin = "there were NaN in its input already" if found else "its inputs had none"
+    ranges: dict[str, Any] = {f"input {i}": _summary(x) for i, x in enumerate(node.inputs)}
     raise fail(
         NumericsError,
         node.name,
@@ -57,7 +59,7 @@ def _check(node: Node) -> None:
         location=node.location,
         scope=node.scope.path() if node.scope else None,
         result=node,
-        **{f"input {i}": _summary(each) for i, each in enumerate(node.inputs)},
+        **ranges,
     )
 
 

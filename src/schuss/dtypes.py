@@ -48,7 +48,12 @@ _RANK = (
     {bool_: 0} | dict.fromkeys(INTEGRAL, 1) | dict.fromkeys(FLOATING, 2) | dict.fromkeys(COMPLEX, 3)
 )
 _PYTHON = {bool: bool_, int: default_int, float: default_float, complex: complex64}
-_COMPLEX_OF = {float16: complex64, bfloat16: complex64, float32: complex64, float64: complex128}
+_COMPLEX_OF: dict[DType, DType] = {
+    float16: complex64,
+    bfloat16: complex64,
+    float32: complex64,
+    float64: complex128,
+}
 
 
 def is_floating(dtype: DType) -> bool:

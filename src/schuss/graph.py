@@ -109,6 +109,7 @@ class Node:
         owner: for a leaf that collects a gradient: the tensor whose `.grad` it is.
         handles: how many tensors of the user point here. Their values are kept.
         spent: a backward pass went through, and no second one was announced.
+        label: what messages call it, where that is not the name of its op.
         location, scope: the user's line and the layer that was running, for messages.
     """
 
@@ -118,6 +119,7 @@ class Node:
         "dtype",
         "handles",
         "inputs",
+        "label",
         "location",
         "number",
         "op",
@@ -150,6 +152,7 @@ class Node:
         self.requires_grad = False
         self.owner: weakref.ref[Tensor] | None = None
         self.handles = 0
+        self.label: str | None = None
         self.spent = False
         self.location: Location | None = None
         self.scope: Scope | None = None
@@ -164,7 +167,7 @@ class Node:
 
     @property
     def name(self) -> str:
-        return "data" if self.op is None else self.op.name
+        return self.label or ("data" if self.op is None else self.op.name)
 
     def __repr__(self) -> str:
         return f"<Node {self.number} {self.name} {self.shape} {self.dtype}>"
@@ -262,6 +265,12 @@ def apply(op: Op, *inputs: Tensor, **attributes: Any) -> Tensor:
 
 
 _SMALL = 2.0**15  # fits into every floating dtype
+
+
+def labelled(x: Tensor, label: str) -> Tensor:
+    """The same tensor, whose computation messages call by the function that the user knows."""
+    x._node.label = label
+    return x
 
 
 def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:

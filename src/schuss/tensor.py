@@ -347,8 +347,6 @@ class Tensor(Handle):
         with grad_mode(False):
             copy: Tensor = object.__new__(type(self))
             Tensor.__init__(copy, apply(detach_op, self)._node)
-            if hasattr(self, "persistent"):
-                copy.persistent = self.persistent
         if self._node.owner is not None:
             copy._become_leaf(copy)
         return copy
@@ -489,7 +487,7 @@ class Tensor(Handle):
     def __imod__(self, other: Any) -> Tensor:
         return self._rebind(self % other, "%=")
 
-    def __ipow__(self, other: Any) -> Tensor:  # type: ignore[misc]
+    def __ipow__(self, other: Any) -> Tensor:
         return self._rebind(self**other, "**=")
 
     def __imatmul__(self, other: Any) -> Tensor:

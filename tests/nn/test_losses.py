@@ -463,3 +463,10 @@ def test_unknown_reduction() -> None:
 def test_printed_losses() -> None:
     assert repr(nn.MSELoss()) == "MSELoss(reduction='mean')"
     assert "label_smoothing=0.1" in repr(nn.CrossEntropyLoss(label_smoothing=0.1))
+
+
+def test_a_class_that_does_not_exist_names_the_loss() -> None:
+    loss = F.cross_entropy(schuss.zeros(2, 3), schuss.tensor([0, 3]))
+    text = r"cross_entropy: target: index 3 is outside axis 1: allowed are from 0 to 2"
+    with pytest.raises(OutOfBoundsError, match=text):
+        loss.item()

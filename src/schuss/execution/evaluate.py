@@ -130,8 +130,8 @@ def _run_all(targets: list[Node]) -> None:
                 raise out_of_memory(node, order) from problem
             for watch in watchers:
                 watch(node)
-            report.ops[node.name] += 1
-            if not node.op.view:  # type: ignore[union-attr]  # data always has a value
+            report.ops[node.op.name] += 1  # type: ignore[union-attr]  # data has a value always
+            if not node.op.view:  # type: ignore[union-attr]
                 held += node.nbytes
                 report.peak_bytes = max(report.peak_bytes, held)
             for each in node.inputs:

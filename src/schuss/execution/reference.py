@@ -19,7 +19,7 @@ def run(node: Node) -> np.ndarray:
     except BadValueError as problem:
         raise fail(
             problem.kind,
-            op.name,
+            node.name,
             problem.problem,
             hint=problem.hint,
             location=node.location,

@@ -197,7 +197,7 @@ def arange(
         else len(range(int(start), int(stop), int(step)))
     )
     if whole:
-        values = np.arange(int(start), int(stop), int(step), dtype=np.int64)
+        values: np.ndarray = np.arange(int(start), int(stop), int(step), dtype=np.int64)
     else:
         values = start + np.arange(count, dtype=np.float64) * step
     check_fits(values, kind, "arange")
@@ -242,7 +242,8 @@ def _triangle(x: ArrayLike, k: int, lower: bool, where_: str) -> Tensor:
     x = as_tensor(x, where_)
     if x.ndim < 2:
         raise fail(ArgumentError, where_, "needs at least 2 axes", x=x)
-    inside = np.tri(*x.shape[-2:], k if lower else k - 1, dtype=np.bool_)
+    rows, columns = x.shape[-2:]
+    inside = np.tri(rows, columns, k if lower else k - 1, dtype=bool)
     zero = scalar(0, x.dtype)
     kept = wrap(data(inside))
     return where(kept, x, zero) if lower else where(kept, zero, x)

@@ -34,7 +34,7 @@ from schuss.functions.elementwise import not_equal, where
 from schuss.functions.manipulation import broadcast_to, permute_dims, reshape
 from schuss.functions.reduction import argsort
 from schuss.functions.reduction import sum as sum_of
-from schuss.graph import Handle, apply, data, wrap
+from schuss.graph import Handle, apply, data, labelled, wrap
 from schuss.ops import indexing as ops
 from schuss.ops.infer import broadcast_shapes, normalize_axis
 from schuss.ops.movement import Cut, slice_, slice_update
@@ -145,9 +145,9 @@ def _plan(x: Tensor, key: Any) -> _Plan:
             if i == arrays[0]:
                 plan.position = len(shape)
             axes.append(len(shape))
-            plan.indices.append(
-                part if isinstance(part, Handle) else wrap(data(np.asarray(_inside(part, n, axis))))
-            )
+            if not isinstance(part, Handle):
+                part = wrap(data(np.asarray(_inside(part, n, axis))))
+            plan.indices.append(part)
             cut.append((0, n, 1))
             shape.append(n)
         else:
@@ -286,9 +286,7 @@ def set_item(x: Tensor, key: Any, value: ArrayLike) -> Tensor:
 
 
 def _is_full_mask(x: Tensor, key: Any) -> bool:
-    return (
-        isinstance(key, (Handle, np.ndarray)) and key.dtype == dtypes.bool_ and key.shape == x.shape
-    )  # type: ignore[union-attr]
+    return _is_array(key) and _is_mask(key) and np.shape(key) == x.shape
 
 
 def _spread(value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -402,4 +400,6 @@ def one_hot(labels: ArrayLike, /, num_classes: int, *, dtype: Any = None) -> Ten
         raise fail(DTypeError, "one_hot", "labels must be integers", labels=index)
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
     identity = np.eye(num_classes).astype(kind)
-    return apply(ops.gather, wrap(data(identity)), cast(index, dtypes.int64), axes=(0,), wrap=False)
+    place = cast(index, dtypes.int64)
+    rows = apply(ops.gather, wrap(data(identity)), place, axes=(0,), wrap=False)
+    return labelled(rows, "one_hot")

@@ -28,7 +28,7 @@ from schuss.functions.elementwise import (
 from schuss.functions.manipulation import concat, pad, reshape
 from schuss.functions.random import uniform
 from schuss.functions.reduction import logsumexp, max, mean, sum, var
-from schuss.graph import apply
+from schuss.graph import apply, labelled
 from schuss.ops import contraction, indexing
 from schuss.ops.movement import windows
 from schuss.philox import Generator
@@ -145,7 +145,8 @@ def embedding(indices: ArrayLike, weight: Tensor) -> Tensor:
     index = as_tensor(indices, "embedding")
     if not dtypes.is_integral(index.dtype):
         raise fail(DTypeError, "embedding", "indices must be integers", indices=index)
-    return apply(indexing.gather, weight, cast(index, dtypes.int64), axes=(0,), wrap=False)
+    rows = apply(indexing.gather, weight, cast(index, dtypes.int64), axes=(0,), wrap=False)
+    return labelled(rows, "embedding")
 
 
 def dropout(

@@ -51,8 +51,14 @@ def finfo(type: Any, /) -> finfo_object:
             hint="use iinfo for integers",
         )
     info = ml_dtypes.finfo(dtype)
-    limits = (info.eps, info.max, info.min, info.smallest_normal)
-    return finfo_object(int(info.bits), *(float(each) for each in limits), dtype=dtype)
+    return finfo_object(
+        int(info.bits),
+        float(info.eps),
+        float(info.max),
+        float(info.min),
+        float(info.smallest_normal),
+        dtype,
+    )
 
 
 def iinfo(type: Any, /) -> iinfo_object:

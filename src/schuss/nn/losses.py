@@ -18,7 +18,7 @@ from schuss.functions.elementwise import abs, exp, log, log1p, logical_not, maxi
 from schuss.functions.manipulation import moveaxis
 from schuss.functions.neural import log_softmax, softplus
 from schuss.functions.reduction import mean, sum
-from schuss.graph import apply
+from schuss.graph import apply, labelled
 from schuss.nn.module import Module
 from schuss.ops.indexing import gather
 from schuss.ops.infer import broadcast_shapes
@@ -265,14 +265,14 @@ def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
     rows_last = (y.size, logs.shape[axis])
     flat = logs if logs.ndim == 2 else moveaxis(logs, axis, -1).reshape(rows_last)
     rows = arange(y.size)
-    chosen = apply(gather, flat, rows, classes.reshape((-1,)), axes=(0, 1), wrap=False).reshape(
-        y.shape
-    )
+    chosen = apply(gather, flat, rows, classes.reshape((-1,)), axes=(0, 1), wrap=False)
+    chosen = labelled(chosen, f"{where_}: target").reshape(y.shape)
     if weight is None:
         weights = cast(logical_not(ignored), logs.dtype)
     else:
         table = _class_weights(where_, weight, logs)
-        weights = where(ignored, 0, apply(gather, table, classes, axes=(0,), wrap=False))
+        drawn = apply(gather, table, classes, axes=(0,), wrap=False)
+        weights = where(ignored, 0, labelled(drawn, f"{where_}: target"))
     return where(ignored, 0, -chosen * weights), weights
 
 

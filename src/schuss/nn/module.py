@@ -52,6 +52,11 @@ class Buffer(Tensor):
         super().__init__(as_tensor(data, "Buffer").detach()._node)
         self.persistent = persistent
 
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        copy = super().__deepcopy__(memo)
+        copy.persistent = self.persistent  # type: ignore[attr-defined]  # of our own type
+        return copy
+
 
 class Parameters(list[Parameter]):
     """Parameters with their names, so that an optimizer can key its state by them."""

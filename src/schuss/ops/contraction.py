@@ -177,7 +177,7 @@ def _convolve_input(
     spread = columns.reshape(w.shape[1] * groups, *kernel, n, *counts)
     order = (1 + rank, 0, *range(2 + rank, 2 + 2 * rank), *range(1, 1 + rank))
     padded = overlap_add(spread.transpose(order), _padded_sizes(sizes, padding), stride, dilation)
-    inside = tuple(
+    inside: tuple[Any, ...] = tuple(
         slice(before, before + size) for (before, _), size in zip(padding, sizes, strict=True)
     )
     return padded[(..., *inside)].astype(dtype)

@@ -36,11 +36,9 @@ if TYPE_CHECKING:
 
 def select(condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
     """`where`, in which one side may be a Python number."""
-    if not isinstance(a, Handle):
-        a = scalar(a, b.dtype)  # type: ignore[union-attr]
-    if not isinstance(b, Handle):
-        b = scalar(b, a.dtype)  # type: ignore[union-attr]
-    return apply(where, condition, a, b)  # type: ignore[arg-type]
+    dtype = a.dtype if isinstance(a, Handle) else b.dtype  # type: ignore[union-attr]
+    x, y = (each if isinstance(each, Handle) else scalar(each, dtype) for each in (a, b))
+    return apply(where, condition, x, y)
 
 
 def guarded(g: Tensor, derivative: Tensor) -> Tensor:

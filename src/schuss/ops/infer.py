@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -79,7 +79,8 @@ def normalize_axes(where: str, axis: int | Sequence[int] | None, ndim: int) -> t
 def require_dtype(where: str, allowed: Sequence[DType], kind: str, **nodes: Node) -> None:
     """Raise DTypeError unless all nodes have one of the allowed dtypes; `kind` names them."""
     if any(node.dtype not in allowed for node in nodes.values()):
-        raise fail(DTypeError, where, f"needs {kind} input", hint="cast with astype", **nodes)
+        named: dict[str, Any] = dict(nodes)
+        raise fail(DTypeError, where, f"needs {kind} input", hint="cast with astype", **named)
 
 
 # Shapes for elementwise samples: scalar, empty, size 1, odd sizes around vector widths, more axes.

@@ -231,7 +231,7 @@ def overlap_add(w: np.ndarray, sizes: Shape, stride: Shape, dilation: Shape) -> 
     counts, kernel = w.shape[lead : lead + rank], w.shape[lead + rank :]
     result = np.zeros((*w.shape[:lead], *sizes), w.dtype)
     for position in np.ndindex(*kernel):
-        place = tuple(
+        place: tuple[Any, ...] = tuple(
             slice(p * d, p * d + (c - 1) * s + 1, s)
             for p, d, c, s in zip(position, dilation, counts, stride, strict=True)
         )

@@ -30,9 +30,10 @@ def approximate(
     schuss.manual_seed(seed)
     x = schuss.linspace(-1, 1, 200).reshape(200, 1)
     y = curve(x)
-    model = nn.Sequential(nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-    nn.init.uniform_(model[0].weight, -10, 10)  # steep and shifted units, spread over the interval
-    nn.init.uniform_(model[0].bias, -10, 10)
+    first = nn.Linear(1, hidden)
+    for each in first.parameters():
+        nn.init.uniform_(each, -10, 10)  # steep and shifted units, spread over the interval
+    model = nn.Sequential(first, nn.Tanh(), nn.Linear(hidden, 1))
     optimizer = optim.Adam(model.parameters(), lr=lr)
     schedule = optim.CosineAnnealingLR(optimizer, T_max=steps)
     for step in range(steps):

@@ -10,7 +10,7 @@ from schuss import nn, optim
 from schuss.data import DataLoader, Digits
 from schuss.recipes import loops
 from schuss.recipes.recipe import Target, recipe, run_folder
-from schuss.training import Accuracy, JSONLines, LearningCurve, Trainer
+from schuss.training import Accuracy, Callback, JSONLines, LearningCurve, Trainer
 
 
 def network() -> nn.Module:
@@ -46,7 +46,7 @@ def digits(
         loops.train(model, loss, optimizer, training, epochs)
         return loops.accuracy(model, held_out)
     out = run_folder(out, resume)
-    callbacks = [JSONLines(out / "history.jsonl")]
+    callbacks: list[Callback] = [JSONLines(out / "history.jsonl")]
     if importlib.util.find_spec("matplotlib"):
         callbacks.append(LearningCurve(out / "curves.png"))
     trainer = Trainer(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import schuss
 from schuss import nn, optim
-from schuss.data import DataLoader, FashionMNIST, Subset
+from schuss.data import DataLoader, Dataset, FashionMNIST, Subset
 from schuss.recipes import loops
 from schuss.recipes.recipe import Target, recipe, run_folder
 from schuss.training import Accuracy, JSONLines, Trainer
@@ -68,7 +68,8 @@ def fashion(
 ) -> float:
     """LeNet or a small residual network on Fashion-MNIST; `limit` takes the first images only."""
     schuss.manual_seed(seed)
-    images, test_images = FashionMNIST("train", root=root), FashionMNIST("test", root=root)
+    images: Dataset = FashionMNIST("train", root=root)
+    test_images: Dataset = FashionMNIST("test", root=root)
     if limit is not None:
         images, test_images = Subset(images, range(limit)), Subset(test_images, range(limit // 4))
     training = DataLoader(images, batch_size, shuffle=True)

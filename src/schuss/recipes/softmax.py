@@ -6,7 +6,7 @@ from pathlib import Path
 
 import schuss
 from schuss import nn, optim
-from schuss.data import DataLoader, FashionMNIST, Subset
+from schuss.data import DataLoader, Dataset, FashionMNIST, Subset
 from schuss.recipes import loops
 from schuss.recipes.recipe import Target, recipe
 from schuss.training import Accuracy, Trainer
@@ -24,7 +24,8 @@ def softmax(
 ) -> float:
     """Softmax regression on Fashion-MNIST: one linear layer and cross-entropy."""
     schuss.manual_seed(seed)
-    images, test_images = FashionMNIST("train", root=root), FashionMNIST("test", root=root)
+    images: Dataset = FashionMNIST("train", root=root)
+    test_images: Dataset = FashionMNIST("test", root=root)
     if limit is not None:
         images, test_images = Subset(images, range(limit)), Subset(test_images, range(limit // 4))
     training = DataLoader(images, batch_size, shuffle=True)
