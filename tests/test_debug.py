@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import inspect
+import re
+
 import numpy as np
 import pytest
 
@@ -51,9 +54,25 @@ def test_backward_is_watched():
     assert x.grad is not None
     with (
         schuss.debug.check_numerics(),
-        pytest.raises(NumericsError, match="divide: 0 NaN and 1 inf"),
+        pytest.raises(NumericsError, match="divide in the gradient of sqrt: 0 NaN and 1 inf"),
     ):
         x.grad.numpy()
+
+
+def test_a_gradient_is_named_with_the_line_and_layer_of_its_forward_pass():
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.sqrt()
+
+    x = schuss.tensor([0.0], requires_grad=True)
+    y = Root()(x).sum()
+    y.backward()
+    assert x.grad is not None
+    with schuss.debug.check_numerics(), pytest.raises(NumericsError) as caught:
+        x.grad.numpy()
+    line = inspect.getsourcelines(Root.forward)[1] + 1
+    assert re.search(rf"test_debug.py:{line}$", str(caught.value), re.MULTILINE)
+    assert "in: Root" in str(caught.value)
 
 
 def test_meant_infinities_pass():

@@ -26,10 +26,9 @@ class Context(threading.local):
     def __init__(self) -> None:
         self.grad_enabled: bool = True
         self.scope: Scope | None = None
+        self.differentiating: Node | None = None  # whose gradient rule is running
         self.pending: list[weakref.ref[Node]] = []  # recorded since the last full evaluation
-        self.pruned: int = (
-            0  # nodes left out of `pending` since then, because nobody waits for them
-        )
+        self.pruned: int = 0  # nodes left out of `pending`, because nobody waits for them
         self.pending_bytes: int = 0  # host data that entered the graph since then
         self.spent: list[weakref.ref[Node]] = []  # what backward passes went through since then
 

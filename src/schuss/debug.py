@@ -23,8 +23,8 @@ def check_numerics() -> Iterator[None]:
         loss.backward()
         optimizer.step()
 
-    The error names the op, the layer, the user's line, and how many elements are affected; ops of a
-    backward pass are named with the line of `backward()`. Only what is computed inside the block is
+    The error names the op, the layer, the user's line, and how many elements are affected; for a
+    gradient, the line and the layer of the forward pass. Only what is computed inside the block is
     looked at, so include the `step()` or the first look at a value. Each result is read once more:
     expect some tens of per cent of extra time.
 

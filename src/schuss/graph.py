@@ -110,6 +110,7 @@ class Node:
         handles: how many tensors of the user point here. Their values are kept.
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
+        gradient_of: the op whose gradient rule recorded it, if any.
         location, scope: the user's line and the layer that was running, for messages.
     """
 
@@ -117,6 +118,7 @@ class Node:
         "__weakref__",
         "attributes",
         "dtype",
+        "gradient_of",
         "handles",
         "inputs",
         "label",
@@ -153,6 +155,7 @@ class Node:
         self.owner: weakref.ref[Tensor] | None = None
         self.handles = 0
         self.label: str | None = None
+        self.gradient_of: Op | None = None
         self.spent = False
         self.location: Location | None = None
         self.scope: Scope | None = None
@@ -167,6 +170,9 @@ class Node:
 
     @property
     def name(self) -> str:
+        """What messages call it."""
+        if self.gradient_of is not None:
+            return f"{self.op.name} in the gradient of {self.gradient_of.name}"  # type: ignore[union-attr]
         return self.label or ("data" if self.op is None else self.op.name)
 
     def __repr__(self) -> str:
@@ -180,8 +186,12 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     """Add `op` applied to `inputs` to the graph."""
     shape, dtype = op.infer(*inputs, **attributes)
     node = Node(op, inputs, attributes, shape, dtype)
-    node.location = user_location()
-    node.scope = context.scope
+    differentiated = context.differentiating
+    if differentiated is None:
+        node.location, node.scope = user_location(), context.scope
+    else:  # part of a gradient: messages name the line and the layer of the forward pass
+        node.location, node.scope = differentiated.location, differentiated.scope
+        node.gradient_of = differentiated.op
     if node.nbytes > _MOST_BYTES:
         raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
     if context.grad_enabled and op.gradient is not None:
@@ -264,13 +274,13 @@ def apply(op: Op, *inputs: Tensor, **attributes: Any) -> Tensor:
     return _make_handle(record(op, tuple([each._node for each in inputs]), attributes))
 
 
-_SMALL = 2.0**15  # fits into every floating dtype
-
-
 def labelled(x: Tensor, label: str) -> Tensor:
     """The same tensor, whose computation messages call by the function that the user knows."""
     x._node.label = label
     return x
+
+
+_SMALL = 2.0**15  # fits into every floating dtype
 
 
 def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:

@@ -61,7 +61,8 @@ class Tensor(Handle):
             raise fail(
                 ArgumentTypeError, "Tensor", "is not made directly", hint="use schuss.tensor(data)"
             )
-        super().__init__(node)
+        self._node = node
+        node.handles += 1
         self.grad = None
 
     # --- what it is ---

@@ -110,24 +110,33 @@ def propagate(
     leads = None if targets is None else _leading_to(walked, targets)
     gradients = dict(seeds)
     found: dict[Node, Tensor] = {}
-    for node in reversed(walked):
-        g = gradients.pop(node, None)
-        if g is None:
-            continue
-        if node in targets if targets is not None else is_leaf(node):
-            found[node] = g
-        if is_leaf(node) or node.op is None:
-            continue
-        inputs = [wrap(each) for each in node.inputs]
-        y = wrap(node)
-        for index, each in enumerate(node.inputs):
-            if not each.requires_grad or (leads is not None and each not in leads):
+    outer = context.differentiating
+    try:
+        for node in reversed(walked):
+            g = gradients.pop(node, None)
+            if g is None:
                 continue
-            part = _apply_rule(node, index, g, y, inputs)
-            if part is not None:
-                held = gradients.get(each)
-                gradients[each] = part if held is None else apply(add, held, part)
+            if node in targets if targets is not None else is_leaf(node):
+                found[node] = g
+            if not is_leaf(node):
+                context.differentiating = node
+                _pass_on(node, g, gradients, leads)
+    finally:
+        context.differentiating = outer
     return found
+
+
+def _pass_on(node: Node, g: Tensor, gradients: dict[Node, Tensor], leads: set[Node] | None) -> None:
+    """Add what the gradient `g` of a node says about its inputs to `gradients`."""
+    inputs = [wrap(each) for each in node.inputs]
+    y = wrap(node)
+    for index, each in enumerate(node.inputs):
+        if not each.requires_grad or (leads is not None and each not in leads):
+            continue
+        part = _apply_rule(node, index, g, y, inputs)
+        if part is not None:
+            held = gradients.get(each)
+            gradients[each] = part if held is None else apply(add, held, part)
 
 
 def _apply_rule(

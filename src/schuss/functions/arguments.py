@@ -145,9 +145,11 @@ def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
     """Operands in the dtype that they meet in. Python numbers take the dtype of the tensors beside
     them.
     """
-    weak = [
-        isinstance(v, (bool, int, float, complex)) and not isinstance(v, Handle) for v in values
-    ]
+    if len(values) == 2:  # the common case, on the way of every operator
+        a, b = values
+        if isinstance(a, Handle) and isinstance(b, Handle) and a.dtype is b.dtype:  # type: ignore[attr-defined]
+            return values
+    weak = [isinstance(v, (bool, int, float, complex)) for v in values]
     tensors = [None if w else as_tensor(v, where) for v, w in zip(values, weak, strict=True)]
     strong = [t.dtype for t in tensors if t is not None]
     if strong:

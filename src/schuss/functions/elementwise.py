@@ -99,9 +99,11 @@ conj = _function(ops.conj, dtypes.COMPLEX, "numeric", _REAL)
 def _binary(op: Op, allowed: tuple[DType, ...], kind: str) -> Binary:
     """A function of two operands, which meet in one dtype and broadcast."""
 
+    permitted = frozenset(allowed)
+
     def function(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
         a, b = operands(op.name, x1, x2)
-        if a.dtype not in allowed:
+        if a.dtype not in permitted:
             raise fail(DTypeError, op.name, f"is defined for {kind} dtypes", x1=x1, x2=x2)
         return apply(op, a, b)
 
