@@ -10,12 +10,13 @@ the row does not count. Writes benchmarks/RESULTS.md: medians with the range bet
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -64,26 +65,19 @@ def batch(shape, classes):  # type: ignore[no-untyped-def]
 
 
 def our_step(model, x, y, classes) -> Step:  # type: ignore[no-untyped-def]
-    x, y = schuss.tensor(x), schuss.tensor(y)
-    loss_function = nn.CrossEntropyLoss() if classes else nn.MSELoss()
-    optimizer = optim.SGD(model.parameters(), lr=0.05)
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = loss_function(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    """The plain loop's body. PyTorch's is the same, letter by letter, with its own modules."""
+    return training_step(nn, optim, model, schuss.tensor(x), schuss.tensor(y), classes)
 
 
 def torch_step(model, x, y, classes) -> Step:  # type: ignore[no-untyped-def]
     import torch
 
-    x, y = torch.tensor(x), torch.tensor(y)
-    loss_function = torch.nn.CrossEntropyLoss() if classes else torch.nn.MSELoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    return training_step(torch.nn, torch.optim, model, torch.tensor(x), torch.tensor(y), classes)
+
+
+def training_step(layers, optimizers, model, x, y, classes) -> Step:  # type: ignore[no-untyped-def]
+    loss_function = layers.CrossEntropyLoss() if classes else layers.MSELoss()
+    optimizer = optimizers.SGD(model.parameters(), lr=0.05)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -95,19 +89,57 @@ def torch_step(model, x, y, classes) -> Step:  # type: ignore[no-untyped-def]
     return step
 
 
-def milliseconds(steps: list[Step], repeats: int) -> list[list[float]]:
-    """For each step function its times, measured in turns."""
-    times: list[list[float]] = [[] for _ in steps]
-    for _ in range(ROUNDS):
-        for taken, step in zip(times, steps, strict=True):
+def serve(connection, peer: bool) -> None:  # type: ignore[no-untyped-def]
+    """A framework in a process of its own: answers "weights", "steps" and "time" for workloads.
+
+    One process for both would let their thread pools wait actively for each other's cores.
+    """
+    if peer:
+        import torch
+
+        library = torch.nn
+    else:
+        library = nn
+    made = {name: (model, shape, classes) for name, model, shape, classes in networks(library)}
+    steps: dict[str, Step] = {}
+    while True:
+        order, name, argument = connection.recv()
+        if order == "stop":
+            return
+        model, shape, classes = made[name]
+        if order == "weights" and not peer:
+            connection.send([each.numpy() for each in model.parameters()])
+        elif order == "weights":
+            with torch.no_grad():
+                for mine, theirs in zip(model.parameters(), argument, strict=True):
+                    mine.copy_(torch.tensor(theirs))
+            connection.send(None)
+        elif order == "steps":
+            make = torch_step if peer else our_step
+            steps[name] = make(model, *batch(shape, classes), classes)
+            connection.send([steps[name]() for _ in range(argument)])
+        elif order == "time":
             started = time.perf_counter()
-            for _ in range(repeats):
-                step()
-            taken.append((time.perf_counter() - started) / repeats * 1e3)
-    return times
+            for _ in range(argument):
+                steps[name]()
+            connection.send((time.perf_counter() - started) / argument * 1e3)
 
 
-def shown(times: list[float]) -> str:
+class Worker:
+    """The other end of `serve`."""
+
+    def __init__(self, peer: bool) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=serve, args=(theirs, peer), daemon=True)
+        self.process.start()
+
+    def ask(self, order: str, name: str = "", argument=None):  # type: ignore[no-untyped-def]
+        self.connection.send((order, name, argument))
+        return None if order == "stop" else self.connection.recv()
+
+
+def shown(times: Sequence[float]) -> str:
     low, median, high = np.percentile(times, [25, 50, 75])
     return f"{median:.3g} ({low:.3g} to {high:.3g})"
 
@@ -126,27 +158,21 @@ def import_times(statement: str) -> list[float]:
 
 def main() -> None:
     peer = importlib.util.find_spec("torch") is not None
+    workers = [Worker(False), *([Worker(True)] if peer else [])]
     rows = []
-    if peer:
-        import torch
-
-        peers = {name: (model, *rest) for name, model, *rest in networks(torch.nn)}
-    for name, model, shape, classes in networks(nn):
-        x, y = batch(shape, classes)
-        steps = [our_step(model, x, y, classes)]
+    for name, _, _, classes in networks(nn):
         if peer:
-            twin = peers[name][0]
-            with torch.no_grad():
-                for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-                    theirs.copy_(torch.tensor(mine.numpy()))
-            steps.append(torch_step(twin, x, y, classes))
-        curves = np.array([[step() for _ in range(20)] for step in steps])
+            workers[1].ask("weights", name, workers[0].ask("weights", name))
+        curves = [worker.ask("steps", name, 20) for worker in workers]
         np.testing.assert_allclose(curves[-1], curves[0], rtol=1e-4, err_msg=name)
-        times = milliseconds(steps, 20 if classes is None else 2)
+        repeats = 50 if classes is None else 5
+        times = np.array([[w.ask("time", name, repeats) for w in workers] for _ in range(ROUNDS)]).T
         ratio = f"{np.median(times[1]) / np.median(times[0]):.2f}" if peer else "–"
         theirs = shown(times[1]) if peer else "–"
         rows.append(f"| {name} | {shown(times[0])} | {theirs} | {ratio} |")
         print(rows[-1], flush=True)
+    for worker in workers:
+        worker.ask("stop")
     imports = [f"| `{s}` | {shown(import_times(s))} |" for s in ("import numpy", "import schuss")]
     packages = ["numpy", *(["torch"] if peer else [])]
     RESULTS.write_text(
