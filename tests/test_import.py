@@ -34,7 +34,7 @@ def test_parts_load_when_they_are_first_named() -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(AttributeError, match="module 'schuss' has no attribute 'no_such_thing'"):
+    with pytest.raises(AttributeError, match="schuss has no attribute 'no_such_thing'"):
         _ = schuss.no_such_thing
 
 

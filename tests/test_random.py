@@ -63,15 +63,15 @@ def test_uniform(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DIGITS)
 def test_uniform_stays_below_its_upper_end(dtype: str) -> None:
-    values = random.uniform((N,), 1.0, 2.0, dtype=dtype).numpy().astype(np.float64)
+    values = random.uniform((N,), low=1.0, high=2.0, dtype=dtype).numpy().astype(np.float64)
     assert values.min() >= 1
     assert values.max() < 2
-    assert random.uniform((3,), 2.0, 2.0, dtype=dtype).tolist() == [2, 2, 2]
+    assert random.uniform((3,), low=2.0, high=2.0, dtype=dtype).tolist() == [2, 2, 2]
 
 
 def test_normal() -> None:
     for n in (N, N + 1):
-        values = random.normal((n,), 2.0, 3.0, dtype=schuss.float64).numpy()
+        values = random.normal((n,), mean=2.0, std=3.0, dtype=schuss.float64).numpy()
         assert values.shape == (n,)
         standard = (values - 2) / 3
         assert abs(standard.mean()) < 5 / np.sqrt(n)
@@ -138,7 +138,11 @@ def test_dropout_gradient_uses_the_same_mask() -> None:
             DTypeError,
             "uniform: needs a floating dtype",
         ),
-        (lambda: random.uniform((2,), 1.0, 0.0), ArgumentError, "low must not be above high"),
+        (
+            lambda: random.uniform((2,), low=1.0, high=0.0),
+            ArgumentError,
+            "low must not be above high",
+        ),
         (lambda: random.uniform((-1,)), ArgumentError, "sizes must not be negative"),
         (lambda: random.randint(3, 3), ArgumentError, "needs low < high"),
         (lambda: random.randint(0, 2**32 + 1), ArgumentError, r"at most 2\*\*32 apart"),

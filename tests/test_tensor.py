@@ -361,8 +361,10 @@ def test_to() -> None:
     assert x.to(schuss.float64).dtype == schuss.float64
     assert x.to(x.device).tolist() == [1, 1]
     assert x.to_device("cpu").tolist() == [1, 1]
-    with pytest.raises(ArgumentTypeError, match="'tpu' is not a dtype"):
-        x.to("tpu")
+    with pytest.raises(ArgumentTypeError, match="'float99' is not a dtype"):
+        x.to("float99")
+    with pytest.raises(ArgumentError, match="'cuda:0' is not available"):
+        x.to("cuda:0")
     with pytest.raises(ArgumentError, match="'tpu' is not available"):
         x.to_device("tpu")
 

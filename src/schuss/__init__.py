@@ -30,6 +30,7 @@ from schuss.dtypes import (
     uint32,
     uint64,
 )
+from schuss.pytorch_names import NAMESPACE, missing
 from schuss.tensor import Tensor
 from schuss.version import __version__
 
@@ -123,4 +124,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"schuss.{name}")
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(_FUNCTIONS[name]), name)
-    raise AttributeError(f"module 'schuss' has no attribute {name!r}")
+    raise missing("schuss", name, NAMESPACE)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_FUNCTIONS})

@@ -21,6 +21,14 @@ class Device:
 
 
 cpu = Device("cpu")
+_KINDS = {"cpu", "cuda", "gpu", "mps", "xpu", "tpu"}
+
+
+def is_device(value: object) -> bool:
+    """Whether a user means a device by this, whether or not there is such a one."""
+    if isinstance(value, str):
+        return value.partition(":")[0] in _KINDS
+    return isinstance(value, Device)
 
 
 def as_device(value: Device | str | None) -> Device:

@@ -110,7 +110,7 @@ class Node:
         handles: how many tensors of the user point here. Their values are kept.
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
-        gradient_of: the op whose gradient rule recorded it, if any.
+        gradient_of: the name of the node whose gradient rule recorded it, if any.
         location, scope: the user's line and the layer that was running, for messages.
     """
 
@@ -155,7 +155,7 @@ class Node:
         self.owner: weakref.ref[Tensor] | None = None
         self.handles = 0
         self.label: str | None = None
-        self.gradient_of: Op | None = None
+        self.gradient_of: str | None = None
         self.spent = False
         self.location: Location | None = None
         self.scope: Scope | None = None
@@ -172,7 +172,7 @@ class Node:
     def name(self) -> str:
         """What messages call it."""
         if self.gradient_of is not None:
-            return f"{self.op.name} in the gradient of {self.gradient_of.name}"  # type: ignore[union-attr]
+            return f"{self.op.name} in the gradient of {self.gradient_of}"  # type: ignore[union-attr]
         return self.label or ("data" if self.op is None else self.op.name)
 
     def __repr__(self) -> str:
@@ -191,7 +191,7 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
         node.location, node.scope = user_location(), context.scope
     else:  # part of a gradient: messages name the line and the layer of the forward pass
         node.location, node.scope = differentiated.location, differentiated.scope
-        node.gradient_of = differentiated.op
+        node.gradient_of = differentiated.name
     if node.nbytes > _MOST_BYTES:
         raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
     if context.grad_enabled and op.gradient is not None:

@@ -15,7 +15,7 @@ import numpy as np
 from schuss import autodiff, dtypes
 from schuss.autodiff.backward import is_leaf
 from schuss.context import context, grad_mode
-from schuss.devices import Device, as_device, cpu
+from schuss.devices import Device, as_device, cpu, is_device
 from schuss.dtypes import DType
 from schuss.errors import (
     ArgumentError,
@@ -38,6 +38,7 @@ from schuss.functions.arguments import ArrayLike, as_tensor, same
 from schuss.graph import Handle, Node, apply, hands_out
 from schuss.ops.elementwise import alias as alias_op
 from schuss.ops.elementwise import detach as detach_op
+from schuss.pytorch_names import TENSOR, missing
 
 
 class Tensor(Handle):
@@ -216,6 +217,9 @@ class Tensor(Handle):
         return bool((self == value).any())
 
     __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing("Tensor", name, TENSOR)
 
     # --- gradients ---
 
@@ -569,7 +573,7 @@ class Tensor(Handle):
 
     def to(self, target: Any, /, *, stream: Any = None) -> Tensor:
         """On a device, or in a dtype: `x.to("cpu")`, `x.to(schuss.float64)`."""
-        if isinstance(target, Device) or target == "cpu":
+        if is_device(target):
             as_device(target)
             return same(self)
         return self.astype(target)

@@ -39,7 +39,7 @@ def compare(ours: nn.Module, theirs: Any, *inputs: Array, tolerance: float = 1e-
         if f:
             close(a.grad.numpy(), b.grad.numpy(), tolerance)
     their_parameters = dict(theirs.named_parameters())
-    for name, parameter in ours.named_parameters().items():
+    for name, parameter in ours.named_parameters():
         close(parameter.grad.numpy(), their_parameters[name].grad.numpy(), tolerance)
     for name, value in ours.state_dict().items():
         close(value.numpy(), theirs.state_dict()[name].numpy(), tolerance)

@@ -77,6 +77,9 @@ def rates(optimizer: Any, schedule: Any) -> list[list[float]]:
     found = []
     for _ in range(30):
         found.append([group["lr"] for group in optimizer.param_groups])
+        for group in optimizer.param_groups:  # PyTorch warns of a schedule before any step
+            for p in group["params"]:
+                p.grad = p.detach()
         optimizer.step()
         schedule.step()
     return found

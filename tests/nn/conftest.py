@@ -16,13 +16,13 @@ Check = Callable[..., None]
 
 def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
     above, _, name = path.rpartition(".")
-    return module.named_modules()[above], name
+    return dict(module.named_modules())[above], name
 
 
 def _check_layer(layer: nn.Module, *inputs: np.ndarray, order: int = 2) -> None:
     """Compare the gradients by every input and every parameter with differences, in float64."""
     layer.to(schuss.float64)
-    named = layer.named_parameters()
+    named = dict(layer.named_parameters())
     places = [_owner(layer, path) for path in named]
 
     def call(*tensors: Any) -> Any:

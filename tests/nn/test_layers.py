@@ -446,12 +446,12 @@ def test_sequential() -> None:
     model = nn.Sequential(first, nn.ReLU(), second)
     x = schuss.ones((4, 2))
     np.testing.assert_array_equal(model(x).numpy(), second(first(x).relu()).numpy())
-    assert list(model.named_parameters()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert list(dict(model.named_parameters())) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert len(model) == 3
     assert next(iter(model)) is first
     assert model[-1] is second
     assert isinstance(model[1:], nn.Sequential)
-    assert list(model[1:].named_parameters()) == ["1.weight", "1.bias"]
+    assert list(dict(model[1:].named_parameters())) == ["1.weight", "1.bias"]
     assert model[1:][1] is second
 
 
@@ -469,7 +469,12 @@ def test_subclass_of_sequential_keeps_its_own_layers() -> None:
             super().__init__(nn.Linear(2, 2))
             self.head = nn.Linear(2, 1)
 
-    assert list(Net().named_parameters()) == ["0.weight", "0.bias", "head.weight", "head.bias"]
+    assert list(dict(Net().named_parameters())) == [
+        "0.weight",
+        "0.bias",
+        "head.weight",
+        "head.bias",
+    ]
 
 
 def test_sequential_of_functions() -> None:

@@ -76,23 +76,23 @@ def train_a_little(module: nn.Module, steps: int = 2) -> None:
 
 def test_parameters_by_path_and_in_order() -> None:
     net = Net()
-    assert list(net.named_parameters()) == PARAMETERS
+    assert list(dict(net.named_parameters())) == PARAMETERS
     assert net.parameters().names == PARAMETERS
     assert all(
-        a is b for a, b in zip(net.parameters(), net.named_parameters().values(), strict=True)
+        a is b for a, b in zip(net.parameters(), dict(net.named_parameters()).values(), strict=True)
     )
     assert net.parameter_count() == 2 + 3 + 9 + 12 + 6 + 9 + 4
 
 
 def test_buffers_by_path() -> None:
     net = Net()
-    assert list(net.named_buffers()) == ["offset", "cache", *STATISTICS]
+    assert list(dict(net.named_buffers())) == ["offset", "cache", *STATISTICS]
     assert [each.shape for each in net.buffers()] == [(2,), (1,), (3,), (3,), ()]
 
 
 def test_modules_by_path() -> None:
     net = Net()
-    assert list(net.named_modules()) == [
+    assert list(dict(net.named_modules())) == [
         "",
         "first",
         "blocks.0",
@@ -101,7 +101,7 @@ def test_modules_by_path() -> None:
         "heads.a",
     ]
     assert net.modules()[0] is net
-    assert list(net.children()) == [
+    assert list(dict(net.named_children())) == [
         "first",
         "blocks.0",
         "blocks.1.0",
@@ -114,7 +114,7 @@ def test_modules_by_path() -> None:
 def test_shared_parameter_counts_once() -> None:
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     net[1].weight = net[0].weight
-    assert list(net.named_parameters()) == ["0.weight"]
+    assert list(dict(net.named_parameters())) == ["0.weight"]
     net(schuss.ones((1, 2))).sum().backward()
     assert net[0].weight.grad is net[1].weight.grad
 
@@ -124,16 +124,20 @@ def test_parts_that_contain_themselves() -> None:
     net.items = [nn.Linear(1, 1)]
     net.items.append(net.items)
     net.self = net
-    assert list(net.named_parameters()) == ["items.0.weight", "items.0.bias"]
+    assert list(dict(net.named_parameters())) == ["items.0.weight", "items.0.bias"]
 
 
 def test_parts_are_found_as_they_change() -> None:
     net = nn.Module()
     net.layers = [nn.Linear(1, 1)]
     net.layers.append(nn.Linear(1, 1, bias=False))
-    assert list(net.named_parameters()) == ["layers.0.weight", "layers.0.bias", "layers.1.weight"]
+    assert list(dict(net.named_parameters())) == [
+        "layers.0.weight",
+        "layers.0.bias",
+        "layers.1.weight",
+    ]
     del net.layers
-    assert list(net.named_parameters()) == []
+    assert list(dict(net.named_parameters())) == []
 
 
 def test_parameter_and_buffer() -> None:
@@ -227,7 +231,7 @@ def test_parameter_is_replaced_by_none_or_another() -> None:
     layer = nn.Linear(1, 2)
     layer.weight = nn.Parameter(np.zeros((2, 1), np.float32))
     layer.bias = None
-    assert list(layer.named_parameters()) == ["weight"]
+    assert list(dict(layer.named_parameters())) == ["weight"]
     np.testing.assert_array_equal(layer(schuss.ones((1, 1))).numpy(), [[0, 0]])
 
 

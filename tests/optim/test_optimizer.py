@@ -14,7 +14,14 @@ import pytest
 
 import schuss
 from schuss import nn, optim
-from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, StateDictError
+from schuss.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DTypeError,
+    GradientError,
+    OutOfBoundsError,
+    StateDictError,
+)
 
 KINDS: list[tuple[Any, dict[str, Any]]] = [
     (optim.SGD, {"lr": 0.1, "momentum": 0.9}),
@@ -382,3 +389,54 @@ def test_a_refused_group_changes_nothing() -> None:
     with pytest.raises(ArgumentError, match="lr must not be negative"):
         optimizer.add_param_group({"params": [leaf(1.0)], "lr": -1.0})
     assert len(optimizer.param_groups) == 1
+
+
+def test_a_step_that_fails_changes_nothing() -> None:
+    """A label out of range is only seen when values are computed: in the step."""
+    model = nn.Linear(3, 3)
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+    x = schuss.random.normal((4, 3))
+
+    def step(labels: list[int]) -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), schuss.tensor(labels)).backward()
+        optimizer.step()
+
+    step([0, 1, 2, 0])
+    weight = model.weight.numpy().copy()
+    state = {
+        name: each.numpy().copy()
+        for name, each in optimizer.state["weight"].items()
+        if name != "step"
+    }
+    with pytest.raises(OutOfBoundsError, match="cross_entropy: target: index 5"):
+        step([0, 1, 2, 5])
+    np.testing.assert_array_equal(model.weight.numpy(), weight)
+    assert optimizer.state["weight"]["step"] == 1
+    for name, values in state.items():
+        np.testing.assert_array_equal(optimizer.state["weight"][name].numpy(), values)
+    step([0, 1, 2, 1])
+    assert optimizer.state["weight"]["step"] == 2
+    assert not np.array_equal(model.weight.numpy(), weight)
+
+
+def test_a_mistake_that_merely_waits_does_not_stop_a_step() -> None:
+    model = nn.Linear(3, 1)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    waiting = schuss.zeros(3)[schuss.tensor([7])]
+    also = schuss.ones(3) + 1
+    weight = model.weight.numpy().copy()
+    model(schuss.ones(2, 3)).sum().backward()
+    optimizer.step()
+    assert not np.array_equal(model.weight.numpy(), weight)
+    assert also._node.value is not None
+    with pytest.raises(OutOfBoundsError, match="index 7 is outside axis 0"):
+        waiting.numpy()
+
+
+def test_a_step_without_gradients_says_so() -> None:
+    optimizer = optim.SGD(nn.Linear(3, 1).parameters(), lr=0.1)
+    with pytest.raises(
+        GradientError, match=r"SGD.step: no parameter has a gradient(.|\n)*backward"
+    ):
+        optimizer.step()

@@ -36,6 +36,14 @@ def value_and_grad(
         DTypeError: an argument is not of a floating dtype.
     """
 
+    if not callable(f):
+        raise fail(
+            ArgumentTypeError,
+            "grad",
+            f"needs a function, got {type(f).__name__}",
+            hint="schuss.grad(f)(x), not schuss.grad(f(x)); or loss.backward() and x.grad",
+        )
+
     @functools.wraps(f)
     def evaluated(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from schuss.context import context
+from schuss.errors import SchussError
 from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
 from schuss.graph import OUTPUT, Node, ancestors, is_wanted
@@ -79,7 +81,17 @@ def evaluate_pending(targets: Iterable[Node] = ()) -> None:
     pending, context.pending = context.pending, []
     context.pending_bytes = context.pruned = 0
     waiting = [node for ref in pending if is_wanted(node := ref())]
-    evaluate([*targets, *waiting])  # type: ignore[list-item]  # is_wanted excludes None
+    targets = list(targets)
+    try:
+        evaluate([*targets, *waiting])  # type: ignore[list-item]  # is_wanted excludes None
+    except SchussError as problem:
+        try:
+            evaluate(targets)
+        except SchussError:
+            raise problem from None
+        for node in waiting:  # the fault lies with one of these: whoever looks at it is told
+            with suppress(SchussError):
+                evaluate([node])  # type: ignore[list-item]
     _let_go_of_spent()
 
 

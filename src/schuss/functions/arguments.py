@@ -39,7 +39,7 @@ def array_api_names(function: Callable[P, R]) -> Callable[P, R]:
             if name in _RENAMED:
                 raise fail(
                     ArgumentTypeError,
-                    function.__name__,
+                    function.__qualname__.removesuffix(".__init__"),
                     f"the argument {name!r} is called {_RENAMED[name]!r} here, "
                     "as in the array API standard",
                     hint=f"write {_RENAMED[name]}={kwargs[name]!r}",

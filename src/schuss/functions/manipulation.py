@@ -233,7 +233,7 @@ def split(x: ArrayLike, /, size: int | Sequence[int], axis: int = 0) -> tuple[Te
 
 
 @array_api_names
-def repeat(x: ArrayLike, repeats: int, /, axis: int | None = None) -> Tensor:
+def repeat(x: ArrayLike, repeats: int, /, *, axis: int | None = None) -> Tensor:
     """Each element along `axis` (of the flattened tensor by default) `repeats` times in a row."""
     x = as_tensor(x, "repeat")
     if isinstance(repeats, bool) or not isinstance(repeats, (int, np.integer)):

@@ -40,9 +40,9 @@ _DIGITS = {dtypes.float32: 24, dtypes.float16: 11, dtypes.bfloat16: 8}
 
 def uniform(
     shape: int | Sequence[int] = (),
+    *,
     low: float = 0.0,
     high: float = 1.0,
-    *,
     dtype: Any = None,
     generator: Generator | None = None,
 ) -> Tensor:
@@ -73,9 +73,9 @@ def uniform(
 
 def normal(
     shape: int | Sequence[int] = (),
+    *,
     mean: float = 0.0,
     std: float = 1.0,
-    *,
     dtype: Any = None,
     generator: Generator | None = None,
 ) -> Tensor:

@@ -1,5 +1,7 @@
 """Layers, losses and initial values. Names and arguments are PyTorch's, with `axis` for `dim`."""
 
+from typing import Any
+
 from schuss.nn import functional, init
 from schuss.nn.activations import (
     ELU,
@@ -56,6 +58,7 @@ from schuss.nn.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from schuss.pytorch_names import NN, missing
 
 __all__ = [
     "ELU",
@@ -112,3 +115,7 @@ __all__ = [
     "functional",
     "init",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise missing("schuss.nn", name, NN)

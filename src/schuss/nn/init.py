@@ -53,7 +53,7 @@ def uniform_(
 ) -> Tensor:
     """Evenly distributed over [a, b)."""
     return tensor.assign(
-        random.uniform(tensor.shape, a, b, dtype=tensor.dtype, generator=generator)
+        random.uniform(tensor.shape, low=a, high=b, dtype=tensor.dtype, generator=generator)
     )
 
 
@@ -62,7 +62,7 @@ def normal_(
 ) -> Tensor:
     """Normally distributed."""
     return tensor.assign(
-        random.normal(tensor.shape, mean, std, dtype=tensor.dtype, generator=generator)
+        random.normal(tensor.shape, mean=mean, std=std, dtype=tensor.dtype, generator=generator)
     )
 
 
@@ -77,7 +77,7 @@ def trunc_normal_(
     """Normally distributed within [a, b]: what falls outside is drawn again until it does not."""
     generator = generator or random.default_generator
     values = (
-        random.normal(tensor.shape, mean, std, dtype=tensor.dtype, generator=generator)
+        random.normal(tensor.shape, mean=mean, std=std, dtype=tensor.dtype, generator=generator)
         .numpy()
         .copy()
     )
@@ -93,8 +93,9 @@ def trunc_normal_(
         )
     outside = (values < a) | (values > b)
     while outside.any():
-        values[outside] = random.normal((int(outside.sum()),), mean, std, dtype=tensor.dtype,
-                                        generator=generator).numpy()  # fmt: skip
+        count = (int(outside.sum()),)
+        again = random.normal(count, mean=mean, std=std, dtype=tensor.dtype, generator=generator)
+        values[outside] = again.numpy()
         outside = (values < a) | (values > b)
     return tensor.assign(adopt(values))
 

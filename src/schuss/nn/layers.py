@@ -321,9 +321,8 @@ class Sequential(Module):
         for layer in layers:
             self.append(layer)
 
-    def children(self) -> dict[str, Module]:
-        named = super().children()
-        return {name.removeprefix("layers."): each for name, each in named.items()}
+    def named_children(self) -> list[tuple[str, Module]]:
+        return [(name.removeprefix("layers."), each) for name, each in super().named_children()]
 
     def forward(self, x: Any) -> Any:
         for layer in self.layers:

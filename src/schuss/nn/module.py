@@ -10,9 +10,10 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.context import Scope, context
-from schuss.devices import Device, as_device
+from schuss.devices import as_device, is_device
 from schuss.errors import ArgumentTypeError, ModuleError, StateDictError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast
+from schuss.pytorch_names import MODULE, missing
 from schuss.tensor import Tensor
 
 
@@ -92,7 +93,7 @@ class _Running:
         names = [type(chain[0]).__name__]
         for parent, child in itertools.pairwise(chain):
             names.append(
-                next((name for name, each in parent.named_modules().items() if each is child), "?")
+                next((name for name, each in parent.named_modules() if each is child), "?")
             )
         last = "" if len(chain) == 1 else f" ({type(chain[-1]).__name__})"
         return ".".join(names) + last
@@ -169,6 +170,9 @@ class Module:
             hint=f"call super().__init__() first in __init__{before}",
         )
 
+    def __getattr__(self, name: str) -> Any:
+        raise missing(type(self).__name__, name, MODULE)
+
     # --- the tree ---
 
     def _parts(self, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
@@ -184,13 +188,17 @@ class Module:
                 items = value.items() if isinstance(value, dict) else enumerate(value)
                 stack.extend((f"{name}.{key}", each) for key, each in reversed(list(items)))
 
-    def children(self) -> dict[str, Module]:
-        """The layers directly below this one, by name."""
-        return dict(self._parts((Module,)))
+    def named_children(self) -> list[tuple[str, Module]]:
+        """The layers directly below this one, with their names."""
+        return list(self._parts((Module,)))
 
-    def named_modules(self) -> dict[str, Module]:
-        """All layers of the tree by path; the root's is empty."""
-        return dict(self._paths(shared=False))
+    def children(self) -> list[Module]:
+        """The layers directly below this one."""
+        return [each for _, each in self.named_children()]
+
+    def named_modules(self) -> list[tuple[str, Module]]:
+        """All layers of the tree with their paths, this one first under the empty path."""
+        return list(self._paths(shared=False))
 
     def _paths(self, shared: bool) -> Iterator[tuple[str, Module]]:
         """All layers with their paths: a shared one under its first path, or under all of them."""
@@ -205,14 +213,14 @@ class Module:
             inside = above | {id(module)}
             below = [
                 (f"{path}.{name}" if path else name, each, inside)
-                for name, each in module.children().items()
+                for name, each in module.named_children()
                 if id(each) not in inside
             ]
             stack.extend(reversed(below))
 
     def modules(self) -> list[Module]:
         """All layers of the tree, this one first."""
-        return list(self.named_modules().values())
+        return [each for _, each in self.named_modules()]
 
     def _named(self, kind: type, shared: bool = False) -> dict[str, Any]:
         """Tensors of a kind by path; with `shared`, under each of their names."""
@@ -225,29 +233,32 @@ class Module:
                     found[f"{path}.{name}" if path else name] = value
         return found
 
-    def named_parameters(self) -> dict[str, Parameter]:
-        """All parameters by path, such as `features.0.weight`."""
-        return self._named(Parameter)
+    def named_parameters(self) -> list[tuple[str, Parameter]]:
+        """All parameters with their paths, such as `features.0.weight`."""
+        return list(self._named(Parameter).items())
 
     def parameters(self) -> Parameters:
         """All parameters: a list that also knows their names."""
-        return Parameters(self.named_parameters())
+        return Parameters(self._named(Parameter))
 
-    def named_buffers(self) -> dict[str, Buffer]:
-        """All buffers by path."""
-        return self._named(Buffer)
+    def named_buffers(self) -> list[tuple[str, Buffer]]:
+        """All buffers with their paths."""
+        return list(self._named(Buffer).items())
 
     def buffers(self) -> list[Buffer]:
         """All buffers."""
-        return list(self.named_buffers().values())
+        return list(self._named(Buffer).values())
 
     # --- state ---
 
+    def _saved(self) -> dict[str, Tensor]:
+        """What a state dict holds: parameters and persistent buffers by path."""
+        buffers = {name: each for name, each in self.named_buffers() if each.persistent}
+        return {**self._named(Parameter), **buffers}
+
     def state_dict(self) -> dict[str, Tensor]:
         """All parameters and persistent buffers by path. Later training does not change it."""
-        named: dict[str, Tensor] = dict(self.named_parameters())
-        named.update({name: each for name, each in self.named_buffers().items() if each.persistent})
-        return {name: each.detach() for name, each in named.items()}
+        return {name: each.detach() for name, each in self._saved().items()}
 
     def load_state_dict(
         self, state: Mapping[str, ArrayLike], strict: bool = True
@@ -262,8 +273,7 @@ class Module:
         Raises:
             StateDictError: lists all missing, extra and mis-shaped names.
         """
-        own: dict[str, Tensor] = dict(self.named_parameters())
-        own.update({name: each for name, each in self.named_buffers().items() if each.persistent})
+        own = self._saved()
         aliases = {**self._named(Parameter, shared=True), **self._named(Buffer, shared=True)}
         missing = [name for name in own if name not in state]
         extra = [name for name in state if name not in aliases]
@@ -315,7 +325,7 @@ class Module:
 
     def to(self, target: Any) -> Any:
         """Cast all floating parameters and buffers to a dtype, or move to a device; returns it."""
-        if isinstance(target, Device) or target == "cpu":
+        if is_device(target):
             as_device(target)
             return self
         wanted = dtypes.as_dtype(target)
@@ -348,7 +358,7 @@ class Module:
     def __repr__(self) -> str:
         lines = []
         above: list[str] = []  # the paths of the layers that contain the next one
-        for path, module in self.named_modules().items():
+        for path, module in self.named_modules():
             while above and not path.startswith(above[-1]):
                 above.pop()
             depth, inner = len(above), path.removeprefix(above[-1] if above else "")

@@ -1,10 +1,13 @@
 """Optimizers, learning-rate schedules, gradient clipping. Names and arguments are PyTorch's."""
 
+from typing import Any
+
 from schuss.optim import lr_scheduler
 from schuss.optim.clipping import clip_grad_norm, clip_grad_value
 from schuss.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LambdaLR, StepLR
 from schuss.optim.methods import SGD, Adagrad, Adam, AdamW
 from schuss.optim.optimizer import Optimizer
+from schuss.pytorch_names import OPTIM, missing
 
 __all__ = [
     "SGD",
@@ -21,3 +24,7 @@ __all__ = [
     "clip_grad_value",
     "lr_scheduler",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise missing("schuss.optim", name, OPTIM)

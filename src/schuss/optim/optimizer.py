@@ -9,9 +9,17 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.context import no_grad
-from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, StateDictError, fail
+from schuss.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DTypeError,
+    GradientError,
+    StateDictError,
+    fail,
+)
 from schuss.execution.evaluate import evaluate_pending
 from schuss.functions.arguments import adopt, as_tensor, cast
+from schuss.graph import Node
 from schuss.tensor import Tensor
 
 Group = dict[str, Any]
@@ -113,17 +121,38 @@ class Optimizer:
                 each.grad = None
 
     def step(self) -> None:
-        """Move every parameter that has a gradient, and compute all values that wait."""
-        moved: list[Tensor] = []
+        """Move every parameter that has a gradient, and compute all values that wait.
+
+        Where that fails (a label was out of range, say), parameters and state are as before.
+
+        Raises:
+            GradientError: no parameter has a gradient.
+        """
+        before: list[tuple[Tensor, Node]] = []
+        state = {name: dict(slots) for name, slots in self.state.items()}
         with no_grad():
             for group in self.param_groups:
                 for name, p in zip(group["names"], group["params"], strict=True):
                     if p.grad is None or not p.requires_grad:  # frozen since
                         continue
+                    before.append((p, p._node))
                     g = cast(p.grad, p.dtype)
                     p.assign(self.update(p.detach(), g, self.state.setdefault(name, {}), group))
-                    moved.append(p)
-        evaluate_pending([each._node for each in moved])
+        learning = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        if learning and not before:
+            raise fail(
+                GradientError,
+                f"{type(self).__name__}.step",
+                "no parameter has a gradient",
+                hint="call loss.backward() first, on a loss of these parameters",
+            )
+        try:
+            evaluate_pending([p._node for p, _ in before])
+        except BaseException:
+            for p, node in before:
+                p._point_at(node)
+            self.state = state
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """`{"state": {name: {slot: tensor}}, "groups": [settings, "names"]}`; groups are JSON."""
@@ -203,14 +232,16 @@ def _as_groups(where: str, params: Any) -> list[Mapping[str, Any]]:
     if not isinstance(params, Iterable):
         raise fail(ArgumentTypeError, where, f"params must be a list of tensors, got {params!r}",
                    hint="pass model.parameters()")  # fmt: skip
-    if isinstance(params, Mapping):  # model.named_parameters()
-        params = {"params": list(params.values()), "names": list(params)}
-        return [params]
+    if isinstance(params, Mapping):  # dict(model.named_parameters())
+        params = list(params.items())
     listed = params if isinstance(params, list) else list(params)
     if not listed:
         raise fail(ArgumentError, where, "got no parameters to optimize")
     if isinstance(listed[0], Mapping):
         return listed
+    if isinstance(listed[0], tuple):  # model.named_parameters()
+        names, tensors = zip(*listed, strict=True)
+        return [{"params": list(tensors), "names": list(names)}]
     return [{"params": listed, "names": getattr(listed, "names", None)}]
 
 

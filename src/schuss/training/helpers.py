@@ -31,7 +31,7 @@ def generators_of(model: Module) -> dict[str, Generator]:
     """The random generators that modules keep as attributes, by path."""
     return {
         f"model/{path}/{name}": value
-        for path, module in model.named_modules().items()
+        for path, module in model.named_modules()
         for name, value in vars(module).items()
         if isinstance(value, Generator) and value is not default_generator
     }
