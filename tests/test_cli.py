@@ -29,7 +29,7 @@ def test_help_everywhere():
     assert "List the recipes" in run("recipes", "--help").stdout
     shown = run("train", "digits", "--help").stdout
     assert "Target of a full run: accuracy on held-out digits >= 0.98" in shown
-    assert "epochs" in shown
+    assert "epochs      how often to go through the training digits. (int, default 15)" in shown
     assert run().returncode == 2
     assert run("train").returncode == 2
 
@@ -65,6 +65,7 @@ def test_a_short_run_is_not_judged(tmp_path):
         (["nothing"], "ArgumentError: recipes: there is no recipe 'nothing'"),
         (["linear", "speed=3"], "linear: has no setting 'speed'"),
         (["linear", "epochs=many"], "linear: epochs is of type int, got 'many'"),
+        (["linear", "epochs=0"], "linear: epochs must be positive, got 0"),
         (["linear", "epochs"], "linear: settings are written key=value, got 'epochs'"),
         (["fashion", "model=vgg"], "fashion: model is one of lenet, resnet, got 'vgg'"),
         (["digits", "plain=maybe"], "digits: plain is of type bool, got 'maybe'"),
@@ -75,3 +76,27 @@ def test_mistakes_are_a_message_and_status_2(words, text):
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    code = (
+        "import os, signal, sys, threading\n"
+        "from schuss import cli\n"
+        "from schuss.training import Trainer\n"
+        "step = Trainer.train_step\n"
+        "def interrupted(self, batch):\n"
+        "    if self.step == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return step(self, batch)\n"
+        "Trainer.train_step = interrupted\n"
+        "sys.argv = ['schuss', 'train', 'digits']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert "interrupted; to go on: schuss train digits ... resume=true" in done.stderr
+    resumed = run("train", "digits", "epochs=1", "resume=true", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming the run in runs" in resumed.stdout

@@ -1,4 +1,4 @@
-"""Names that PyTorch's users try are answered with those that are here, and the answers are true."""
+"""Names that PyTorch's users try are answered with those that are here, truthfully."""
 
 from __future__ import annotations
 

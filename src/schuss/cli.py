@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import time
 import typing
@@ -84,7 +83,13 @@ def train(
         return
     values = found.parse(settings or [])
     started = time.perf_counter()
-    figure = found.function(**values)
+    try:
+        figure = found.function(**values)
+    except KeyboardInterrupt:
+        resumable = "resume" in found.settings and not values.get("plain")
+        goes_on = f"; to go on: schuss train {found.name} ... resume=true" if resumable else ""
+        print(f"\ninterrupted{goes_on}", file=sys.stderr)
+        raise typer.Exit(130) from None
     seconds = time.perf_counter() - started
     full, target = found.is_full(values), found.target
     verdict = (
@@ -105,18 +110,12 @@ def _shown(default: Any) -> str:
 
 
 def _describe(recipe: Recipe) -> str:
-    lines = [
-        f"Usage: schuss train {recipe.name} [KEY=VALUE]...",
-        "",
-        inspect.getdoc(recipe.function) or "",
-        "",
-    ]
+    lines = [f"Usage: schuss train {recipe.name} [KEY=VALUE]...", "", recipe.summary, ""]
     lines += [f"Target of a full run: {recipe.target}", "", "Settings:"]
     width = max(map(len, recipe.settings))
     for name, each in recipe.settings.items():
-        lines.append(
-            f"  {name:<{width}}  {_type_name(each.annotation)}, default {_shown(each.default)}"
-        )
+        kind = f"{_type_name(each.annotation)}, default {_shown(each.default)}"
+        lines += [f"  {name:<{width}}  {recipe.meanings[name]} ({kind})"]
     return "\n".join(lines)
 
 
@@ -134,7 +133,9 @@ def main() -> None:
     try:
         app()
     except SchussError as problem:
-        print(f"{type(problem).__name__}: {problem}", file=sys.stderr)
+        # The user's line is a command, not a line of Python.
+        told = [line for line in str(problem).splitlines() if not line.startswith("  at: ")]
+        print(f"{type(problem).__name__}: " + "\n".join(told), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

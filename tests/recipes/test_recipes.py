@@ -29,6 +29,7 @@ def test_form(name):
     recipe = RECIPES[name]
     assert recipe.summary.endswith(".")
     assert all(each.default is not inspect.Parameter.empty for each in recipe.settings.values())
+    assert list(recipe.meanings) == list(recipe.settings)
     source = Path(inspect.getsourcefile(recipe.function) or "")
     assert len(source.read_text(encoding="utf-8").splitlines()) < 100
     assert source.stem == name
@@ -44,12 +45,14 @@ def test_parsing():
     assert not fashion.is_full({"epochs": 1})
 
 
-def test_run_folder(tmp_path):
+def test_run_folder(tmp_path, capsys):
     out = tmp_path / "digits"
-    assert run_folder(out, resume=False) == out
-    out.mkdir()
-    assert run_folder(out, resume=False) == tmp_path / "digits-2"
     assert run_folder(out, resume=True) == out
+    assert "nothing to resume" in capsys.readouterr().out
+    assert run_folder(out, resume=False) == tmp_path / "digits-2"
+    assert run_folder(out, resume=False) == tmp_path / "digits-3"
+    assert run_folder(out, resume=True) == tmp_path / "digits-3"
+    assert f"resuming the run in {out}-3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["linear", "xor"])

@@ -9,6 +9,7 @@ from typing import Any
 import schuss
 from schuss import nn, optim
 from schuss.errors import require
+from schuss.files import atomic_write, make_folder
 from schuss.recipes.recipe import Target, recipe
 
 
@@ -25,8 +26,17 @@ def approximate(
     seed: int = 0,
     out: Path = Path("runs/approximate"),
 ) -> float:
-    """One hidden layer fits a curve (universal approximation); draws both as curve.png."""
+    """One hidden layer fits a curve (universal approximation); draws both as curve.png.
+
+    Args:
+        hidden: units of the hidden layer.
+        steps: of the optimizer.
+        lr: the learning rate at the start.
+        seed: of the initial weights.
+        out: the folder for the picture.
+    """
     matplotlib = require("matplotlib.figure", "plot", "approximate")
+    make_folder(out)
     schuss.manual_seed(seed)
     x = schuss.linspace(-1, 1, 200).reshape(200, 1)
     y = curve(x)
@@ -51,7 +61,7 @@ def approximate(
     axes.plot(x.numpy(), fitted.numpy(), "--", label=f"network, {hidden} hidden units")
     axes.set(xlabel="x", ylabel="y", title="Universal approximation")
     axes.legend()
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / "curve.png", dpi=120)
+    with atomic_write(out / "curve.png") as file:
+        figure.savefig(file, dpi=120)
     print(f"drawn: {out / 'curve.png'}")
     return math.sqrt(nn.functional.mse_loss(fitted, y).item())

@@ -35,7 +35,17 @@ def digits(
     resume: bool = False,
     plain: bool = False,
 ) -> float:
-    """Convolutional network on the 1,797 handwritten digits that come with the package."""
+    """Convolutional network on the 1,797 handwritten digits that come with the package.
+
+    Args:
+        epochs: how often to go through the training digits.
+        batch_size: digits in a step.
+        lr: the learning rate at the start.
+        seed: of the initial weights, the order and the dropout.
+        out: the folder for checkpoints, history and learning curves.
+        resume: go on with the newest run in that folder.
+        plain: train with the plain loop instead of the Trainer, without files.
+    """
     schuss.manual_seed(seed)
     training = DataLoader(Digits("train"), batch_size, shuffle=True)
     held_out = DataLoader(Digits("test"), batch_size=256)

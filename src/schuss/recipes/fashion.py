@@ -7,7 +7,6 @@ from typing import Literal
 
 import schuss
 from schuss import nn, optim
-from schuss.data import DataLoader, Dataset, FashionMNIST, Subset
 from schuss.recipes import loops
 from schuss.recipes.recipe import Target, recipe, run_folder
 from schuss.training import Accuracy, JSONLines, Trainer
@@ -26,7 +25,7 @@ def lenet() -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two convolutions and a way around them (He et al., 2016)."""
+    """Two convolutions and a way around them."""
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class Block(nn.Module):
 
 
 def resnet() -> nn.Module:
-    """Three stages of one block each: (N, 1, 28, 28) to (N, 10)."""
+    """Three blocks (He et al., 2016): (N, 1, 28, 28) to (N, 10)."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
         Block(16, 16), Block(16, 32, stride=2), Block(32, 64, stride=2),
@@ -66,14 +65,22 @@ def fashion(
     resume: bool = False,
     plain: bool = False,
 ) -> float:
-    """LeNet or a small residual network on Fashion-MNIST; `limit` takes the first images only."""
+    """LeNet or a small residual network on Fashion-MNIST; `limit` takes the first images only.
+
+    Args:
+        model: which network.
+        epochs: how often to go through the training images.
+        batch_size: images in a step.
+        lr: the learning rate at the start.
+        limit: how many training images to use; none for all 60,000.
+        seed: of the initial weights and the order.
+        root: a folder with the data files; without it they are looked for and downloaded (31 MB).
+        out: the folder for checkpoints and history.
+        resume: go on with the newest run in that folder.
+        plain: train with the plain loop instead of the Trainer, without files.
+    """
     schuss.manual_seed(seed)
-    images: Dataset = FashionMNIST("train", root=root)
-    test_images: Dataset = FashionMNIST("test", root=root)
-    if limit is not None:
-        images, test_images = Subset(images, range(limit)), Subset(test_images, range(limit // 4))
-    training = DataLoader(images, batch_size, shuffle=True)
-    held_out = DataLoader(test_images, batch_size=500)
+    training, held_out = loops.fashion_loaders(batch_size, limit, root)
     network = lenet() if model == "lenet" else resnet()
     optimizer = optim.AdamW(network.parameters(), lr=lr)
     loss = nn.CrossEntropyLoss()
@@ -89,7 +96,6 @@ def fashion(
         schedule=optim.CosineAnnealingLR(optimizer, T_max=epochs),
         callbacks=[JSONLines(out / "history.jsonl")],
     )
-    trainer.fit(
-        training, epochs=epochs, validation=held_out, checkpoints=out / "checkpoints", resume=resume
-    )
+    folder = out / "checkpoints"
+    trainer.fit(training, epochs=epochs, validation=held_out, checkpoints=folder, resume=resume)
     return trainer.evaluate(held_out)["accuracy"]

@@ -17,7 +17,16 @@ def linear(
     noise: float = 0.01,
     seed: int = 0,
 ) -> float:
-    """A line in two variables, y = 2 x1 - 3.4 x2 + 4.2: gradient descent and the closed form."""
+    """A line in two variables, y = 2 x1 - 3.4 x2 + 4.2: gradient descent and the closed form.
+
+    Args:
+        samples: how many points to draw.
+        epochs: how often to go through them.
+        batch_size: points in a step.
+        lr: the learning rate.
+        noise: the standard deviation of the noise on y.
+        seed: of the points and the order.
+    """
     schuss.manual_seed(seed)
     true_w, true_b = schuss.tensor([2.0, -3.4]), 4.2
     x = schuss.random.normal((samples, 2))

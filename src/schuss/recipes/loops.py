@@ -1,8 +1,11 @@
-"""The plain loop: what `Trainer.fit` comes down to. Recipes use it with `plain=true`."""
+"""The plain loop, what `Trainer.fit` comes down to: recipes use it with `plain=true`. And data."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import schuss
+from schuss.data import DataLoader, Dataset, FashionMNIST, Subset
 
 
 def train(model, loss_function, optimizer, loader, epochs):  # type: ignore[no-untyped-def]
@@ -27,3 +30,14 @@ def accuracy(model, loader) -> float:  # type: ignore[no-untyped-def]
         for x, y in loader:
             right += int((model(x).argmax(axis=1) == y).sum())
     return right / len(loader.dataset)
+
+
+def fashion_loaders(
+    batch_size: int, limit: int | None, root: Path | None
+) -> tuple[DataLoader, DataLoader]:
+    """Training and test batches of Fashion-MNIST; with `limit`, of the first images only."""
+    images: Dataset = FashionMNIST("train", root=root)
+    test_images: Dataset = FashionMNIST("test", root=root)
+    if limit is not None:
+        images, test_images = Subset(images, range(limit)), Subset(test_images, range(limit // 4))
+    return DataLoader(images, batch_size, shuffle=True), DataLoader(test_images, batch_size=500)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import pkgutil
+import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from schuss.errors import ArgumentError, fail
+from schuss.files import make_folder
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class Recipe:
         parameters = inspect.signature(self.function).parameters
         return {name: each.replace(annotation=hints[name]) for name, each in parameters.items()}
 
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What each setting means: the `Args:` of the function's docstring."""
+        _, _, section = (inspect.getdoc(self.function) or "").partition("Args:\n")
+        return dict(re.findall(r"^ {4}(\w+): (.*)$", section, flags=re.MULTILINE))
+
     def parse(self, assignments: Sequence[str]) -> dict[str, Any]:
         """Settings from `key=value` words. Raises ArgumentError for unknown names and values of the
         wrong type.
@@ -89,8 +98,8 @@ class Recipe:
         """Whether these settings leave the run at its full length, so that the target counts."""
         if values.get("limit") is not None:
             return False
-        epochs = self.settings.get("epochs")
-        return epochs is None or values.get("epochs", epochs.default) >= epochs.default
+        lengths = [each for name, each in self.settings.items() if name in ("epochs", "steps")]
+        return all(values.get(each.name, each.default) >= each.default for each in lengths)
 
 
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -107,8 +116,13 @@ def _convert(recipe: str, name: str, text: str, kind: Any) -> Any:
             return None
         kind = next(each for each in options if each is not type(None))
     try:
-        return _BOOLS[text.lower()] if kind is bool else kind(text)
-    except (KeyError, ValueError):
+        value = _BOOLS[text.lower()] if kind is bool else kind(text)
+        if kind is int and name != "seed" and value < 1:
+            raise fail(ArgumentError, recipe, f"{name} must be positive, got {text}")
+        return value
+    except (KeyError, ValueError) as problem:
+        if isinstance(problem, ArgumentError):
+            raise
         raise fail(
             ArgumentError, recipe, f"{name} is of type {kind.__name__}, got {text!r}"
         ) from None
@@ -124,15 +138,21 @@ def recipe(target: Target) -> Callable[[Callable[..., float]], Recipe]:
 
 
 def run_folder(out: Path, resume: bool) -> Path:
-    """Where a run puts its files: `out` to resume it, else a folder that no earlier run has filled
-    (`out-2`, ...).
-    """
-    folder, number = out, 1
-    while not resume and folder.exists():
-        number += 1
-        folder = out.with_name(f"{out.name}-{number}")
-    print(f"files of this run: {folder}")
+    """The folder of a run: a fresh one (`out`, else `out-2`, ...); to resume, the newest."""
+    taken = list(itertools.takewhile(Path.exists, _numbered(out)))
+    if resume and taken:
+        folder = taken[-1]
+        print(f"resuming the run in {folder}")
+    else:
+        folder = next(path for path in _numbered(out) if not path.exists())
+        print(f"files of this run: {folder}" + ("; nothing to resume" if resume else ""))
+    make_folder(folder)
     return folder
+
+
+def _numbered(out: Path) -> Iterator[Path]:
+    yield out
+    yield from (out.with_name(f"{out.name}-{number}") for number in itertools.count(2))
 
 
 def all_recipes() -> dict[str, Recipe]:

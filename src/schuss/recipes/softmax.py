@@ -6,7 +6,6 @@ from pathlib import Path
 
 import schuss
 from schuss import nn, optim
-from schuss.data import DataLoader, Dataset, FashionMNIST, Subset
 from schuss.recipes import loops
 from schuss.recipes.recipe import Target, recipe
 from schuss.training import Accuracy, Trainer
@@ -22,14 +21,19 @@ def softmax(
     root: Path | None = None,
     plain: bool = False,
 ) -> float:
-    """Softmax regression on Fashion-MNIST: one linear layer and cross-entropy."""
+    """Softmax regression on Fashion-MNIST: one linear layer and cross-entropy.
+
+    Args:
+        epochs: how often to go through the training images.
+        batch_size: images in a step.
+        lr: the learning rate at the start.
+        limit: how many training images to use; none for all 60,000.
+        seed: of the initial weights and the order.
+        root: a folder with the data files; without it they are looked for and downloaded (31 MB).
+        plain: train with the plain loop instead of the Trainer.
+    """
     schuss.manual_seed(seed)
-    images: Dataset = FashionMNIST("train", root=root)
-    test_images: Dataset = FashionMNIST("test", root=root)
-    if limit is not None:
-        images, test_images = Subset(images, range(limit)), Subset(test_images, range(limit // 4))
-    training = DataLoader(images, batch_size, shuffle=True)
-    held_out = DataLoader(test_images, batch_size=1000)
+    training, held_out = loops.fashion_loaders(batch_size, limit, root)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     optimizer = optim.SGD(model.parameters(), lr=lr)
     loss = nn.CrossEntropyLoss()

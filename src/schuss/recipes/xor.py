@@ -9,7 +9,14 @@ from schuss.recipes.recipe import Target, recipe
 
 @recipe(Target("share of the four cases that are right", 1.0))
 def xor(hidden: int = 8, steps: int = 500, lr: float = 0.05, seed: int = 0) -> float:
-    """A hidden layer learns exclusive or, beside a linear model that cannot."""
+    """A hidden layer learns exclusive or, beside a linear model that cannot.
+
+    Args:
+        hidden: units of the hidden layer.
+        steps: of the optimizer.
+        lr: the learning rate.
+        seed: of the initial weights.
+    """
     schuss.manual_seed(seed)
     x = schuss.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     y = schuss.tensor([[0.0], [1.0], [1.0], [0.0]])
