@@ -92,16 +92,15 @@ def train(
         raise typer.Exit(130) from None
     seconds = time.perf_counter() - started
     full, target = found.is_full(values), found.target
-    verdict = (
-        ("reached" if target.is_reached(figure) else "MISSED")
-        if full
-        else "not judged: a shortened run"
-    )
+    reached = target.is_reached(figure)
+    verdict = "reached" if reached else "MISSED"
+    if not full:
+        verdict = "not judged: a shortened run"
     print(
         f"{found.name}: {target.figure} {figure:{target.show}} after {seconds:.1f} s; "
         f"target: {target} ({verdict})"
     )
-    if full and not target.is_reached(figure):
+    if full and not reached:
         raise typer.Exit(1)
 
 
@@ -127,9 +126,7 @@ def _type_name(kind: Any) -> str:
 
 
 def main() -> None:
-    """The entry point: errors that users can cause are a message and exit status 2, without a
-    traceback.
-    """
+    """The entry point: an error that a user can cause is a message and exit status 2."""
     try:
         app()
     except SchussError as problem:

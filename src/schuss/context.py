@@ -1,7 +1,8 @@
 """What holds for the code that is running now, in each thread on its own.
 
-Three things only: whether gradients are being recorded, which layer is running (for error
-    messages), and the nodes whose values nobody has asked for yet. Everything else is an argument.
+Few things only: whether gradients are being recorded, which layer and which gradient rule is
+running (for error messages), and the nodes whose values are still to come or that a backward pass
+is done with. Everything else is an argument.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from schuss.graph import Node
+    from schuss.graph import Handle, Node
 
 
 class Scope(Protocol):
@@ -30,6 +31,7 @@ class Context(threading.local):
         self.pending: list[weakref.ref[Node]] = []  # recorded since the last full evaluation
         self.pruned: int = 0  # nodes left out of `pending`, because nobody waits for them
         self.pending_bytes: int = 0  # host data that entered the graph since then
+        self.unsettled: list[weakref.ref[Handle]] = []  # tensors with a state, changed since then
         self.spent: list[weakref.ref[Node]] = []  # what backward passes went through since then
 
 
@@ -49,8 +51,8 @@ def grad_mode(enabled: bool) -> Iterator[None]:
 def no_grad():  # type: ignore[no-untyped-def]  # usable as `with no_grad():` and as a decorator
     """Record no gradients inside a `with` block or a decorated function.
 
-    Tensors computed inside do not require gradients, and parameters may be rebound (`w -= lr *
-    w.grad`).
+    Tensors computed inside do not require gradients, and parameters may be rebound, as in
+    `w -= lr * w.grad`.
     """
     return grad_mode(False)
 

@@ -29,8 +29,8 @@ def check_numerics() -> Iterator[None]:
     expect some tens of per cent of extra time.
 
     Raises:
-        NumericsError: at the first op with a NaN or an infinity in its result where its inputs had
-            none.
+        NumericsError: at the first op with a NaN in its result, or an infinity that its inputs
+            did not have.
     """
     watchers.append(_check)
     try:
@@ -40,8 +40,9 @@ def check_numerics() -> Iterator[None]:
 
 
 def _check(node: Node) -> None:
-    """NaN is always reported; an infinity only where it arises, since some are meant (padding of
-    max pooling).
+    """Raise for a NaN anywhere, for an infinity only where it arises.
+
+    Some infinities are meant: max pooling pads with them.
     """
     nans, infinities = _count(node)
     if not nans and not infinities:

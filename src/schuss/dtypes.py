@@ -126,10 +126,8 @@ def _promote(a: DType, b: DType) -> DType | None:
         return high
     if is_integral(a) and np.promote_types(a, b) not in INTEGRAL:
         return None  # uint64 with a signed type
-    if is_floating(a):
-        return (
-            float64 if float64 in (a, b) else float32
-        )  # two different ones, halves meet in float32
+    if is_floating(a):  # two different ones: float16 and bfloat16 meet in float32
+        return float64 if float64 in (a, b) else float32
     return np.promote_types(a, b)
 
 
@@ -153,8 +151,9 @@ def promote(*dtypes: DType) -> DType:
 
 
 def meet_scalar(scalar: bool | int | float | complex, dtype: DType) -> DType:
-    """The dtype in which a Python scalar meets a tensor of `dtype`: the tensor's own unless its
-    kind is too narrow.
+    """The dtype in which a Python scalar meets a tensor of `dtype`.
+
+    It is the tensor's own, unless its kind is too narrow: 0.5 with int64 is float32.
     """
     if isinstance(scalar, bool):
         return dtype

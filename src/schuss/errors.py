@@ -81,10 +81,9 @@ class MissingDependencyError(SchussError, ImportError):
 
 
 class BadValueError(Exception):
-    """Raised by a reference for values that the recorded shapes could not show to be wrong (an
-    index, say).
+    """Raised by a reference for values that are wrong, which shapes could not show: an index, say.
 
-    The tier turns it into the user's error with the line where the op was recorded.
+    The tier turns it into the user's error, with the line where the op was recorded.
     """
 
     def __init__(self, kind: type[SchussError], problem: str, hint: str | None = None) -> None:
@@ -113,8 +112,9 @@ def _is_internal(code: CodeType) -> bool:
 
 
 def user_location() -> Location | None:
-    """Where in the user's code we are: the innermost frame outside this package, undecoded (so
-    cheap).
+    """Where in the user's code we are: the innermost frame outside this package.
+
+    It is a code object and an offset, which costs next to nothing; `describe_location` decodes it.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -159,10 +159,16 @@ def fail(
     scope: str | None = None,
     **arguments: Any,
 ) -> SchussError:
-    """Word an error. `where` is the op or layer; `arguments` are shown by name, tensors as shape
-    and dtype.
+    """Word an error and return it: `raise fail(ShapeError, "matmul", "...", x=x, y=y)`.
 
-    Raise what it returns: `raise fail(ShapeError, "matmul", "...", x=x, y=y)`.
+    Args:
+        kind: its class.
+        where: the op, function or layer that found it.
+        problem: what was expected, in lower case and without a full stop.
+        hint: what to write instead.
+        location: the user's line; by default the one that is running.
+        scope: the layer; by default the one that is running.
+        arguments: what is shown by name, tensors and arrays as shape and dtype.
     """
     lines = [f"{where}: {problem}"]
     lines += [f"  {name}: {describe(value)}" for name, value in arguments.items()]

@@ -53,7 +53,8 @@ class Op:
             gradient of the result `y`, all of them tensors, so that rules can be differentiated
             again. None in place of a rule: that input (an index, say) has no gradient. None in
             place of the tuple: not differentiable, by declaration (steps, comparisons, integers).
-            One rule serves all inputs of a `variadic` op and is told which by the keyword `index`.
+            A `variadic` op has one rule, which returns the
+            gradients of all its inputs.
         saves: the inputs (by position) and `OUTPUT` whose values the rules look at. Evaluation
             keeps those. Positions beyond the inputs count for nothing, so an op of any number of
             inputs can name them all.
@@ -76,12 +77,6 @@ class Op:
 
     def __repr__(self) -> str:
         return f"Op({self.name!r})"
-
-    def rule(self, index: int) -> Rule | None:
-        """The gradient rule for input `index`."""
-        if self.gradient is None:
-            return None
-        return self.gradient[0 if self.variadic else index]
 
 
 REGISTRY: dict[str, Op] = {}
@@ -217,6 +212,14 @@ def data(value: np.ndarray) -> Node:
 
 
 _PRUNE_AT = 4096
+_BACKLOG = 20_000  # nodes recorded since the last full evaluation
+_relieve: Callable[[], None] = lambda: None
+
+
+def relieves(evaluate: Callable[[], None]) -> None:
+    """Tell what computes a backlog of nodes: `execution` says how."""
+    global _relieve
+    _relieve = evaluate
 
 
 def _note_pending(node: Node) -> None:
@@ -225,6 +228,8 @@ def _note_pending(node: Node) -> None:
     if len(pending) % _PRUNE_AT == 0:
         context.pending = [ref for ref in pending if is_wanted(ref())]
         context.pruned += len(pending) - len(context.pending)
+        if len(context.pending) + context.pruned > _BACKLOG:
+            _relieve()
 
 
 def is_wanted(node: Node | None) -> bool:
@@ -249,6 +254,9 @@ class Handle:
         node.handles += 1
         self._node.handles -= 1
         self._node = node
+
+    def _settle(self) -> None:
+        """Called after an evaluation for what put itself on `context.unsettled`."""
 
     def __del__(self) -> None:
         node = getattr(self, "_node", None)

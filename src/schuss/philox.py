@@ -87,9 +87,7 @@ class Generator:
         return np.argsort(keys, kind="stable")
 
     def fork(self, *keys: int) -> Generator:
-        """The generator of a sub-task named by integers, say (epoch, index). Does not advance this
-        one.
-        """
+        """The generator of a sub-task named by integers, say (epoch, index); this one stays."""
         stream = self.stream
         for key in keys:
             mixed = philox_blocks(stream ^ 0x5EED5EED5EED5EED, self.seed, int(key), 1)[0]
@@ -97,9 +95,7 @@ class Generator:
         return Generator(self.seed, stream)
 
     def numpy(self) -> np.random.Generator:
-        """A NumPy generator seeded from the next block, for code that wants one (augmentation,
-        say).
-        """
+        """A NumPy generator seeded from the next block, for code that wants one."""
         key = self.bits(4).view(np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
 
@@ -107,9 +103,8 @@ class Generator:
         return {"seed": self.seed, "stream": self.stream, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seed, self.stream, self.position = (
-            int(state[k]) for k in ("seed", "stream", "position")
-        )
+        values = [int(state[name]) for name in ("seed", "stream", "position")]
+        self.seed, self.stream, self.position = values
 
 
 def bits_at(state: np.ndarray, count: int) -> np.ndarray:

@@ -63,8 +63,8 @@ _MAX_AXES = 64  # NumPy's limit
 def save(tensors: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> None:
     """Write named tensors, such as `model.state_dict()`, to a safetensors file, atomically.
 
-    Raises ArgumentTypeError for names that are no texts, StorageError where the system cannot
-    write.
+    Raises ArgumentTypeError for names that are no texts, StorageError where the file cannot be
+    written.
     """
     save_file(path, {name: as_tensor(each, "save").numpy() for name, each in tensors.items()})
 
@@ -240,9 +240,9 @@ class _Entry:
     def read(self, buffer: bytes | mmap.mmap, base: int, path: Path) -> np.ndarray:
         count = (self.end - self.start) // self.dtype.itemsize
         kind = dtypes.uint8 if self.dtype == dtypes.bool_ else self.dtype
-        array = (
-            np.frombuffer(buffer, kind, count, base + self.start) if count else np.empty(0, kind)
-        )
+        array = np.empty(0, kind)
+        if count:
+            array = np.frombuffer(buffer, kind, count, base + self.start)
         if self.dtype == dtypes.bool_:
             if count and array.max() > 1:
                 raise _damaged(path, f"{self.name!r} is BOOL and holds other bytes than 0 and 1")

@@ -603,3 +603,15 @@ def test_conv_net_overfits() -> None:
     assert loss.item() < 0.05
     accuracy = (model.eval()(x).numpy().argmax(1) == y.numpy()).mean()
     assert accuracy > 0.9
+
+
+def test_parts_of_one_name_are_refused() -> None:
+    class Net(nn.Module):
+        def __init__(self, parts: Any) -> None:
+            super().__init__()
+            self.parts = parts
+
+    with pytest.raises(ModuleError, match=r"Net.parts.0: names two parts"):
+        Net({0: nn.Linear(1, 1), "0": nn.Linear(1, 1)}).parameters()
+    with pytest.raises(ModuleError, match=r"Net.parts: is a set, which has no order"):
+        Net({nn.Linear(1, 1)}).parameters()

@@ -18,8 +18,8 @@ from schuss.errors import (
     ArgumentError,
     ArgumentTypeError,
     DTypeError,
-    GradientError,
     OutOfBoundsError,
+    ShapeError,
     StateDictError,
 )
 
@@ -436,7 +436,39 @@ def test_a_mistake_that_merely_waits_does_not_stop_a_step() -> None:
 
 def test_a_step_without_gradients_says_so() -> None:
     optimizer = optim.SGD(nn.Linear(3, 1).parameters(), lr=0.1)
-    with pytest.raises(
-        GradientError, match=r"SGD.step: no parameter has a gradient(.|\n)*backward"
-    ):
+    with pytest.warns(UserWarning, match=r"SGD.step: no parameter has a gradient; call loss.backw"):
         optimizer.step()
+    optimizer.step()  # once is enough
+
+
+def test_an_error_within_the_update_changes_nothing() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    weight = model.weight.numpy().copy()
+    model(schuss.ones(2, 3)).sum().backward()
+    assert model.bias is not None
+    model.bias.grad = schuss.ones(2, 2)
+    with pytest.raises(ShapeError, match=r"SGD.step: the gradient of bias has another shape"):
+        optimizer.step()
+    np.testing.assert_array_equal(model.weight.numpy(), weight)
+    assert optimizer.state == {}
+
+
+def test_a_bad_batch_does_not_spoil_running_statistics() -> None:
+    model = nn.Sequential(nn.Embedding(10, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    norm: Any = model[1]
+
+    def step(words: list[int]) -> None:
+        optimizer.zero_grad()
+        model(schuss.tensor(words)).square().mean().backward()
+        optimizer.step()
+
+    step([1, 2, 3])
+    mean = norm.running_mean.numpy().copy()
+    with pytest.raises(OutOfBoundsError, match="embedding: index 10"):
+        step([1, 2, 10])
+    np.testing.assert_array_equal(norm.running_mean.numpy(), mean)
+    step([4, 5, 6])
+    model.eval()
+    assert np.isfinite(model(schuss.tensor([1])).numpy()).all()

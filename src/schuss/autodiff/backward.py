@@ -44,8 +44,7 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
     if not retain_graph and not create_graph:
         for node in walked:
             node.spent = True
-        alive = [ref for ref in context.spent if ref() is not None]
-        context.spent = alive + [weakref.ref(node) for node in walked]
+        context.spent += [weakref.ref(node) for node in walked]
 
 
 def _require_whole(walked: Sequence[Node]) -> None:
@@ -128,12 +127,16 @@ def propagate(
 
 def _pass_on(node: Node, g: Tensor, gradients: dict[Node, Tensor], leads: set[Node] | None) -> None:
     """Add what the gradient `g` of a node says about its inputs to `gradients`."""
+    op = node.op
+    assert op is not None
     inputs = [wrap(each) for each in node.inputs]
     y = wrap(node)
+    # The rule of a variadic op gives the gradients of all inputs at once.
+    parts = op.gradient[0](g, y, *inputs, **node.attributes) if op.variadic else None  # type: ignore[index, misc]
     for index, each in enumerate(node.inputs):
         if not each.requires_grad or (leads is not None and each not in leads):
             continue
-        part = _apply_rule(node, index, g, y, inputs)
+        part = _apply_rule(node, index, g, y, inputs) if parts is None else parts[index]
         if part is not None:
             held = gradients.get(each)
             gradients[each] = part if held is None else apply(add, held, part)
@@ -144,11 +147,10 @@ def _apply_rule(
 ) -> Tensor | None:
     op = node.op
     assert op is not None
-    rule = op.rule(index)
+    rule = op.gradient[index] if op.gradient is not None else None
     if rule is None:
         return None
-    named = {"index": index} if op.variadic else {}
-    part = rule(g, y, *inputs, **node.attributes, **named)
+    part = rule(g, y, *inputs, **node.attributes)
     if op.broadcasts:
         part = sum_to(part, inputs[index].shape)
     assert part.shape == inputs[index].shape, (op, index, part.shape, inputs[index].shape)

@@ -2,8 +2,8 @@
 
 For a random direction v and random weights c, the derivative of c . f(x + t v) at t = 0 is
 approximated by central differences in float64 and compared with (gradient of c . f) . v. One number
-checks the whole gradient, at the cost of two evaluations. Second order: the same for the gradient
-function.
+checks the whole gradient, at the cost of four evaluations of f. Second order: the same once more,
+for the gradient function.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Derivatives of functions, in JAX's names: `grad(f)` and `value_and_grad(f)`. They nest in any
-order.
+"""Derivatives of functions, in JAX's names: `grad(f)` and `value_and_grad(f)`.
+
+They nest in any order.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def value_and_grad(
 def grad(
     f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """A function that returns the gradient of `f`; see `value_and_grad`. With `has_aux`:
-    `(gradient, aux)`.
+    """A function that returns the gradient of `f`, with `has_aux` `(gradient, aux)`.
+
+    Arguments and errors are those of `value_and_grad`.
     """
     both = value_and_grad(f, argnums, has_aux=has_aux)
 
@@ -122,9 +124,7 @@ def _check_scalar(value: Any) -> None:
 
 
 def _has_outer(walked: list[Any], own: set[Any]) -> bool:
-    """Whether anything but our own stand-ins requires a gradient: then the result stays connected
-    to it.
-    """
+    """Whether more than our own stand-ins requires a gradient, so that results stay connected."""
     for node in walked:
         if node in own:
             if node.inputs and node.inputs[0].requires_grad:

@@ -174,8 +174,7 @@ def random_split(
     Args:
         lengths: the sizes of the parts, which must add up to `len(dataset)`; or fractions that add
             up to 1, whose rounded-off samples go one each to the first parts.
-        generator: where the order comes from (and which it advances); the default generator if
-            None.
+        generator: where the order comes from, and which it advances; None is the default one.
     """
     total = len(dataset)
     sizes = _sizes(lengths, total)

@@ -25,11 +25,10 @@ class DataLoader:
     """Goes through a data set in batches: each `for` over the loader is one epoch.
 
     Args:
-        dataset: anything with `len()` and `[index]`; see `schuss.data.dataset` for what else it may
-            offer.
+        dataset: anything with `len()` and `[index]`; `schuss.data.dataset` says what else it may
+            offer, such as whole batches at once.
         batch_size: samples in a batch; the last batch of an epoch may be smaller.
-        shuffle: take the samples in a new random order each epoch, else in the order of the data
-            set.
+        shuffle: take the samples in a new random order each epoch, else in their own.
         drop_last: leave out the last batch if it is smaller.
         generator: decides the orders and all randomness of samples. Only its seed and stream count,
             and it is not advanced. If None, a fork of the default generator as that is now.

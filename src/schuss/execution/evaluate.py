@@ -9,6 +9,7 @@ they were recorded. A value is given back as soon as its last user has run, unle
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from schuss.context import context
 from schuss.errors import SchussError
 from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
-from schuss.graph import OUTPUT, Node, ancestors, is_wanted
+from schuss.graph import OUTPUT, Node, ancestors, is_wanted, relieves
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Run:
 
 
 _last_run = Run()
+_one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
 
 # Called with each node right after it ran; `debug.check_numerics` sets one.
 Watcher = Callable[[Node], None]
@@ -67,9 +69,10 @@ def last_run() -> Run:
 
 def evaluate(targets: Iterable[Node]) -> None:
     """Give every target its value."""
-    wanted = [node for node in targets if node.value is None]
-    if wanted:
-        _run_all(wanted)
+    with _one_at_a_time:
+        wanted = [node for node in targets if node.value is None]
+        if wanted:
+            _run_all(wanted)
 
 
 def evaluate_pending(targets: Iterable[Node] = ()) -> None:
@@ -92,7 +95,18 @@ def evaluate_pending(targets: Iterable[Node] = ()) -> None:
         for node in waiting:  # the fault lies with one of these: whoever looks at it is told
             with suppress(SchussError):
                 evaluate([node])  # type: ignore[list-item]
+    finally:
+        _settle()
     _let_go_of_spent()
+
+
+def _settle() -> None:
+    """Put tensors with a state back to their last value where the new one cannot be computed."""
+    unsettled, context.unsettled = context.unsettled, []
+    for ref in unsettled:
+        handle = ref()
+        if handle is not None:
+            handle._settle()
 
 
 def _let_go_of_spent() -> None:
@@ -110,19 +124,20 @@ def _let_go_of_spent() -> None:
 
 
 # A loop that never looks at a value (a validation loop that only counts, say) would hold on to
-# every batch that it has seen. So a new batch first lets a large backlog be computed. Counted,
-# never timed: runs repeat.
+# every batch that it has seen, and its graph would grow without end. So a large backlog is
+# computed: before new data comes in, or after many nodes. Counted, never timed: runs repeat.
 _BACKLOG_BYTES = 64 * 2**20
-_BACKLOG_NODES = 20_000
 
 
 def admit(nbytes: int) -> None:
     """Note that `nbytes` of host data enter the graph, and compute a large backlog first."""
     context.pending_bytes += nbytes
-    nodes = len(context.pending) + context.pruned
-    if context.pending_bytes > _BACKLOG_BYTES or nodes > _BACKLOG_NODES:
+    if context.pending_bytes > _BACKLOG_BYTES:
         evaluate_pending()
         context.pending_bytes = nbytes
+
+
+relieves(evaluate_pending)
 
 
 def _run_all(targets: list[Node]) -> None:

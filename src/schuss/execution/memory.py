@@ -11,9 +11,7 @@ _ASK_FROM = 2**30  # smaller results are not worth a look at the system's counte
 
 
 def available_bytes() -> int | None:
-    """Bytes that can still be taken, as the system and the control group see it; None where neither
-    tells.
-    """
+    """Bytes that the system and the control group still have to give; None where neither tells."""
     known = [each for each in (_meminfo(), _cgroup()) if each is not None]
     if known:
         return min(known)

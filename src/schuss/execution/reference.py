@@ -1,5 +1,6 @@
-"""The reference tier: each op's NumPy meaning, one node at a time. The oracle for everything
-faster.
+"""The reference tier: each op's NumPy meaning, one node at a time.
+
+It is the oracle for everything faster.
 """
 
 from __future__ import annotations

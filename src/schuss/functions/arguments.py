@@ -29,9 +29,7 @@ _RENAMED = {"dim": "axis", "dims": "axis", "keepdim": "keepdims"}
 
 
 def array_api_names(function: Callable[P, R]) -> Callable[P, R]:
-    """Answer `dim=` and `keepdim=` with the names that are used here (those of the array API
-    standard).
-    """
+    """Answer `dim=` and `keepdim=` with the array API standard's names, which are used here."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -66,8 +64,9 @@ def adopt(array: np.ndarray) -> Tensor:
 
 
 def as_tensor(value: ArrayLike, where: str = "asarray") -> Tensor:
-    """What the user passed, as a tensor. Arrays are copied: who writes to theirs later changes
-    nothing here.
+    """What the user passed, as a tensor.
+
+    Arrays are copied: who writes to theirs later changes nothing here.
     """
     if isinstance(value, Handle):
         return value  # type: ignore[return-value]  # Tensor is the only handle
@@ -107,8 +106,9 @@ def _default_dtype(array: np.ndarray) -> DType:
 
 
 def check_fits(array: np.ndarray, dtype: DType, where: str) -> None:
-    """Python's numbers are exact: cutting off their upper bits or their imaginary parts is a
-    mistake.
+    """Raise DTypeError where an integer dtype cannot hold the numbers, or a real one their kind.
+
+    Python's numbers are exact: to cut off their upper bits or imaginary parts is a mistake.
     """
     if array.dtype.kind == "c" and not dtypes.is_complex(dtype):
         raise fail(DTypeError, where, f"complex numbers do not fit into {dtype}")
@@ -142,9 +142,7 @@ def floating(x: ArrayLike, where: str) -> Tensor:
 
 
 def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
-    """Operands in the dtype that they meet in. Python numbers take the dtype of the tensors beside
-    them.
-    """
+    """Operands in the dtype that they meet in; Python numbers take that of the tensors."""
     if len(values) == 2:  # the common case, on the way of every operator
         a, b = values
         if isinstance(a, Handle) and isinstance(b, Handle) and a.dtype is b.dtype:  # type: ignore[attr-defined]
@@ -181,7 +179,8 @@ def number(where: str, value: Number, dtype: DType) -> Tensor:
 
 
 def same(x: Tensor) -> Tensor:
-    """x for a result that is x itself: a handle of its own, so that `y += 1` on the result leaves x
-    alone.
+    """x as the result of a function that changes nothing.
+
+    It is a handle of its own, so that `y += 1` on the result leaves x alone.
     """
     return apply(alias, x) if x._node.owner is not None else wrap(x._node)

@@ -82,8 +82,7 @@ def tensor(
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Tensor:
     """A tensor from any object with `__dlpack__` (PyTorch, JAX, CuPy, NumPy).
 
-    Memory that its owner may still write to is copied, unless `copy=False` shares it: then do not
-    write.
+    Memory that its owner may still write to is copied. `copy=False` shares it: do not write then.
     """
     as_device(device)
     array = np.from_dlpack(x, copy=False) if copy is False else np.from_dlpack(x)
@@ -184,21 +183,12 @@ def arange(
     if step == 0:
         raise fail(ArgumentError, "arange", "step must not be 0", start=start, stop=stop, step=step)
     whole = all(isinstance(each, (int, np.integer)) for each in (start, stop, step))
-    kind = (
-        dtypes.as_dtype(dtype)
-        if dtype is not None
-        else dtypes.default_int
-        if whole
-        else dtypes.default_float
-    )
-    count = (
-        max(0, math.ceil((stop - start) / step))
-        if not whole
-        else len(range(int(start), int(stop), int(step)))
-    )
+    default = dtypes.default_int if whole else dtypes.default_float
+    kind = default if dtype is None else dtypes.as_dtype(dtype)
     if whole:
         values: np.ndarray = np.arange(int(start), int(stop), int(step), dtype=np.int64)
     else:
+        count = max(0, math.ceil((stop - start) / step))
         values = start + np.arange(count, dtype=np.float64) * step
     check_fits(values, kind, "arange")
     return wrap(data(values.astype(kind)))
@@ -214,8 +204,9 @@ def linspace(
     device: Any = None,
     endpoint: bool = True,
 ) -> Tensor:
-    """`num` evenly spaced numbers from start to stop, the latter included unless `endpoint=False`.
-    float32.
+    """`num` evenly spaced numbers from start to stop, which is left out with `endpoint=False`.
+
+    float32 by default, complex64 for complex ends. Raises ArgumentError for a negative `num`.
     """
     as_device(device)
     complex_ = isinstance(start, complex) or isinstance(stop, complex)
@@ -229,8 +220,9 @@ def linspace(
 def eye(
     n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Any = None
 ) -> Tensor:
-    """Ones on the k-th diagonal, zeros elsewhere. Shape (n_rows, n_cols), square by default;
-    float32.
+    """Ones on the k-th diagonal and zeros elsewhere: (n_rows, n_cols), square by default.
+
+    float32 by default; k counts from the main diagonal upwards.
     """
     as_device(device)
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
@@ -260,8 +252,9 @@ def triu(x: ArrayLike, /, *, k: int = 0) -> Tensor:
 
 
 def meshgrid(*arrays: ArrayLike, indexing: str = "xy") -> list[Tensor]:
-    """Coordinate grids from 1-d coordinate tensors. With "xy" the first two axes are swapped, as
-    for pictures.
+    """Coordinate grids from 1-d coordinate tensors.
+
+    With indexing "xy" the first two axes are swapped, as for pictures; "ij" keeps their order.
     """
     if indexing not in ("xy", "ij"):
         raise fail(ArgumentError, "meshgrid", "indexing is 'xy' or 'ij'", indexing=indexing)

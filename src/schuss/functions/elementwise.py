@@ -1,6 +1,4 @@
-"""Elementwise functions: the ops under the names of the array API standard, and what is composed of
-them.
-"""
+"""Elementwise functions: ops under the array API standard's names, and what is composed of them."""
 
 from __future__ import annotations
 
@@ -153,8 +151,7 @@ def divide(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
 def pow(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     """pow(x1, x2): x1 raised to the power x2, elementwise.
 
-    Raises DTypeError for integers with a negative Python exponent: the result would not be an
-        integer.
+    Raises DTypeError for integers with a negative Python exponent, whose results are no integers.
     """
     if isinstance(x2, (int, float)) and not isinstance(x2, bool):
         base = as_tensor(x1, "pow")
@@ -194,8 +191,10 @@ def where(condition: ArrayLike, x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
 
 
 def clip(x: ArrayLike, /, min: ArrayLike | None = None, max: ArrayLike | None = None) -> Tensor:
-    """x limited to min <= x <= max; None leaves a side open. The gradient passes inside and on the
-    limits.
+    """x limited to min <= x <= max; None leaves a side open.
+
+    The gradient passes inside and on the limits. Raises DTypeError for an integer x with limits
+    that are none.
     """
     x = same(as_tensor(x, "clip"))
     for limit, below in ((min, True), (max, False)):

@@ -1,8 +1,8 @@
 """`x[...]`, `x[...] = v`, and the named ways to take elements.
 
-A key is split in two: integers, slices, None and `...` become one `slice` op and a reshape; integer
-    and boolean arrays become one `gather`. The rules are NumPy's, including where the axes of array
-    indices end up.
+A key is split in two: integers, slices, None and `...` become one `slice` op and a reshape, integer
+and boolean arrays become one `gather`. The rules are NumPy's, including those for where the axes of
+array indices end up.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Plan:
-    """A key taken apart: first cut, then bring to `shape`, then gather at `indices` on `axes` of
-    that shape.
-    """
+    """A key taken apart: cut, bring to `shape`, then gather at `indices` on `axes` of that."""
 
     cut: Cut = ()
     shape: tuple[int, ...] = ()
@@ -111,9 +109,7 @@ def _index_arrays(x: Tensor, part: Any) -> list[Any]:
 
 
 def _mask(x: Tensor, mask: Tensor) -> np.ndarray:
-    """A mask's value: the number of true elements decides the shape of the result, so it is
-    computed now.
-    """
+    """A mask's value, computed now: how much of it is true decides the shape of the result."""
     if mask.ndim == 0 or mask.ndim > x.ndim:
         raise fail(ShapeError, "indexing", "a mask needs between 1 and x.ndim axes", x=x, mask=mask)
     return mask.numpy()
@@ -318,8 +314,10 @@ def take(x: ArrayLike, indices: ArrayLike, /, axis: int | None = None) -> Tensor
 
 @array_api_names
 def take_along_axis(x: ArrayLike, indices: ArrayLike, /, axis: int = -1) -> Tensor:
-    """Elements of x at `indices` along `axis`, at the same place on the other axes (PyTorch's
-    gather).
+    """Elements of x at `indices` along `axis`, at the same place on the other axes.
+
+    PyTorch's gather. Indices have as many axes as x, and broadcast against it but for `axis`.
+    Raises OutOfBoundsError, when the value is computed, for an index outside the axis.
     """
     x, index = as_tensor(x, "take_along_axis"), as_tensor(indices, "take_along_axis")
     place = normalize_axis("take_along_axis", axis, x.ndim)
@@ -363,8 +361,9 @@ def topk(x: ArrayLike, k: int, /, axis: int = -1) -> tuple[Tensor, Tensor]:
 
 
 def nonzero(x: ArrayLike, /) -> tuple[Tensor, ...]:
-    """The positions of the elements that are not 0, one int64 tensor for each axis. Computed at
-    once.
+    """The positions of the elements that are not 0: one int64 tensor for each axis.
+
+    Their number decides the shape, so this is computed at once.
     """
     x = as_tensor(x, "nonzero")
     if x.ndim == 0:
@@ -392,8 +391,10 @@ def searchsorted(
 
 
 def one_hot(labels: ArrayLike, /, num_classes: int, *, dtype: Any = None) -> Tensor:
-    """A new last axis with 1 at the label and 0 elsewhere: (...) integers become (..., num_classes)
-    float32.
+    """1 at the label and 0 elsewhere, along a new last axis: integers (...) to (..., num_classes).
+
+    float32 by default. Raises OutOfBoundsError, when the value is computed, for a label outside 0
+    to num_classes - 1.
     """
     index = as_tensor(labels, "one_hot")
     if not dtypes.is_integral(index.dtype):

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 
 def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
-    """The matrix product over the last two axes; axes before them broadcast, 1-d operands are
-    vectors.
+    """The matrix product over the last two axes: (..., M, K) @ (..., K, N) -> (..., M, N).
 
-    Shapes: (..., M, K) @ (..., K, N) -> (..., M, N). Half precisions accumulate in float32.
+    Axes before them broadcast, 1-d operands are vectors. Half precisions accumulate in float32.
     Raises ShapeError unless the inner sizes agree.
     """
     a, b = operands("matmul", as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
@@ -37,8 +36,7 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     left = reshape(a, (1, a.size)) if a.ndim == 1 else a
     right = reshape(b, (b.size, 1)) if b.ndim == 1 else b
     if left.ndim > 2 and right.ndim == 2 and left.shape[-1] == right.shape[0]:
-        # One tall product: the gradient for the matrix is then one product too, not a batch of them
-        # to add up.
+        # One tall product, so that the gradient for the matrix is one too, not a batch to add up.
         rows = reshape(left, (math.prod(left.shape[:-1]), left.shape[-1]))
         product = reshape(
             apply(contraction.matmul, rows, right), (*left.shape[:-1], right.shape[-1])
@@ -68,8 +66,12 @@ def vecdot(x1: ArrayLike, x2: ArrayLike, /, axis: int = -1) -> Tensor:
 def tensordot(
     x1: ArrayLike, x2: ArrayLike, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2
 ) -> Tensor:
-    """Products added up over pairs of axes: the last n of x1 with the first n of x2, or the named
-    ones.
+    """Products added up over pairs of axes.
+
+    Args:
+        axes: how many of the last axes of x1 meet the first ones of x2; or the axes of each.
+
+    Raises ShapeError where paired axes differ in size.
     """
     a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
     if isinstance(axes, int):

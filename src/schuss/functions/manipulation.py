@@ -264,8 +264,9 @@ def repeat(x: ArrayLike, repeats: int, /, *, axis: int | None = None) -> Tensor:
 
 
 def tile(x: ArrayLike, repetitions: int | Sequence[int], /) -> Tensor:
-    """x laid side by side, `repetitions` times along each axis (from the right, where fewer are
-    given).
+    """x laid side by side, `repetitions` times along each axis.
+
+    Where fewer repetitions than axes are given, they are those of the last axes.
     """
     x = as_tensor(x, "tile")
     counts = _integers("tile", (repetitions,))

@@ -59,9 +59,7 @@ def selu(x: ArrayLike) -> Tensor:
 def softplus(x: ArrayLike) -> Tensor:
     """log(1 + exp(x)), without overflow."""
     x = floating(x, "softplus")
-    positive = (
-        x > 0
-    )  # not max(x, 0) and |x|, whose sub-gradients would make the curvature at 0 zero
+    positive = x > 0  # not max(x, 0) and |x|: their sub-gradients make the curvature at 0 zero
     return where(positive, x, 0) + log1p(exp(where(positive, -x, x)))
 
 

@@ -48,8 +48,8 @@ def uniform(
 ) -> Tensor:
     """Numbers evenly distributed over low <= x < high. float32 by default.
 
-    Each has as many random bits as its dtype has digits: 24, or 52 for float64, 11 for float16, 8
-        for bfloat16.
+    Each has as many random bits as its dtype has digits: 24, float64 52, float16 11, bfloat16 8.
+    Raises DTypeError unless the dtype is a floating one.
     """
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
     if not dtypes.is_floating(kind):

@@ -67,8 +67,9 @@ def _floating(x: ArrayLike, where: str) -> Tensor:
 
 @array_api_names
 def sum(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, dtype: Any = None) -> Tensor:
-    """The sum over `axis` (an integer, several, or all). Integers add up in 64 bits, half floats in
-    float32.
+    """The sum over `axis`: an integer, several, or (None) all.
+
+    Integers add up in 64 bits, half precisions in float32.
     """
     return _reduce(sum_, _for_sum(x, dtype, "sum"), axis, keepdims)
 
@@ -167,17 +168,13 @@ def _position(op: Op, x: ArrayLike, axis: int | None, keepdims: bool) -> Tensor:
 
 @array_api_names
 def argmax(x: ArrayLike, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """The position of the largest element along `axis`, or among all elements. int64; the first of
-    equals.
-    """
+    """The position of the largest element along `axis`, or of all: int64, the first of equals."""
     return _position(ops.argmax, x, axis, keepdims)
 
 
 @array_api_names
 def argmin(x: ArrayLike, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """The position of the smallest element along `axis`, or among all elements. int64; the first of
-    equals.
-    """
+    """The position of the smallest element along `axis`, or of all: int64, the first of equals."""
     return _position(ops.argmin, x, axis, keepdims)
 
 
@@ -217,9 +214,7 @@ def cumulative_prod(
 def argsort(
     x: ArrayLike, /, axis: int = -1, *, descending: bool = False, stable: bool = True
 ) -> Tensor:
-    """The positions that sort x along `axis`. int64. Always stable: equal elements keep their
-    order.
-    """
+    """The positions that sort x along `axis`: int64. Always stable: equals keep their order."""
     x = _real(x, "argsort")
     place = normalize_axis("argsort", axis, x.ndim)
     if not descending:

@@ -41,8 +41,9 @@ def _wrapped(array: Any) -> Tensor:
 
 
 def unique_all(x: ArrayLike, /) -> UniqueAll:
-    """The distinct elements in ascending order, with first positions, inverse and counts. NaN are
-    distinct.
+    """The distinct elements in ascending order, with first positions, inverse and counts.
+
+    Every NaN is distinct.
     """
     array = as_tensor(x, "unique").numpy()
     values, first, inverse, counts = np.unique(

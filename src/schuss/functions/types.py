@@ -84,8 +84,9 @@ _KINDS: dict[str, tuple[DType, ...]] = {
 
 
 def isdtype(dtype: Any, kind: Any) -> bool:
-    """Whether a dtype is, or is of a kind such as "integral", "real floating" or "numeric"; or any
-    of a tuple.
+    """Whether a dtype is of a kind, such as "integral", "real floating" or "numeric".
+
+    `kind` may also be a dtype, or a tuple of kinds, any of which will do.
     """
     if isinstance(kind, tuple):
         return any(isdtype(dtype, each) for each in kind)

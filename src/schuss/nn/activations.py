@@ -142,8 +142,11 @@ class LogSoftmax(_Activation):
 
 
 class PReLU(Module):
-    """x where positive, else x * weight, with a learned weight for all or for each channel (He et
-    al., 2015).
+    """x where positive, else x * weight, with a learned weight (He et al., 2015).
+
+    Args:
+        num_parameters: 1 weight for all, or as many as there are channels.
+        init: where they start.
 
     Shapes: (N, C, ...) -> the same; weight (1,) or (C,).
     """

@@ -1,8 +1,7 @@
-"""Initial values. Each function gives a tensor new values in place (a trailing underscore, as in
-PyTorch) and returns it.
+"""Initial values. Each function gives a tensor new values in place, and returns it.
 
-Fans follow PyTorch: of a weight (out, in, kernel...) the fan-in is in * kernel, the fan-out out *
-kernel.
+Names end in an underscore, as in PyTorch. Fans are PyTorch's: a weight (out, in, kernel...) has the
+fan-in in * kernel and the fan-out out * kernel.
 """
 
 from __future__ import annotations
@@ -76,11 +75,6 @@ def trunc_normal_(
 ) -> Tensor:
     """Normally distributed within [a, b]: what falls outside is drawn again until it does not."""
     generator = generator or random.default_generator
-    values = (
-        random.normal(tensor.shape, mean=mean, std=std, dtype=tensor.dtype, generator=generator)
-        .numpy()
-        .copy()
-    )
     if not a < b or b < mean - 4 * std or a > mean + 4 * std:
         raise fail(
             ArgumentError,
@@ -91,11 +85,12 @@ def trunc_normal_(
             mean=mean,
             std=std,
         )
-    outside = (values < a) | (values > b)
+    values = np.empty(tensor.shape, tensor.dtype)
+    outside = np.ones(tensor.shape, np.bool_)
     while outside.any():
         count = (int(outside.sum()),)
-        again = random.normal(count, mean=mean, std=std, dtype=tensor.dtype, generator=generator)
-        values[outside] = again.numpy()
+        drawn = random.normal(count, mean=mean, std=std, dtype=tensor.dtype, generator=generator)
+        values[outside] = drawn.numpy()
         outside = (values < a) | (values > b)
     return tensor.assign(adopt(values))
 

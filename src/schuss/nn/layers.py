@@ -72,8 +72,8 @@ class Linear(Module):
         in_features, out_features: sizes of the last axis before and after.
         bias: whether to add b.
 
-    Shapes: (..., in_features) -> (..., out_features); weight (out_features, in_features), bias
-    (out_features,).
+    Shapes: (..., in_features) -> (..., out_features);
+        weight (out_features, in_features), bias (out_features,).
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None,
@@ -190,16 +190,16 @@ class Conv1d(_Conv):
         groups: the channels are worked on in this many separate groups.
         bias: whether to add a number to each output channel.
 
-    Shapes: (N, in_channels, L) -> (N, out_channels, L'), L' = (L + 2 padding - dilation (kernel -
-    1) - 1) // stride + 1.
+    Shapes: (N, in_channels, L) -> (N, out_channels, L') with
+        L' = (L + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1;
+        weight (out_channels, in_channels / groups, kernel_size), bias (out_channels,).
     """
 
     rank = 1
 
 
 class Conv2d(_Conv):
-    """Convolution over images; sizes are an integer for both axes or a pair (height, width). See
-    `Conv1d`.
+    """Convolution over images. Arguments as for `Conv1d`; sizes may be pairs (height, width).
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H', W'); weight (out, in / groups, KH, KW).
     """
@@ -237,11 +237,8 @@ class Embedding(Module):
                 "padding_idx is outside the table",
                 padding_idx=padding_idx,
             )
-        self.num_embeddings, self.embedding_dim, self.padding_idx = (
-            num_embeddings,
-            embedding_dim,
-            padding_idx,
-        )
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx = padding_idx
         kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
         self.weight = Parameter(zeros((num_embeddings, embedding_dim), dtype=kind))
         init.normal_(self.weight, generator=generator)
@@ -264,8 +261,7 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """In training, each element becomes 0 with probability p and the others are divided by 1 - p;
-    else x itself.
+    """Each element 0 with probability p, the others divided by 1 - p; in evaluation x itself.
 
     Args:
         p: the probability.
@@ -311,8 +307,7 @@ class Identity(Module):
 class Sequential(Module):
     """Layers one after the other: `Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))`.
 
-    Can be indexed, iterated over and measured with len. Names in the state are "0.weight",
-    "2.bias", ...
+    It can be indexed, iterated over and measured with len. Names in its state are "0.weight", ...
     """
 
     def __init__(self, *layers: Module) -> None:

@@ -1,8 +1,8 @@
 """Losses, as functions and as layers.
 
 A loss compares a prediction with a target of the same shape: (N,) with (N, 1) is an error here,
-because broadcasting them would compare all with all. `reduction` is "mean" (over all elements),
-"sum" or "none".
+because broadcasting them would compare all with all. `reduction` is "mean" over all elements, "sum"
+or "none".
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ def cross_entropy(
         target: classes (N, ...) as integers, or probabilities of the shape of the input.
         weight: (C,) weights of the classes; "mean" then divides by the weights that occurred.
         ignore_index: targets of this value count nothing.
-        label_smoothing: this much of each target is spread evenly over all classes (Szegedy et al.,
-            2016).
+        label_smoothing: how much of each target is spread evenly over all classes, from 0 to 1
+            (Szegedy et al., 2016).
 
     Raises OutOfBoundsError, when the value is computed, for a class outside 0 to C - 1.
     """
@@ -302,10 +302,11 @@ def nll_loss(
 def kl_div(
     input: ArrayLike, target: ArrayLike, reduction: str = "mean", log_target: bool = False
 ) -> Tensor:
-    """Kullback-Leibler divergence: y (log y - x) for log-probabilities x and probabilities y (or
-    their logarithms).
+    """Kullback-Leibler divergence: y (log y - x) for log-probabilities x and probabilities y.
 
-    `reduction="batchmean"` divides the sum by the batch size, which is the divergence as defined.
+    Args:
+        reduction: "batchmean" divides the sum by the batch size: the divergence as it is defined.
+        log_target: the targets are log-probabilities too.
     """
     x, y = _pair("kl_div", input, target)
     if log_target:

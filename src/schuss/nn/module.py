@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,15 +12,16 @@ import numpy as np
 from schuss import dtypes
 from schuss.context import Scope, context
 from schuss.devices import as_device, is_device
-from schuss.errors import ArgumentTypeError, ModuleError, StateDictError, fail
+from schuss.errors import ArgumentTypeError, ModuleError, SchussError, StateDictError, fail
+from schuss.execution.evaluate import evaluate
 from schuss.functions.arguments import ArrayLike, as_tensor, cast
+from schuss.graph import Node
 from schuss.pytorch_names import MODULE, missing
 from schuss.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a layer learns. Layers find it by its type; `optimizer.step()` assigns new
-    values to it.
+    """A tensor that a layer learns: found by its type, given new values by `optimizer.step()`.
 
     Args:
         data: the initial values, which are copied.
@@ -39,23 +41,39 @@ class Parameter(Tensor):
 
 
 class Buffer(Tensor):
-    """A tensor that belongs to a layer's state but is not learned (running statistics, say). Found
-    by its type.
+    """A tensor of a layer's state that is not learned, running statistics say; found by its type.
 
     Args:
         data: the initial values.
         persistent: whether `state_dict()` contains it.
     """
 
-    __slots__ = ("persistent",)
+    __slots__ = ("_settled", "persistent")
 
     def __init__(self, data: ArrayLike, persistent: bool = True) -> None:
         super().__init__(as_tensor(data, "Buffer").detach()._node)
         self.persistent = persistent
+        self._settled = self._node
+
+    def _point_at(self, node: Node) -> None:
+        """A new value that cannot be computed (the batch held an index out of range, say) must not
+        stay: remember the last one that could, for `_settle`.
+        """
+        if self._node.value is not None:
+            self._settled = self._node
+        context.unsettled.append(weakref.ref(self))
+        super()._point_at(node)
+
+    def _settle(self) -> None:
+        try:
+            evaluate([self._node])
+        except SchussError:
+            super()._point_at(self._settled)
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         copy = super().__deepcopy__(memo)
         copy.persistent = self.persistent  # type: ignore[attr-defined]  # of our own type
+        copy._settled = copy._node  # type: ignore[attr-defined]
         return copy
 
 
@@ -100,8 +118,9 @@ class _Running:
 
 
 class Module:
-    """A layer, or a network of layers. Subclass it, make the parts in `__init__`, and define
-    `forward`:
+    """A layer, or a network of layers.
+
+    Subclass it, make the parts in `__init__`, and define `forward`:
 
         class Net(nn.Module):
             def __init__(self):
@@ -179,14 +198,23 @@ class Module:
         """Values of the given kinds among the attributes and containers in them, by name."""
         stack: list[tuple[str, Any]] = list(reversed(self.__dict__.items()))
         seen: set[int] = set()
+        names: set[str] = set()
         while stack:
             name, value = stack.pop()
             if isinstance(value, kinds):
+                if name in names:
+                    raise self._misplaced(name, "names two parts", "rename a key of the dict")
+                names.add(name)
                 yield name, value
+            elif isinstance(value, (set, frozenset)) and any(isinstance(v, kinds) for v in value):
+                raise self._misplaced(name, "is a set, which has no order", "use a list or a dict")
             elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:
                 seen.add(id(value))
                 items = value.items() if isinstance(value, dict) else enumerate(value)
                 stack.extend((f"{name}.{key}", each) for key, each in reversed(list(items)))
+
+    def _misplaced(self, name: str, problem: str, hint: str) -> Exception:
+        return fail(ModuleError, f"{type(self).__name__}.{name}", problem, hint=hint)
 
     def named_children(self) -> list[tuple[str, Module]]:
         """The layers directly below this one, with their names."""
@@ -263,8 +291,7 @@ class Module:
     def load_state_dict(
         self, state: Mapping[str, ArrayLike], strict: bool = True
     ) -> StateDictReport:
-        """Take on the values of a state dict. Everything is checked first: on an error nothing has
-        changed.
+        """Take on the values of a state dict. After an error nothing has changed.
 
         Args:
             state: tensors or arrays by path.

@@ -17,20 +17,7 @@ from schuss.tensor import Tensor
 
 
 class _BatchNorm(Module):
-    """Each channel brought to mean 0 and variance 1 over the batch, then scaled and shifted by
-    learned numbers.
-
-    In training with the statistics of the batch, which also update the running ones; in evaluation
-    with the running ones. Ioffe and Szegedy, "Batch normalization" (2015).
-
-    Args:
-        num_features: channels C.
-        eps: added to the variance.
-        momentum: the weight of the newest batch in the running statistics; None averages over all
-            batches.
-        affine: whether to scale and shift.
-        track_running_stats: False uses the batch in evaluation too.
-    """
+    """What the batch normalisations share; they differ in the shapes that they take."""
 
     ranks: tuple[int, ...] = ()
     shapes = ""
@@ -112,12 +99,29 @@ class _BatchNorm(Module):
 
 
 class BatchNorm1d(_BatchNorm):
-    __doc__ = f"{_BatchNorm.__doc__}\n    Shapes: (N, C) or (N, C, L) -> the same.\n    "
+    """Each channel brought to mean 0 and variance 1 over the batch, then scaled and shifted.
+
+    In training with the statistics of the batch, which also update the running ones; in evaluation
+    with the running ones.
+
+    Args:
+        num_features: channels C.
+        eps: added to the variance.
+        momentum: the weight of the newest batch in the running statistics; None gives all batches
+            the same weight.
+        affine: whether to scale and shift by learned numbers.
+        track_running_stats: False uses the batch in evaluation too.
+
+    Shapes: (N, C) or (N, C, L) -> the same.
+    Ioffe and Szegedy, "Batch normalization" (2015).
+    """
+
     ranks, shapes = (2, 3), "(N, C) or (N, C, L)"
 
 
 class BatchNorm2d(_BatchNorm):
-    __doc__ = f"{_BatchNorm.__doc__}\n    Shapes: (N, C, H, W) -> the same.\n    "
+    """As `BatchNorm1d`, for images: (N, C, H, W) -> the same."""
+
     ranks, shapes = (4,), "(N, C, H, W)"
 
 
@@ -143,9 +147,9 @@ class LayerNorm(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        shape = (
-            (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        )
+        if isinstance(normalized_shape, int):
+            normalized_shape = (normalized_shape,)
+        shape = tuple(normalized_shape)
         for n in shape:
             positive("LayerNorm", normalized_shape=n)
         self.normalized_shape, self.eps = shape, eps

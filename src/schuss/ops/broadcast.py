@@ -1,7 +1,7 @@
 """Spreading over axes and adding up over axes: each is the gradient of the other.
 
-Reductions take `axes` (ascending, counted from the front) and drop them; `functions` puts them back
-for `keepdims`.
+Reductions take `axes` (ascending, counted from the front) and drop them; for `keepdims` the
+functions on top put them back.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def reduced(x: Node, axes: Axes) -> tuple[Shape, DType]:
     return without(x.shape, axes), x.dtype
 
 
-_FEW = (
-    32  # reduced elements up to which a loop over them beats NumPy's reduction of short inner axes
-)
+_FEW = 32  # up to so many reduced elements a loop beats NumPy's reduction of short inner axes
 
 
 def reducer(ufunc: np.ufunc) -> Any:
@@ -94,9 +92,7 @@ def reducer(ufunc: np.ufunc) -> Any:
 
 
 def _reduce_few(ufunc: np.ufunc, x: np.ndarray, axes: Axes) -> np.ndarray:
-    """Combine whole slices, one for each of the few reduced positions (the window of a pooling
-    layer, say).
-    """
+    """Combine whole slices, one for each reduced position: those of a pooling window, say."""
     rest = [axis for axis in range(x.ndim) if axis not in axes]
     moved = x.transpose(*axes, *rest)
     positions = np.ndindex(*moved.shape[: len(axes)])

@@ -1,7 +1,6 @@
-"""Ops that multiply and add up: matrix products and convolutions. Half precisions accumulate in
-float32.
+"""Ops that multiply and add up: matrix products and convolutions.
 
-The three convolution ops are each other's gradients:
+Half precisions accumulate in float32. The three convolution ops are each other's gradients:
 
     y = convolve(x, w)                        forward
     x' = convolve_input(y', w)                transposed: what dy says about x
@@ -27,6 +26,13 @@ if TYPE_CHECKING:
 
 Padding = tuple[tuple[int, int], ...]  # (before, after) for each axis
 
+
+def _wide(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays of one dtype, in the one that their products are gathered in."""
+    dtype = accumulator(arrays[0].dtype)
+    return [each.astype(dtype, copy=False) for each in arrays]
+
+
 # --- matrix product ---
 
 
@@ -44,10 +50,7 @@ def _matmul_infer(x: Node, y: Node) -> tuple[Shape, DType]:
 
 
 def _matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    wide = accumulator(x.dtype)
-    return np.matmul(x.astype(wide, copy=False), y.astype(wide, copy=False)).astype(
-        x.dtype, copy=False
-    )
+    return np.matmul(*_wide(x, y)).astype(x.dtype, copy=False)
 
 
 def _matmul_samples(rng: Rng) -> list[Sample]:
@@ -83,9 +86,7 @@ def _padded_sizes(sizes: Shape, padding: Padding) -> Shape:
 def _columns(
     x: np.ndarray, kernel: Shape, stride: Shape, padding: Padding, dilation: Shape, groups: int
 ) -> np.ndarray:
-    """All windows side by side: (groups, channels of a group * kernel, N * positions), for one
-    matrix product.
-    """
+    """All windows side by side: (groups, channels of a group * kernel, N * positions)."""
     if any(pair != (0, 0) for pair in padding):
         x = np.pad(x, ((0, 0), (0, 0), *padding))
     view = windows_view(x, kernel, stride, dilation)  # (N, C, positions..., kernel...)
@@ -104,11 +105,6 @@ def _from_groups(y: np.ndarray, n: int, sizes: Shape) -> np.ndarray:
     """The way back of `_by_group`."""
     channels = y.shape[0] * y.shape[1]
     return np.ascontiguousarray(np.moveaxis(y.reshape(channels, n, *sizes), 0, 1))
-
-
-def _wide(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    dtype = accumulator(arrays[0].dtype)
-    return tuple(each.astype(dtype, copy=False) for each in arrays)
 
 
 def _convolve_infer(

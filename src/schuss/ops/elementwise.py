@@ -1,6 +1,4 @@
-"""Ops that work on each element alone. Gradient rules read `rule(g, y, x)`: times the derivative at
-x.
-"""
+"""Ops that work on each element alone. A rule `rule(g, y, x)` is g times the derivative at x."""
 
 from __future__ import annotations
 
@@ -42,8 +40,7 @@ def select(condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
 
 
 def guarded(g: Tensor, derivative: Tensor) -> Tensor:
-    """`g * derivative`, where an infinite or undefined derivative counts nothing if nothing flows
-    into it.
+    """`g * derivative`, but 0 where g is 0 and the derivative infinite or undefined.
 
     In `where(x > 0, sqrt(x), 0)` the gradient into sqrt at 0 is 0 and its derivative infinite; 0
     times infinity must not become NaN. Rules whose derivative has poles use this.
@@ -164,9 +161,7 @@ erf: Op = unary("erf", "error function", erf_reference,
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     one = np.ones((), x.dtype)
-    return one / (
-        one + np.exp(-x)
-    )  # exp overflows to infinity for very negative x: 1 / inf = 0 is right
+    return one / (one + np.exp(-x))  # where exp overflows to infinity, 1 / inf = 0 is right
 
 
 # Primitives although they could be composed: the composed gradients are inf * 0 far from 0

@@ -1,16 +1,20 @@
 """The error function in NumPy, which has none.
 
 W. J. Cody, "Rational Chebyshev approximations for the error function", Mathematics of Computation
-23 (1969): three ranges, each a quotient of polynomials, within a few units in the last place of
-float64.
+23 (1969): three ranges, each a quotient of polynomials, to a few units in float64's last place.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-_SMALL_P = (1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2,
-            3.77485237685302021e2, 3.20937758913846947e3)  # fmt: skip
+_SMALL_P = (
+    1.85777706184603153e-1,
+    3.16112374387056560e0,
+    1.13864154151050156e2,
+    3.77485237685302021e2,
+    3.20937758913846947e3,
+)
 _SMALL_Q = (
     1.0,
     2.36012909523441209e1,

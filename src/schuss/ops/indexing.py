@@ -36,9 +36,7 @@ def _to_front(x: np.ndarray, axes: Axes) -> np.ndarray:
 def _checked(
     indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool
 ) -> tuple[np.ndarray, ...]:
-    """The indices counted from the front. Every one is looked at: a bad one is an error here, never
-    a stray read.
-    """
+    """The indices counted from the front; each is checked, so that none reads astray."""
     made = []
     for index, axis in zip(indices, axes, strict=True):
         n = shape[axis]
@@ -79,9 +77,7 @@ def _scatter(
 def _scatter_add(
     x: np.ndarray, part: np.ndarray, *indices: np.ndarray, axes: Axes, wrap: bool
 ) -> np.ndarray:
-    """Rows that go to one place are added up first, in their order, so the result is the same every
-    time.
-    """
+    """Rows that go to one place are added up first, in their order: the same bits every time."""
     result = x.copy()
     if not part.size:
         return result

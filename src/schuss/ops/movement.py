@@ -1,8 +1,7 @@
-"""Ops that only move elements: new shapes, orders, parts. Most references are views and cost
-nothing.
+"""Ops that only move elements: new shapes, orders, parts.
 
-Attributes are already normal here: axes counted from the front, sizes known, slices as (start,
-    size, step).
+Most references are views, which cost nothing. Attributes are already normal here: axes counted from
+the front, sizes known, slices as (start, size, step).
 """
 
 from __future__ import annotations
@@ -90,8 +89,9 @@ Cut = tuple[tuple[int, int, int], ...]  # (start, size, step) of each axis; step
 
 
 def as_slices(cut: Cut) -> tuple[slice, ...]:
-    """The NumPy slices of a cut. A negative step that runs to the front has no stop (-1 would mean
-    the end).
+    """The NumPy slices of a cut.
+
+    A negative step that runs to the front has no stop: -1 would mean the end.
     """
     made = []
     for start, size, step in cut:
@@ -164,11 +164,13 @@ def _concat_infer(*xs: Node, axis: int) -> tuple[Shape, DType]:
     return (*first[:axis], sum(x.shape[axis] for x in xs), *first[axis + 1 :]), xs[0].dtype
 
 
-def _concat_rule(g: Tensor, y: Tensor, *xs: Tensor, axis: int, index: int) -> Tensor:
-    start = sum(x.shape[axis] for x in xs[:index])
-    shape = xs[index].shape
-    cut = tuple((start if i == axis else 0, n, 1) for i, n in enumerate(shape))
-    return apply(slice_, g, cut=cut)
+def _concat_rule(g: Tensor, y: Tensor, *xs: Tensor, axis: int) -> list[Tensor]:
+    parts, start = [], 0
+    for x in xs:
+        cut = tuple((start if i == axis else 0, n, 1) for i, n in enumerate(x.shape))
+        parts.append(apply(slice_, g, cut=cut))
+        start += x.shape[axis]
+    return parts
 
 
 def _concat_samples(rng: Rng) -> list[Sample]:

@@ -63,9 +63,7 @@ def _extreme_rule(g: Tensor, y: Tensor, x: Tensor, axes: Axes) -> Tensor:
 
 
 def _extreme_samples(rng: Rng) -> list[Sample]:
-    """Elements that differ by enough for the differences of the gradient check never to cross a
-    tie.
-    """
+    """Elements so far apart that the differences of the gradient check never cross a tie."""
     made = reduction_samples(empty=False)(rng)
     for sample in made:
         x = sample.inputs[0]
@@ -201,9 +199,7 @@ cumsum: Op = define(
 
 
 def _cumprod_rule(g: Tensor, y: Tensor, x: Tensor, axis: int) -> Tensor:
-    """From the running products in which one factor each is left out: n * n of them, but right at
-    zeros.
-    """
+    """From the running products that leave out one factor: n * n of them, but right at zeros."""
     n = x.shape[axis]
     order = tuple(each for each in range(x.ndim) if each != axis)
     back = tuple(int(i) for i in np.argsort((*order, axis)))

@@ -1,9 +1,8 @@
-"""Learning-rate schedules. Each says by which factor the initial rate is multiplied after a number
-of steps.
+"""Learning-rate schedules: what the initial rate is multiplied by after a number of steps.
 
 Call `schedule.step()` once an epoch or once a step, whichever the numbers are meant in. Every
-schedule takes
-`warmup`: that many steps first, over which the rate grows linearly (Goyal et al., 2017).
+schedule takes `warmup`: so many steps first, over which the rate grows linearly (Goyal et al.,
+2017).
 """
 
 from __future__ import annotations
@@ -31,7 +30,12 @@ class Schedule:
         self._set()
 
     def factor(self, t: int) -> float:
+        """What the initial rate is multiplied by, t steps after the warm-up."""
         raise NotImplementedError
+
+    def rate(self, lr: float, t: int) -> float:
+        """The rate of a group that began with `lr`, t steps after the warm-up."""
+        return lr * self.factor(t)
 
     def step(self) -> None:
         """Go on by one step and set the learning rates."""
@@ -53,9 +57,11 @@ class Schedule:
                 hint="make the schedule after the last add_param_group",
             )
         t = self.last_step
-        factor = (t + 1) / (self.warmup + 1) if t < self.warmup else self.factor(t - self.warmup)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = lr * factor
+            warming = t < self.warmup
+            group["lr"] = (
+                lr * (t + 1) / (self.warmup + 1) if warming else self.rate(lr, t - self.warmup)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_step": self.last_step, "base_lrs": list(self.base_lrs)}
@@ -100,10 +106,9 @@ class ExponentialLR(Schedule):
 
 
 class CosineAnnealingLR(Schedule):
-    """From the initial rate to `eta_min` along half a cosine in `T_max` steps (Loshchilov and
-    Hutter, 2017).
+    """From the initial rate to `eta_min` along half a cosine in `T_max` steps, and there it stays.
 
-    After that the rate stays at `eta_min`.
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts" (2017).
     """
 
     def __init__(
@@ -117,11 +122,8 @@ class CosineAnnealingLR(Schedule):
     def factor(self, t: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(t, self.T_max) / self.T_max))
 
-    def _set(self) -> None:
-        super()._set()
-        if self.last_step >= self.warmup:
-            for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-                group["lr"] = self.eta_min + (lr - self.eta_min) * (group["lr"] / lr if lr else 0.0)
+    def rate(self, lr: float, t: int) -> float:
+        return self.eta_min + (lr - self.eta_min) * self.factor(t)
 
 
 class LambdaLR(Schedule):

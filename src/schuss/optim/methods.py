@@ -52,11 +52,9 @@ class SGD(Optimizer):
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
         if momentum:
-            v = (
-                momentum * state["momentum"] + (1 - group["dampening"]) * g
-                if "momentum" in state
-                else g
-            )
+            v = g
+            if "momentum" in state:
+                v = momentum * state["momentum"] + (1 - group["dampening"]) * g
             state["momentum"] = v
             g = g + momentum * v if group["nesterov"] else v
         return p - group["lr"] * g

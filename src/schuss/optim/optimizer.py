@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from schuss.errors import (
     ArgumentError,
     ArgumentTypeError,
     DTypeError,
-    GradientError,
+    ShapeError,
     StateDictError,
     fail,
 )
@@ -43,6 +44,7 @@ class Optimizer:
         self.defaults = defaults
         self.param_groups: list[Group] = []
         self.state: dict[str, dict[str, Any]] = {}
+        self._warned = False
         for group in _as_groups(type(self).__name__, params):
             self.add_param_group(group)
 
@@ -124,35 +126,45 @@ class Optimizer:
         """Move every parameter that has a gradient, and compute all values that wait.
 
         Where that fails (a label was out of range, say), parameters and state are as before.
-
-        Raises:
-            GradientError: no parameter has a gradient.
+        Warns once where no parameter has a gradient.
         """
         before: list[tuple[Tensor, Node]] = []
         state = {name: dict(slots) for name, slots in self.state.items()}
-        with no_grad():
-            for group in self.param_groups:
-                for name, p in zip(group["names"], group["params"], strict=True):
-                    if p.grad is None or not p.requires_grad:  # frozen since
-                        continue
-                    before.append((p, p._node))
-                    g = cast(p.grad, p.dtype)
-                    p.assign(self.update(p.detach(), g, self.state.setdefault(name, {}), group))
-        learning = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        if learning and not before:
-            raise fail(
-                GradientError,
-                f"{type(self).__name__}.step",
-                "no parameter has a gradient",
-                hint="call loss.backward() first, on a loss of these parameters",
-            )
         try:
+            self._assign_all(before)
             evaluate_pending([p._node for p, _ in before])
         except BaseException:
             for p, node in before:
                 p._point_at(node)
             self.state = state
             raise
+
+    def _assign_all(self, before: list[tuple[Tensor, Node]]) -> None:
+        """Assign new values, noting in `before` what the parameters pointed at."""
+        with no_grad():
+            for group in self.param_groups:
+                for name, p in zip(group["names"], group["params"], strict=True):
+                    if p.grad is None or not p.requires_grad:  # frozen since
+                        continue
+                    if p.grad.shape != p.shape:
+                        raise fail(
+                            ShapeError,
+                            f"{type(self).__name__}.step",
+                            f"the gradient of {name} has another shape",
+                            parameter=p,
+                            gradient=p.grad,
+                        )
+                    before.append((p, p._node))
+                    g = cast(p.grad, p.dtype)
+                    p.assign(self.update(p.detach(), g, self.state.setdefault(name, {}), group))
+        learning = any(p.requires_grad for group in self.param_groups for p in group["params"])
+        if learning and not before and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__}.step: no parameter has a gradient; "
+                "call loss.backward() first, on a loss of these parameters",
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """`{"state": {name: {slot: tensor}}, "groups": [settings, "names"]}`; groups are JSON."""
@@ -262,8 +274,4 @@ def _plain(value: Any) -> Any:
 
 
 def _tupled(value: Any) -> Any:
-    return (
-        tuple(value)
-        if isinstance(value, list) and all(isinstance(v, float) for v in value)
-        else value
-    )
+    return tuple(value) if isinstance(value, list) else value

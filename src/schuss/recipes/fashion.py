@@ -43,8 +43,7 @@ class Block(nn.Module):
         return (self.second_norm(self.second(y)) + self.shortcut(x)).relu()
 
 
-def resnet() -> nn.Module:
-    """Three blocks (He et al., 2016): (N, 1, 28, 28) to (N, 10)."""
+def resnet() -> nn.Module:  # He et al., 2016: three blocks, (N, 1, 28, 28) to (N, 10)
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
         Block(16, 16), Block(16, 32, stride=2), Block(32, 64, stride=2),

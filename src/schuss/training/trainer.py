@@ -136,8 +136,8 @@ class Trainer(Run):
             train_loader: gives the batches of one epoch each time it is iterated.
             epochs: how many in all, those before a resumption included.
             validation: batches to evaluate on after each epoch.
-            checkpoints: a folder for checkpoints, one after each epoch. Short for a `Checkpoint`
-                callback.
+            checkpoints: a folder for checkpoints, one after each epoch; short for a `Checkpoint`
+                among the callbacks.
             checkpoint_every: save after each so many steps, too.
             resume: go on from the newest checkpoint; begin anew if there is none yet. The same
                 program then gives the same bits as if it had never been stopped.
