@@ -67,7 +67,7 @@ def _check(node: Node) -> None:
 def _count(node: Node) -> tuple[int, int]:
     """How many NaN and how many infinities a node's value has."""
     value = node.value
-    if value is None or not (dtypes.is_floating(node.dtype) or dtypes.is_complex(node.dtype)):
+    if value is None or not dtypes.is_inexact(node.dtype):
         return 0, 0
     if value.dtype == dtypes.bfloat16:
         value = value.astype(np.float32)

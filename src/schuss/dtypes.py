@@ -7,6 +7,7 @@ with float32 is float32). Python scalars are weak: they take the dtype of the te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from schuss.errors import ArgumentTypeError, DTypeError, fail
 
 DType = np.dtype[Any]
+Number = bool | int | float | complex
 
 bool_ = np.dtype(np.bool_)
 int8 = np.dtype(np.int8)
@@ -39,7 +41,9 @@ INTEGRAL = SIGNED + UNSIGNED
 HALF = (float16, bfloat16)
 FLOATING = (float16, bfloat16, float32, float64)
 COMPLEX = (complex64, complex128)
-ALL = (bool_, *INTEGRAL, *FLOATING, *COMPLEX)
+REAL = (*INTEGRAL, *FLOATING)
+NUMERIC = (*REAL, *COMPLEX)
+ALL = (bool_, *NUMERIC)
 
 default_int = int64
 default_float = float32
@@ -64,13 +68,18 @@ def is_complex(dtype: DType) -> bool:
     return _RANK[dtype] == 3
 
 
+def is_inexact(dtype: DType) -> bool:
+    """Whether it is floating or complex."""
+    return _RANK[dtype] >= 2
+
+
 def is_integral(dtype: DType) -> bool:
     return _RANK[dtype] == 1
 
 
 def is_differentiable(dtype: DType) -> bool:
     """Gradients are defined for the real floating types."""
-    return _RANK[dtype] == 2
+    return is_floating(dtype)
 
 
 def real_of(dtype: DType) -> DType:
@@ -87,6 +96,8 @@ def accumulator(dtype: DType) -> DType:
 
 @lru_cache(maxsize=256)
 def _as_dtype(value: Any) -> DType | None:
+    if value is None:  # NumPy takes it for float64
+        return None
     if isinstance(value, type) and value in _PYTHON:
         return _PYTHON[value]
     if value == "bfloat16":
@@ -116,7 +127,8 @@ def as_dtype(value: Any) -> DType:
 
 
 @lru_cache(maxsize=512)
-def _promote(a: DType, b: DType) -> DType | None:
+def meet(a: DType, b: DType) -> DType | None:
+    """The dtype that two meet in; None for uint64 with a signed integer."""
     if a == b:
         return a
     low, high = sorted((a, b), key=_RANK.__getitem__)
@@ -138,7 +150,7 @@ def promote(*dtypes: DType) -> DType:
     """
     result = dtypes[0]
     for dtype in dtypes[1:]:
-        met = _promote(result, dtype)
+        met = meet(result, dtype)
         if met is None:
             raise fail(
                 DTypeError,
@@ -150,7 +162,20 @@ def promote(*dtypes: DType) -> DType:
     return result
 
 
-def meet_scalar(scalar: bool | int | float | complex, dtype: DType) -> DType:
+def of_number(value: Number) -> DType:
+    """The dtype of a Python number that meets no tensor."""
+    return next(dtype for kind, dtype in _PYTHON.items() if isinstance(value, kind))
+
+
+def promote_with_numbers(strong: Sequence[DType], numbers: Sequence[Number]) -> DType:
+    """The dtype that the `strong` ones meet in, and Python numbers with them."""
+    result = promote(*(strong or [of_number(each) for each in numbers]))
+    for each in numbers:
+        result = meet_scalar(each, result)
+    return result
+
+
+def meet_scalar(scalar: Number, dtype: DType) -> DType:
     """The dtype in which a Python scalar meets a tensor of `dtype`.
 
     It is the tensor's own, unless its kind is too narrow: 0.5 with int64 is float32.

@@ -12,6 +12,7 @@ A message has one form:
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from types import CodeType
@@ -186,8 +187,6 @@ def fail(
 
 def require(package: str, extra: str, purpose: str) -> Any:
     """Import an optional package when it is first needed, or say how to install it."""
-    import importlib
-
     try:
         return importlib.import_module(package)
     except ImportError as problem:

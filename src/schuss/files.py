@@ -42,7 +42,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-        sync_folder(target.parent)
+        _sync(target.parent)
     except OSError as problem:
         raise storage_error("atomic_write", target, problem) from problem
     finally:
@@ -63,17 +63,29 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         make_folder(target.parent)
         temporary.mkdir()
         yield temporary
-        for file in sorted(temporary.rglob("*")):
-            _sync(file)
-        sync_folder(temporary)
-        if target.exists():
-            remove_folder(target)  # a folder that is not empty cannot be renamed over
-        os.rename(temporary, target)
-        sync_folder(target.parent)
+        for each in sorted(temporary.rglob("*")):
+            _sync(each)
+        _sync(temporary)
+        _take_the_place_of(target, temporary)
+        _sync(target.parent)
     except OSError as problem:
         raise storage_error("atomic_folder", target, problem) from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_the_place_of(target: Path, folder: Path) -> None:
+    """Rename `folder` to `target`. A folder that is not empty has to be out of the way first."""
+    former = hidden_name(target)
+    if target.exists():
+        os.rename(target, former)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if former.exists():
+            os.rename(former, target)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:
@@ -98,16 +110,17 @@ def remove_leftovers(folder: Path, prefix: str) -> None:
 
 
 def hidden_name(path: Path) -> Path:
+    """A new name beside `path` that no listing of complete files shows."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
 
 
-def sync_folder(folder: Path) -> None:
-    """Force a folder's names to disk, where the system knows how (Windows does not)."""
-    if os.name == "posix":
-        _sync(folder)
-
-
 def _sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to disk.
+
+    Windows does neither for a path that is open for reading; what `atomic_write` wrote is safe there.
+    """
+    if os.name != "posix":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

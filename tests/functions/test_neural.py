@@ -267,3 +267,25 @@ def test_convolutions_and_pools_as_in_torch() -> None:
             neural.max_pool2d(ours[0], **pool).numpy(),
             torch.nn.functional.max_pool2d(theirs[0], **pool).detach().numpy(),
         )
+
+
+def test_large_logits_lose_no_digits():
+    """log_softmax of equal logits is -log 2 however large they are, in every dtype."""
+    for dtype, size in ((schuss.float32, 3e7), (schuss.float16, 1e4), (schuss.bfloat16, 1e4)):
+        x = schuss.tensor([size, size, -size], dtype=dtype)
+        found = neural.log_softmax(x).astype(schuss.float32).tolist()
+        assert found[:2] == pytest.approx([-0.6931, -0.6931], rel=4e-3)
+
+
+def test_half_precision_over_many_classes():
+    x = schuss.zeros(100_000, dtype=schuss.float16)
+    assert neural.softmax(x).astype(schuss.float32)[0].item() == pytest.approx(1e-5, rel=0.1)
+    assert neural.log_softmax(x)[0].item() == pytest.approx(-11.51, rel=1e-2)
+
+
+def test_half_precision_statistics_do_not_overflow():
+    x = schuss.tensor([3000.0, -3000.0, 2000.0, 1000.0], dtype=schuss.float16)
+    assert schuss.std(x).item() == pytest.approx(2278, rel=1e-3)
+    assert schuss.norm(x).item() == pytest.approx(4796, rel=1e-3)
+    normal = neural.layer_norm(x, (4,)).astype(schuss.float32).numpy()
+    np.testing.assert_allclose(normal, [0.988, -1.646, 0.549, 0.110], atol=2e-3)

@@ -470,3 +470,11 @@ def test_a_class_that_does_not_exist_names_the_loss() -> None:
     text = r"cross_entropy: target: index 3 is outside axis 1: allowed are from 0 to 2"
     with pytest.raises(OutOfBoundsError, match=text):
         loss.item()
+
+
+def test_logits_far_out_keep_their_digits() -> None:
+    x, y = schuss.tensor([5.0, -5.0], dtype=schuss.bfloat16), schuss.tensor([1.0, 0.0])
+    found = F.binary_cross_entropy_with_logits(x, y, reduction="none").astype(schuss.float32)
+    np.testing.assert_allclose(found.numpy(), [0.0067, 0.0067], rtol=1e-2)
+    logits = schuss.tensor([[3e7, 3e7, 5.0]])
+    assert F.cross_entropy(logits, schuss.tensor([0])).item() == pytest.approx(0.693147)

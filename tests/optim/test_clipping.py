@@ -97,3 +97,10 @@ def test_a_tensor_instead_of_a_list(clip: object) -> None:
         ArgumentTypeError, match=r"parameters must be a list of tensors(.|\n)*hint: wrap"
     ):
         clip(with_gradient(1.0), 1.0)  # type: ignore[operator]
+
+
+def test_half_precision_gradients_do_not_overflow() -> None:
+    w = schuss.zeros(100, dtype=schuss.float16).requires_grad_()
+    w.grad = schuss.full((100,), 300.0, dtype=schuss.float16)
+    assert optim.clip_grad_norm([w], 1.0).item() == pytest.approx(3000)
+    np.testing.assert_allclose(w.grad.numpy(), 0.1, rtol=1e-2)

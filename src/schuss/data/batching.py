@@ -16,7 +16,7 @@ from schuss.errors import (
     ShapeError,
     fail,
 )
-from schuss.functions.creation import adopt
+from schuss.functions.arguments import adopt
 
 Collate = Callable[[Sequence[Any]], Any]
 _PYTHON = (bool, int, float, complex)

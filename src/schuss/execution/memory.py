@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from schuss.errors import AllocationError, describe_location, fail
 from schuss.graph import Node
 
+_CGROUP = Path("/sys/fs/cgroup")
 _ASK_FROM = 2**30  # smaller results are not worth a look at the system's counters
 
 
@@ -33,15 +35,15 @@ def _meminfo() -> int | None:
 
 
 def _cgroup() -> int | None:
+    """What the limit of the control group (version 2) leaves. Cached files make room, so they count."""
     try:
-        return _number("/sys/fs/cgroup/memory.max") - _number("/sys/fs/cgroup/memory.current")
-    except (OSError, ValueError):  # no limit reads "max"
+        limit = int(_CGROUP.joinpath("memory.max").read_text("ascii"))  # "max" where there is none
+        used = int(_CGROUP.joinpath("memory.current").read_text("ascii"))
+        lines = _CGROUP.joinpath("memory.stat").read_text("ascii").splitlines()
+        held = dict(line.split() for line in lines)
+        return limit - used + int(held["active_file"]) + int(held["inactive_file"])
+    except (OSError, ValueError, KeyError):
         return None
-
-
-def _number(path: str) -> int:
-    with open(path, encoding="ascii") as file:
-        return int(file.read())
 
 
 def check_allocation(node: Node) -> None:

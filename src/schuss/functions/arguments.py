@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 
 from schuss import dtypes
-from schuss.dtypes import DType
-from schuss.errors import ArgumentTypeError, DTypeError, fail
+from schuss.dtypes import DType, Number
+from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, fail
 from schuss.execution.evaluate import admit
 from schuss.graph import Handle, apply, data, scalar, wrap
 from schuss.ops.elementwise import alias
@@ -19,7 +19,6 @@ from schuss.ops.elementwise import astype as astype_op
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
-Number = bool | int | float | complex
 ArrayLike = Any  # a Tensor, a NumPy array, a Python number, or nested sequences of numbers
 
 P = ParamSpec("P")
@@ -71,7 +70,7 @@ def as_tensor(value: ArrayLike, where: str = "asarray") -> Tensor:
     if isinstance(value, Handle):
         return value  # type: ignore[return-value]  # Tensor is the only handle
     if isinstance(value, (bool, int, float, complex)) and not isinstance(value, np.generic):
-        return number(where, value, dtypes.as_dtype(_python_type(value)))
+        return number(where, value, dtypes.of_number(value))
     return adopt(host_array(value, None, where))
 
 
@@ -136,9 +135,7 @@ def cast(x: Tensor, dtype: DType) -> Tensor:
 def floating(x: ArrayLike, where: str) -> Tensor:
     """x in a floating (or complex) dtype: integers and booleans become float32."""
     x = as_tensor(x, where)
-    if dtypes.is_floating(x.dtype) or dtypes.is_complex(x.dtype):
-        return x
-    return cast(x, dtypes.default_float)
+    return x if dtypes.is_inexact(x.dtype) else cast(x, dtypes.default_float)
 
 
 def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
@@ -150,21 +147,12 @@ def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
     weak = [isinstance(v, (bool, int, float, complex)) for v in values]
     tensors = [None if w else as_tensor(v, where) for v, w in zip(values, weak, strict=True)]
     strong = [t.dtype for t in tensors if t is not None]
-    if strong:
-        dtype = strong[0] if all(d == strong[0] for d in strong) else dtypes.promote(*strong)
-    else:
-        dtype = dtypes.promote(*[dtypes.as_dtype(_python_type(v)) for v in values])
-    for value, is_weak in zip(values, weak, strict=True):
-        if is_weak:
-            dtype = dtypes.meet_scalar(value, dtype)
+    numbers = [value for value, is_weak in zip(values, weak, strict=True) if is_weak]
+    dtype = dtypes.promote_with_numbers(strong, numbers)
     return tuple(
         number(where, v, dtype) if t is None else cast(t, dtype)
         for v, t in zip(values, tensors, strict=True)
     )
-
-
-def _python_type(value: Number) -> type:
-    return next(kind for kind in (bool, int, float, complex) if isinstance(value, kind))
 
 
 def number(where: str, value: Number, dtype: DType) -> Tensor:
@@ -176,6 +164,16 @@ def number(where: str, value: Number, dtype: DType) -> Tensor:
         shown = f"an integer of {bits} bits" if bits > 128 else value
         problem = f"{shown} does not fit into {dtype}"
         raise fail(DTypeError, where, problem, hint="cast with astype first") from None
+
+
+def as_shape(where: str, shape: Any, more: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """A shape, from integers or a sequence of them. Raises ArgumentError for anything else."""
+    sizes = (shape, *more) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    for n in sizes:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            problem = "a shape is made of integers that are not negative"
+            raise fail(ArgumentError, where, problem, shape=shape)
+    return tuple(int(n) for n in sizes)
 
 
 def same(x: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.devices import as_device
+from schuss.dtypes import Number
 from schuss.errors import ArgumentError, fail
 from schuss.functions.arguments import (
     ArrayLike,
-    Number,
     adopt,
+    as_shape,
     as_tensor,
     cast,
     check_fits,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
 __all__ = [
-    "adopt", "arange", "asarray", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like",
+    "arange", "asarray", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like",
     "linspace", "meshgrid", "ones", "ones_like", "tensor", "tril", "triu", "zeros", "zeros_like",
 ]  # fmt: skip
 
@@ -94,29 +95,16 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
 Size = int | Sequence[int]
 
 
-def _shape(where: str, shape: Any, more: tuple[int, ...] = ()) -> tuple[int, ...]:
-    sizes = (shape, *more) if isinstance(shape, (int, np.integer)) else tuple(shape)
-    for n in sizes:
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
-            raise fail(
-                ArgumentError,
-                where,
-                "a shape is made of integers that are not negative",
-                shape=shape,
-            )
-    return tuple(int(n) for n in sizes)
-
-
 def full(shape: Size, fill_value: ArrayLike, *, dtype: Any = None, device: Any = None) -> Tensor:
     """A tensor of the given shape in which every element is `fill_value`."""
     as_device(device)
     value = asarray(fill_value, dtype=dtype)
-    return apply(broadcast_to, value, shape=_shape("full", shape))
+    return apply(broadcast_to, value, shape=as_shape("full", shape))
 
 
 def _filled(value: int, where: str, shape: Any, more: tuple[int, ...], dtype: Any) -> Tensor:
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
-    return apply(broadcast_to, scalar(value, kind), shape=_shape(where, shape, more))
+    return apply(broadcast_to, scalar(value, kind), shape=as_shape(where, shape, more))
 
 
 def zeros(shape: Size, *more: int, dtype: Any = None, device: Any = None) -> Tensor:
@@ -226,7 +214,7 @@ def eye(
     """
     as_device(device)
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
-    rows, cols = _shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
+    rows, cols = as_shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
     return wrap(data(np.eye(rows, cols, k).astype(kind)))
 
 
@@ -258,6 +246,8 @@ def meshgrid(*arrays: ArrayLike, indexing: str = "xy") -> list[Tensor]:
     """
     if indexing not in ("xy", "ij"):
         raise fail(ArgumentError, "meshgrid", "indexing is 'xy' or 'ij'", indexing=indexing)
+    if not arrays:
+        return []
     lines = operands("meshgrid", *[as_tensor(each, "meshgrid") for each in arrays])
     swap = indexing == "xy" and len(lines) > 1
     order = [1, 0, *range(2, len(lines))] if swap else list(range(len(lines)))

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 Unary = Callable[[ArrayLike], "Tensor"]
 Binary = Callable[[ArrayLike, ArrayLike], "Tensor"]
 
-_NUMERIC = (*dtypes.INTEGRAL, *dtypes.FLOATING, *dtypes.COMPLEX)
-_REAL = (*dtypes.INTEGRAL, *dtypes.FLOATING)
+_NUMERIC, _REAL = dtypes.NUMERIC, dtypes.REAL
 _BITS = (dtypes.bool_, *dtypes.INTEGRAL)
 
 

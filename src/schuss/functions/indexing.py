@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -36,8 +36,9 @@ from schuss.functions.reduction import argsort
 from schuss.functions.reduction import sum as sum_of
 from schuss.graph import Handle, apply, data, labelled, wrap
 from schuss.ops import indexing as ops
+from schuss.ops.broadcast import kept, without
 from schuss.ops.infer import broadcast_shapes, normalize_axis
-from schuss.ops.movement import Cut, slice_, slice_update
+from schuss.ops.movement import Cut, inverse, slice_, slice_update
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -270,11 +271,10 @@ def set_item(x: Tensor, key: Any, value: ArrayLike) -> Tensor:
         return apply(slice_update, x, filled, cut=plan.cut)
     part = _cut(x, plan)
     lead = broadcast_shapes("indexing", *[each.shape for each in plan.indices])
-    rest = tuple(n for i, n in enumerate(plan.shape) if i not in plan.axes)
+    rest = without(plan.shape, plan.axes)
     if _moves(plan):
         natural = (*rest[: plan.position], *lead, *rest[plan.position :])
-        order = tuple(int(i) for i in np.argsort(_order(plan, len(natural))))
-        filled = permute_dims(_spread(value, natural), order)
+        filled = permute_dims(_spread(value, natural), inverse(_order(plan, len(natural))))
     else:
         filled = _spread(value, (*lead, *rest))
     changed = apply(ops.scatter, part, filled, *plan.indices, axes=plan.axes, wrap=True)
@@ -327,8 +327,8 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, /, axis: int = -1) -> Tens
         )
     sizes = broadcast_shapes(
         "take_along_axis",
-        tuple(1 if i == place else n for i, n in enumerate(x.shape)),
-        tuple(1 if i == place else n for i, n in enumerate(index.shape)),
+        kept(x.shape, (place,)),
+        kept(index.shape, (place,)),
     )
     if any(m != n for i, (m, n) in enumerate(zip(sizes, x.shape, strict=True)) if i != place):
         x = broadcast_to(x, tuple(x.shape[place] if i == place else n for i, n in enumerate(sizes)))
@@ -379,14 +379,19 @@ def count_nonzero(
 
 
 def searchsorted(
-    x1: ArrayLike, x2: ArrayLike, /, *, side: str = "left", sorter: ArrayLike | None = None
+    x1: ArrayLike,
+    x2: ArrayLike,
+    /,
+    *,
+    side: Literal["left", "right"] = "left",
+    sorter: ArrayLike | None = None,
 ) -> Tensor:
     """Where in the sorted 1-d x1 the elements of x2 belong. int64. Computed at once."""
     if side not in ("left", "right"):
         raise fail(ArgumentError, "searchsorted", "side is 'left' or 'right'", side=side)
     line, values = operands("searchsorted", as_tensor(x1), as_tensor(x2))
     order = None if sorter is None else as_tensor(sorter).numpy()
-    found = np.searchsorted(line.numpy(), values.numpy(), side, order)  # type: ignore[call-overload]
+    found = np.searchsorted(line.numpy(), values.numpy(), side, order)
     return wrap(data(np.asarray(found, np.int64)))
 
 
@@ -400,7 +405,7 @@ def one_hot(labels: ArrayLike, /, num_classes: int, *, dtype: Any = None) -> Ten
     if not dtypes.is_integral(index.dtype):
         raise fail(DTypeError, "one_hot", "labels must be integers", labels=index)
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
-    identity = np.eye(num_classes).astype(kind)
+    classes = wrap(data(np.arange(num_classes)))
     place = cast(index, dtypes.int64)
-    rows = apply(ops.gather, wrap(data(identity)), place, axes=(0,), wrap=False)
-    return labelled(rows, "one_hot")
+    checked = labelled(apply(ops.gather, classes, place, axes=(0,), wrap=False), "one_hot")
+    return cast(checked.expand_dims(-1) == classes, kind)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
-from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, floating, operands
+from schuss.functions.arguments import (
+    ArrayLike,
+    array_api_names,
+    as_tensor,
+    cast,
+    floating,
+    operands,
+)
 from schuss.functions.creation import arange
 from schuss.functions.elementwise import abs, conj, root_of_squares, square
 from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
@@ -75,6 +82,9 @@ def tensordot(
     """
     a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
     if isinstance(axes, int):
+        if not 0 <= axes <= min(a.ndim, b.ndim):
+            problem = f"axes must lie between 0 and {min(a.ndim, b.ndim)}"
+            raise fail(ArgumentError, "tensordot", problem, x1=a, x2=b, axes=axes)
         left, right = tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
     else:
         left = tuple(normalize_axis("tensordot", axis, a.ndim) for axis in axes[0])
@@ -110,21 +120,23 @@ def einsum(equation: str, /, *arrays: ArrayLike) -> Tensor:
 
     Letters name axes; letters that the result lacks are added up. Without `->` the result has the
     letters that occur once, in alphabetical order. `...` is not supported.
+
+    Raises ArgumentError for an equation that cannot be read, ShapeError where it does not fit.
     """
-    tensors = list(operands("einsum", *[as_tensor(each, "einsum") for each in arrays]))
     inputs, _, output = equation.replace(" ", "").partition("->")
     terms = inputs.split(",")
     letters = "".join(terms)
     if "->" not in equation:
         output = "".join(sorted(each for each in set(letters) if letters.count(each) == 1))
     if (
-        len(terms) != len(tensors)
+        len(terms) != len(arrays)
         or not set(output) <= set(letters)
         or (not letters.isalpha() and letters)
     ):
-        raise fail(ArgumentError, "einsum", f"cannot read {equation!r} for {len(tensors)} operands")
+        raise fail(ArgumentError, "einsum", f"cannot read {equation!r} for {len(arrays)} operands")
     if len(set(output)) != len(output):
         raise fail(ArgumentError, "einsum", f"the result of {equation!r} names an axis twice")
+    tensors = operands("einsum", *[as_tensor(each, "einsum") for each in arrays])
     sizes: dict[str, int] = {}
     for term, each in zip(terms, tensors, strict=True):
         if len(term) != each.ndim:
@@ -197,7 +209,9 @@ def norm(
     """The vector norm over `axis` (all by default): ord 1, 2 or infinity. Gradient 0 at 0."""
     x = floating(x, "norm")
     if ord == 2:
-        return root_of_squares(sum(square(abs(x)), axis=axis, keepdims=keepdims))
+        wide = cast(x, dtypes.accumulator(x.dtype))
+        root = root_of_squares(sum(square(abs(wide)), axis=axis, keepdims=keepdims))
+        return cast(root, dtypes.real_of(x.dtype))
     if ord == 1:
         return sum(abs(x), axis=axis, keepdims=keepdims)
     if ord == math.inf:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from schuss import dtypes
 from schuss.errors import ArgumentError, ShapeError, fail
-from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, operands, same
+from schuss.functions.arguments import (
+    ArrayLike,
+    array_api_names,
+    as_shape,
+    as_tensor,
+    cast,
+    operands,
+    same,
+)
 from schuss.graph import apply, scalar
 from schuss.ops import movement as ops
 from schuss.ops.broadcast import broadcast_to as broadcast_op
@@ -24,7 +32,7 @@ Axes = int | Sequence[int]
 
 def _integers(where: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` alike."""
-    if len(values) == 1 and not isinstance(values[0], (int, np.integer)):
+    if len(values) == 1 and isinstance(values[0], Iterable):
         values = tuple(values[0])
     if any(isinstance(each, bool) or not isinstance(each, (int, np.integer)) for each in values):
         raise fail(ArgumentError, where, f"takes integers, got {values}")
@@ -135,14 +143,14 @@ def flatten(x: ArrayLike, /, start_axis: int = 0, end_axis: int = -1) -> Tensor:
 
 def broadcast_to(x: ArrayLike, /, shape: Sequence[int]) -> Tensor:
     """x repeated along axes of size 1 and along new axes in front, to the given shape."""
-    x, sizes = as_tensor(x, "broadcast_to"), _integers("broadcast_to", (shape,))
-    if any(n < 0 for n in sizes):
-        raise fail(ArgumentError, "broadcast_to", "sizes are not negative", x=x, shape=sizes)
-    return apply(broadcast_op, x, shape=sizes)
+    x = as_tensor(x, "broadcast_to")
+    return apply(broadcast_op, x, shape=as_shape("broadcast_to", shape))
 
 
 def broadcast_arrays(*arrays: ArrayLike) -> list[Tensor]:
     """All tensors in the shape that they broadcast to together."""
+    if not arrays:
+        return []
     tensors = [as_tensor(each, "broadcast_arrays") for each in arrays]
     shape = broadcast_shapes("broadcast_arrays", *[each.shape for each in tensors])
     return [broadcast_to(each, shape) for each in tensors]

@@ -18,6 +18,7 @@ from schuss.functions.elementwise import (
     erf,
     exp,
     expm1,
+    log,
     log1p,
     relu,
     rsqrt,
@@ -27,7 +28,7 @@ from schuss.functions.elementwise import (
 )
 from schuss.functions.manipulation import concat, pad, reshape
 from schuss.functions.random import uniform
-from schuss.functions.reduction import logsumexp, max, mean, sum, var
+from schuss.functions.reduction import max, mean, sum, var
 from schuss.graph import apply, labelled
 from schuss.ops import contraction, indexing
 from schuss.ops.movement import windows
@@ -106,15 +107,22 @@ def relu6(x: ArrayLike) -> Tensor:
 def softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow."""
     x = floating(x, "softmax")
-    powers = exp(x - max(x, axis=axis, keepdims=True).detach())
-    return powers / sum(powers, axis=axis, keepdims=True)
+    powers = exp(_below_largest(x, axis))
+    return cast(powers / sum(powers, axis=axis, keepdims=True), x.dtype)
 
 
 @array_api_names
 def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, without overflow."""
     x = floating(x, "log_softmax")
-    return x - logsumexp(x, axis=axis, keepdims=True)
+    z = _below_largest(x, axis)  # not x - logsumexp(x), which loses the digits of large x
+    return cast(z - log(sum(exp(z), axis=axis, keepdims=True)), x.dtype)
+
+
+def _below_largest(x: Tensor, axis: int) -> Tensor:
+    """How far the elements lie below the largest along `axis`; half precisions in float32."""
+    wide = cast(x, dtypes.accumulator(x.dtype))
+    return wide - max(wide, axis=axis, keepdims=True).detach()
 
 
 # --- linear, embedding, dropout ---
@@ -174,7 +182,8 @@ def normalize(
     eps: float,
 ) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias."""
-    y = (as_tensor(x) - mean_) * rsqrt(variance + eps)
+    x = as_tensor(x)
+    y = cast((x - mean_) * rsqrt(variance + eps), x.dtype)
     if weight is not None:
         y = y * weight
     return y if bias is None else y + bias
@@ -193,9 +202,9 @@ def layer_norm(
     if x.shape[x.ndim - len(shape) :] != shape or x.ndim < len(shape):
         raise fail(ShapeError, "layer_norm", f"the last axes of x must have the shape {shape}", x=x)
     axes = tuple(range(x.ndim - len(shape), x.ndim))
-    return normalize(
-        x, mean(x, axis=axes, keepdims=True), var(x, axis=axes, keepdims=True), weight, bias, eps
-    )
+    wide = cast(x, dtypes.accumulator(x.dtype))
+    centre, spread = mean(wide, axes, keepdims=True), var(wide, axes, keepdims=True)
+    return normalize(x, centre, spread, weight, bias, eps)
 
 
 # --- convolution ---

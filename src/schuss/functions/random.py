@@ -10,7 +10,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, fail
-from schuss.functions.arguments import cast
+from schuss.functions.arguments import as_shape, cast
 from schuss.functions.elementwise import cos, less, log, minimum, sin, sqrt
 from schuss.functions.manipulation import concat, reshape
 from schuss.graph import apply, data, wrap
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
 
-def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(n < 0 for n in sizes):
-        raise fail(ArgumentError, "random", "sizes must not be negative", shape=shape)
-    return sizes
+def _floating_dtype(where: str, dtype: Any) -> dtypes.DType:
+    kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+    if not dtypes.is_floating(kind):
+        raise fail(DTypeError, where, "needs a floating dtype", dtype=kind)
+    return kind
 
 
 def bits(shape: int | Sequence[int], *, generator: Generator | None = None) -> Tensor:
     """Random 32-bit numbers: uint32."""
-    sizes = _sizes(shape)
+    sizes = as_shape("random", shape)
     state = (generator or default_generator).reserve(math.prod(sizes))
     return apply(random_bits, wrap(data(state)), shape=sizes)
 
@@ -51,12 +51,10 @@ def uniform(
     Each has as many random bits as its dtype has digits: 24, float64 52, float16 11, bfloat16 8.
     Raises DTypeError unless the dtype is a floating one.
     """
-    kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
-    if not dtypes.is_floating(kind):
-        raise fail(DTypeError, "uniform", "needs a floating dtype", dtype=kind)
+    kind = _floating_dtype("uniform", dtype)
     if not low <= high:
         raise fail(ArgumentError, "uniform", "low must not be above high", low=low, high=high)
-    sizes = _sizes(shape)
+    sizes = as_shape("uniform", shape)
     if kind == dtypes.float64:
         pairs = cast(bits((*sizes, 2), generator=generator), dtypes.float64)
         high_bits, low_bits = pairs[..., 0], pairs[..., 1]
@@ -79,10 +77,13 @@ def normal(
     dtype: Any = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Normally distributed numbers (Box and Muller, 1958). float32 by default."""
-    kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
+    """Normally distributed numbers (Box and Muller, 1958). float32 by default.
+
+    Raises DTypeError unless the dtype is a floating one.
+    """
+    kind = _floating_dtype("normal", dtype)
     wide = dtypes.float64 if kind == dtypes.float64 else dtypes.float32
-    sizes = _sizes(shape)
+    sizes = as_shape("normal", shape)
     count = math.prod(sizes)
     half = (count + 1) // 2
     both = uniform((2, half), dtype=wide, generator=generator)
@@ -96,14 +97,14 @@ def randint(
     low: int, high: int, shape: int | Sequence[int] = (), *, generator: Generator | None = None
 ) -> Tensor:
     """Integers evenly distributed over low <= n < high: int64; at most 2**32 apart."""
-    span = high - low
-    if not 0 < span <= 2**32:
-        raise fail(
-            ArgumentError, "randint", "needs low < high, at most 2**32 apart", low=low, high=high
-        )
+    whole = isinstance(low, (int, np.integer)) and isinstance(high, (int, np.integer))
+    if not whole or not 0 < int(high) - int(low) <= 2**32:
+        problem = "needs integers low < high, at most 2**32 apart"
+        raise fail(ArgumentError, "randint", problem, low=low, high=high)
+    span = int(high) - int(low)
     # The upper half of a 64-bit product is an even choice among `span` up to a part in 2**32.
     wide = cast(bits(shape, generator=generator), dtypes.uint64)
-    return cast((wide * span) >> 32, dtypes.int64) + low
+    return cast((wide * span) >> 32, dtypes.int64) + int(low)
 
 
 def bernoulli(

@@ -13,7 +13,7 @@ from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, ca
 from schuss.functions.elementwise import exp, isfinite, log, root_of_squares, where
 from schuss.graph import Op, apply, scalar
 from schuss.ops import reduction as ops
-from schuss.ops.broadcast import broadcast_to, sum_
+from schuss.ops.broadcast import broadcast_to, kept, sum_, without
 from schuss.ops.infer import normalize_axes, normalize_axis
 from schuss.ops.movement import concat, reshape, reverse
 
@@ -23,14 +23,10 @@ if TYPE_CHECKING:
 Axis = int | Sequence[int] | None
 
 
-def _kept(x: Tensor, axes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-
-
 def _reduce(op: Op, x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
     axes = normalize_axes(op.name, axis, x.ndim)
     result = apply(op, x, axes=axes)
-    return apply(reshape, result, shape=_kept(x, axes)) if keepdims else result
+    return apply(reshape, result, shape=kept(x.shape, axes)) if keepdims else result
 
 
 def _summing_dtype(dtype: DType) -> DType:
@@ -54,7 +50,7 @@ def _real(x: ArrayLike, where: str) -> Tensor:
 
 def _floating(x: ArrayLike, where: str) -> Tensor:
     x = as_tensor(x, where)
-    if not (dtypes.is_floating(x.dtype) or dtypes.is_complex(x.dtype)):
+    if not dtypes.is_inexact(x.dtype):
         raise fail(
             DTypeError,
             where,
@@ -141,19 +137,22 @@ def std(
     x: ArrayLike, /, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0
 ) -> Tensor:
     """The standard deviation over `axis`: the root of `var`. Gradient 0 where it is 0."""
-    return root_of_squares(var(x, axis=axis, correction=correction, keepdims=keepdims))
+    x = _floating(x, "std")
+    spread = var(_wide(x), axis=axis, correction=correction, keepdims=keepdims)
+    return cast(root_of_squares(spread), x.dtype)
 
 
 @array_api_names
 def logsumexp(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
-    x = floating(x, "logsumexp")
+    given = floating(x, "logsumexp")
+    x = _wide(given)
     largest = max(x, axis=axis, keepdims=True).detach()
     shift = where(isfinite(largest), largest, 0)
     result = log(sum(exp(x - shift), axis=axis, keepdims=True)) + shift
     axes = normalize_axes("logsumexp", axis, x.ndim)
-    shape = _kept(x, axes) if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
-    return result.reshape(shape)
+    shape = kept(x.shape, axes) if keepdims else without(x.shape, axes)
+    return cast(result.reshape(shape), given.dtype)
 
 
 def _position(op: Op, x: ArrayLike, axis: int | None, keepdims: bool) -> Tensor:
@@ -163,7 +162,7 @@ def _position(op: Op, x: ArrayLike, axis: int | None, keepdims: bool) -> Tensor:
         return found.reshape((1,) * x.ndim) if keepdims else found
     place = normalize_axis(op.name, axis, x.ndim)
     found = apply(op, x, axis=place)
-    return found.reshape(_kept(x, (place,))) if keepdims else found
+    return found.reshape(kept(x.shape, (place,))) if keepdims else found
 
 
 @array_api_names
@@ -189,7 +188,7 @@ def _running(
     place = normalize_axis(op.name, axis, x.ndim)
     result = apply(op, x, axis=place)
     if include_initial:
-        first = apply(broadcast_to, scalar(start, x.dtype), shape=_kept(x, (place,)))
+        first = apply(broadcast_to, scalar(start, x.dtype), shape=kept(x.shape, (place,)))
         result = apply(concat, first, result, axis=place)
     return result
 

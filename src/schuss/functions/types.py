@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from schuss import dtypes
-from schuss.dtypes import DType, as_dtype
+from schuss.dtypes import DType, Number, as_dtype
 from schuss.errors import ArgumentError, fail
 from schuss.graph import Handle
 
@@ -79,7 +79,7 @@ _KINDS: dict[str, tuple[DType, ...]] = {
     "integral": dtypes.INTEGRAL,
     "real floating": dtypes.FLOATING,
     "complex floating": dtypes.COMPLEX,
-    "numeric": (*dtypes.INTEGRAL, *dtypes.FLOATING, *dtypes.COMPLEX),
+    "numeric": dtypes.NUMERIC,
 }
 
 
@@ -97,22 +97,15 @@ def isdtype(dtype: Any, kind: Any) -> bool:
 
 def result_type(*arrays_and_dtypes: Any) -> DType:
     """The dtype that tensors, dtypes and Python numbers meet in."""
-    scalars = [v for v in arrays_and_dtypes if isinstance(v, (bool, int, float, complex))]
-    strong = [
-        _dtype_of(v) for v in arrays_and_dtypes if not isinstance(v, (bool, int, float, complex))
-    ]
-    if not strong:
-        return dtypes.promote(*[as_dtype(type(v)) for v in scalars])
-    result = dtypes.promote(*strong)
-    for each in scalars:
-        result = dtypes.meet_scalar(each, result)
-    return result
+    numbers = [each for each in arrays_and_dtypes if isinstance(each, Number)]
+    strong = [_dtype_of(each) for each in arrays_and_dtypes if not isinstance(each, Number)]
+    return dtypes.promote_with_numbers(strong, numbers)
 
 
 def can_cast(from_: Any, to: Any, /) -> bool:
     """Whether promotion ever turns `from_` into `to`."""
     target = as_dtype(to)
-    return dtypes._promote(_dtype_of(from_), target) == target
+    return dtypes.meet(_dtype_of(from_), target) == target
 
 
 __all__ = ["can_cast", "finfo", "iinfo", "isdtype", "result_type"]

@@ -2,139 +2,121 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from schuss.errors import ShapeError, fail
 from schuss.functions import neural
 from schuss.functions.arguments import array_api_names
 from schuss.functions.creation import full
 from schuss.functions.elementwise import relu, sigmoid, tanh, where
-from schuss.nn.layers import positive, tensor_argument
+from schuss.nn.arguments import positive, tensor_argument
+from schuss.nn.function import Function
 from schuss.nn.module import Module, Parameter
 from schuss.tensor import Tensor
 
 
-class _Activation(Module):
-    """A function of each element with fixed settings, which are attributes and shown in print."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def function(self, x: Tensor, **settings: Any) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(tensor_argument(type(self).__name__, x), **self.settings)
-
-    def describe(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-
-
-class ReLU(_Activation):
+class ReLU(Function):
     """max(x, 0)."""
 
-    function = staticmethod(relu)  # type: ignore[assignment]
+    function = staticmethod(relu)
 
 
-class ReLU6(_Activation):
+class ReLU6(Function):
     """x limited to [0, 6]."""
 
-    function = staticmethod(neural.relu6)  # type: ignore[assignment]
+    function = staticmethod(neural.relu6)
 
 
-class Sigmoid(_Activation):
+class Sigmoid(Function):
     """1 / (1 + exp(-x))."""
 
-    function = staticmethod(sigmoid)  # type: ignore[assignment]
+    function = staticmethod(sigmoid)
 
 
-class Tanh(_Activation):
+class Tanh(Function):
     """The hyperbolic tangent."""
 
-    function = staticmethod(tanh)  # type: ignore[assignment]
+    function = staticmethod(tanh)
 
 
-class SiLU(_Activation):
+class SiLU(Function):
     """x * sigmoid(x)."""
 
-    function = staticmethod(neural.silu)  # type: ignore[assignment]
+    function = staticmethod(neural.silu)
 
 
-class SELU(_Activation):
+class SELU(Function):
     """The self-normalising elu."""
 
-    function = staticmethod(neural.selu)  # type: ignore[assignment]
+    function = staticmethod(neural.selu)
 
 
-class Softplus(_Activation):
+class Softplus(Function):
     """log(1 + exp(x))."""
 
-    function = staticmethod(neural.softplus)  # type: ignore[assignment]
+    function = staticmethod(neural.softplus)
 
 
-class Softsign(_Activation):
+class Softsign(Function):
     """x / (1 + |x|)."""
 
-    function = staticmethod(neural.softsign)  # type: ignore[assignment]
+    function = staticmethod(neural.softsign)
 
 
-class LogSigmoid(_Activation):
+class LogSigmoid(Function):
     """log(sigmoid(x))."""
 
-    function = staticmethod(neural.logsigmoid)  # type: ignore[assignment]
+    function = staticmethod(neural.logsigmoid)
 
 
-class LeakyReLU(_Activation):
+class LeakyReLU(Function):
     """x where positive, else x * negative_slope."""
 
-    function = staticmethod(neural.leaky_relu)  # type: ignore[assignment]
+    function = staticmethod(neural.leaky_relu)
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__(negative_slope=negative_slope)
 
 
-class ELU(_Activation):
+class ELU(Function):
     """x where positive, else alpha * (exp(x) - 1)."""
 
-    function = staticmethod(neural.elu)  # type: ignore[assignment]
+    function = staticmethod(neural.elu)
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__(alpha=alpha)
 
 
-class GELU(_Activation):
+class GELU(Function):
     """x times the normal distribution function; approximate="tanh" for nearly that."""
 
-    function = staticmethod(neural.gelu)  # type: ignore[assignment]
+    function = staticmethod(neural.gelu)
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__(approximate=approximate)
 
 
-class Hardtanh(_Activation):
+class Hardtanh(Function):
     """x limited to [min_val, max_val]."""
 
-    function = staticmethod(neural.hardtanh)  # type: ignore[assignment]
+    function = staticmethod(neural.hardtanh)
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
         super().__init__(min_val=min_val, max_val=max_val)
 
 
-class Softmax(_Activation):
+class Softmax(Function):
     """exp(x) / sum(exp(x)) along `axis`."""
 
-    function = staticmethod(neural.softmax)  # type: ignore[assignment]
+    function = staticmethod(neural.softmax)
 
     @array_api_names
     def __init__(self, axis: int = -1) -> None:
         super().__init__(axis=axis)
 
 
-class LogSoftmax(_Activation):
+class LogSoftmax(Function):
     """log(softmax(x)) along `axis`."""
 
-    function = staticmethod(neural.log_softmax)  # type: ignore[assignment]
+    function = staticmethod(neural.log_softmax)
 
     @array_api_names
     def __init__(self, axis: int = -1) -> None:

@@ -13,49 +13,19 @@ from schuss import dtypes
 from schuss.errors import (
     ArgumentError,
     ArgumentTypeError,
-    DTypeError,
     OutOfBoundsError,
     ShapeError,
     fail,
 )
 from schuss.functions import neural
 from schuss.functions.creation import zeros
+from schuss.functions.elementwise import where
 from schuss.functions.manipulation import flatten
 from schuss.nn import init
+from schuss.nn.arguments import floating_argument, positive, tensor_argument
 from schuss.nn.module import Module, Parameter
 from schuss.philox import Generator
 from schuss.tensor import Tensor
-
-
-def positive(layer: str, **sizes: Any) -> None:
-    """Raise ArgumentError for a size that is not a positive integer."""
-    for name, n in sizes.items():
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise fail(ArgumentError, layer, f"{name} must be a positive integer", **{name: n})
-
-
-def tensor_argument(layer: str, x: Any) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise fail(
-            ArgumentTypeError,
-            layer,
-            f"needs a tensor, got {type(x).__name__}",
-            hint="schuss.tensor(array)",
-        )
-    return x
-
-
-def floating_argument(layer: str, x: Any) -> Tensor:
-    x = tensor_argument(layer, x)
-    if not (dtypes.is_floating(x.dtype) or dtypes.is_complex(x.dtype)):
-        raise fail(
-            DTypeError,
-            layer,
-            "needs floating input",
-            x=x,
-            hint="scale it: x.astype(schuss.float32) / 255",
-        )
-    return x
 
 
 def _fresh(
@@ -253,7 +223,7 @@ class Embedding(Module):
         if self.padding_idx is None:
             return rows
         padded = (indices == self.padding_idx).expand_dims(-1)
-        return neural.where(padded, rows.detach(), rows)
+        return where(padded, rows.detach(), rows)
 
     def describe(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

@@ -112,9 +112,8 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """Cross-entropy of sigmoid(x), stable for all x. `pos_weight` weighs the class 1."""
     x, y = _pair("binary_cross_entropy_with_logits", input, target)
-    if pos_weight is None:
-        losses = softplus(x) - x * y
-    else:
+    yes, no = y * softplus(-x), (1 - y) * softplus(x)  # nothing cancels for any x
+    if pos_weight is not None:
         weights = cast(as_tensor(pos_weight), x.dtype)
         if broadcast_shapes("binary_cross_entropy_with_logits", x.shape, weights.shape) != x.shape:
             raise fail(
@@ -124,8 +123,8 @@ def binary_cross_entropy_with_logits(
                 input=x,
                 pos_weight=weights,
             )
-        losses = (1 - y) * x + (1 + (weights - 1) * y) * softplus(-x)
-    return _reduced("binary_cross_entropy_with_logits", losses, reduction)
+        yes = weights * yes
+    return _reduced("binary_cross_entropy_with_logits", yes + no, reduction)
 
 
 def _signs(where_: str, input: ArrayLike, target: ArrayLike) -> Tensor:
@@ -181,7 +180,8 @@ def cross_entropy(
 
     Raises OutOfBoundsError, when the value is computed, for a class outside 0 to C - 1.
     """
-    x, y = floating(input, "cross_entropy"), as_tensor(target, "cross_entropy")
+    given, y = floating(input, "cross_entropy"), as_tensor(target, "cross_entropy")
+    x = cast(given, dtypes.accumulator(given.dtype))
     if x.ndim == 0:
         raise fail(ShapeError, "cross_entropy", "logits need an axis of classes", input=x)
     if not 0 <= label_smoothing <= 1:
@@ -190,17 +190,16 @@ def cross_entropy(
     axis = _class_axis(x)
     logs = log_softmax(x, axis=axis)
     if dtypes.is_floating(y.dtype):
-        return _soft_cross_entropy(x, logs, y, weight, reduction, label_smoothing)
+        soft = _soft_cross_entropy(x, logs, y, weight, reduction, label_smoothing)
+        return cast(soft, given.dtype)
     losses, weights = _picked("cross_entropy", logs, y, weight, ignore_index)
     if label_smoothing:
         each = -logs if weight is None else -logs * _along_classes("cross_entropy", weight, logs)
         spread = where(cast(y, dtypes.int64) == ignore_index, 0, mean(each, axis=axis))
         losses = (1 - label_smoothing) * losses + label_smoothing * spread
-    return (
-        _weighted_mean(losses, weights)
-        if reduction == "mean"
-        else _reduced("cross_entropy", losses, reduction)
-    )
+    if reduction == "mean":
+        return cast(_weighted_mean(losses, weights), given.dtype)
+    return cast(_reduced("cross_entropy", losses, reduction), given.dtype)
 
 
 def _class_axis(x: Tensor) -> int:
@@ -324,22 +323,9 @@ def kl_div(
 # --- as layers ---
 
 
-class _Loss(Module):
-    """A loss function with fixed settings."""
-
-    function: Callable[..., Tensor]
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return type(self).function(input, target, **self.settings)
-
-    def describe(self) -> str:
-        return ", ".join(
-            f"{name}={value!r}" for name, value in self.settings.items() if value is not None
-        )
+class _Loss(Function):
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        return self.call(input, target)
 
 
 class _Reduced(_Loss):

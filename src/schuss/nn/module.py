@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -405,8 +406,6 @@ class Module:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Module:
-        import copy
-
         twin = object.__new__(type(self))
         memo[id(self)] = twin
         for name, value in self.__dict__.items():

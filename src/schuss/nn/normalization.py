@@ -9,9 +9,10 @@ from schuss import dtypes
 from schuss.context import no_grad
 from schuss.errors import ShapeError, fail
 from schuss.functions import neural
+from schuss.functions.arguments import cast
 from schuss.functions.creation import ones, zeros
 from schuss.functions.reduction import mean, var
-from schuss.nn.layers import floating_argument, positive
+from schuss.nn.arguments import floating_argument, positive
 from schuss.nn.module import Buffer, Module, Parameter
 from schuss.tensor import Tensor
 
@@ -65,7 +66,8 @@ class _BatchNorm(Module):
                     x=x,
                     hint="use a larger batch (drop_last=True), or model.eval()",
                 )
-            centre, spread = mean(x, axes), var(x, axes)
+            wide = cast(x, dtypes.accumulator(x.dtype))
+            centre, spread = mean(wide, axes), var(wide, axes)
             if self.training:
                 self._track(centre.detach(), spread.detach() * (count / max(1, count - 1)))
         else:

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from schuss.functions import neural
 from schuss.functions.neural import Sizes
-from schuss.nn.layers import tensor_argument
-from schuss.nn.module import Module
-from schuss.tensor import Tensor
+from schuss.nn.function import Function
 
 
-class _Pool(Module):
-    function: Callable[..., Tensor]
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def forward(self, x: Tensor) -> Tensor:
-        return type(self).function(tensor_argument(type(self).__name__, x), **self.settings)
-
-    def describe(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-
-
-class _MaxPool(_Pool):
+class _MaxPool(Function):
     def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                  dilation: Sizes = 1) -> None:  # fmt: skip
         super().__init__(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
 
 
-class _AvgPool(_Pool):
+class _AvgPool(Function):
     def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                  count_include_pad: bool = True) -> None:  # fmt: skip
         super().__init__(kernel_size=kernel_size, stride=stride, padding=padding,
                          count_include_pad=count_include_pad)  # fmt: skip
 
 
-class _AdaptivePool(_Pool):
+class _AdaptivePool(Function):
     def __init__(self, output_size: Sizes) -> None:
         super().__init__(output_size=output_size)
 

@@ -24,13 +24,18 @@ Axes = tuple[int, ...]
 
 
 def without(shape: Shape, axes: Axes) -> Shape:
+    """A shape that lacks the given axes."""
     return tuple(n for axis, n in enumerate(shape) if axis not in axes)
+
+
+def kept(shape: Shape, axes: Axes) -> Shape:
+    """A shape in which the given axes have size 1."""
+    return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
 
 
 def spread(y: Tensor, like: Tensor, axes: Axes) -> Tensor:
     """A reduced tensor, broadcast back to the shape that it was reduced from."""
-    kept = tuple(1 if axis in axes else n for axis, n in enumerate(like.shape))
-    return apply(broadcast_to, y.reshape(kept), shape=like.shape)
+    return apply(broadcast_to, y.reshape(kept(like.shape, axes)), shape=like.shape)
 
 
 def _broadcast_infer(x: Node, shape: Shape) -> tuple[Shape, DType]:
@@ -84,7 +89,9 @@ def reducer(ufunc: np.ufunc) -> Any:
         few = math.prod(x.shape[axis] for axis in axes)
         if 1 < few <= _FEW and x.size >= 64 * few and axes[-1] == x.ndim - 1 and wide == x.dtype:
             return _reduce_few(ufunc, x, axes)
-        if ufunc in (np.add, np.multiply):
+        if ufunc is np.add:
+            return _add_up(x, axes, wide).astype(x.dtype, copy=False)
+        if ufunc is np.multiply:
             return ufunc.reduce(x, axis=axes, dtype=wide).astype(x.dtype, copy=False)
         return ufunc.reduce(x, axis=axes)
 
@@ -100,6 +107,33 @@ def _reduce_few(ufunc: np.ufunc, x: np.ndarray, axes: Axes) -> np.ndarray:
     for position in positions:
         ufunc(result, moved[position], out=result)
     return result
+
+
+_BLOCK = 256  # so many numbers may be added up one after the other
+
+
+def _add_up(x: np.ndarray, axes: Axes, dtype: DType) -> np.ndarray:
+    """The sum over axes, in blocks, so that rounding errors do not grow with the length.
+
+    NumPy adds in pairs where the reduced axes are the last ones in memory. Elsewhere it adds slice
+    after slice: of 5,000,000 times 0.1 in float32 that makes 478,275.
+    """
+    count = math.prod(x.shape[axis] for axis in axes)
+    last = x.flags.c_contiguous and axes == tuple(range(x.ndim - len(axes), x.ndim))
+    if count <= _BLOCK or last or not dtypes.is_inexact(dtype):
+        return np.add.reduce(x, axis=axes, dtype=dtype)
+    first, *rest = axes
+    return _add_up(_add_slices(x, first, dtype), tuple(axis - 1 for axis in rest), dtype)
+
+
+def _add_slices(x: np.ndarray, axis: int, dtype: DType) -> np.ndarray:
+    blocks = x.shape[axis] // _BLOCK
+    if not blocks:
+        return np.add.reduce(x, axis=axis, dtype=dtype)
+    whole, rest = np.split(x, [blocks * _BLOCK], axis=axis)
+    parts = whole.reshape(*x.shape[:axis], blocks, _BLOCK, *x.shape[axis + 1 :])
+    total = _add_slices(np.add.reduce(parts, axis=axis + 1, dtype=dtype), axis, dtype)
+    return total + np.add.reduce(rest, axis=axis, dtype=dtype)
 
 
 def reduction_samples(low: float = -2.0, high: float = 2.0, empty: bool = True) -> Any:

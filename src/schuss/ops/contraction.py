@@ -37,9 +37,7 @@ def _wide(*arrays: np.ndarray) -> list[np.ndarray]:
 
 
 def _matmul_infer(x: Node, y: Node) -> tuple[Shape, DType]:
-    require_dtype(
-        "matmul", (*dtypes.INTEGRAL, *dtypes.FLOATING, *dtypes.COMPLEX), "numeric", x=x, y=y
-    )
+    require_dtype("matmul", dtypes.NUMERIC, "numeric", x=x, y=y)
     if x.shape[-1] != y.shape[-2]:
         inner = f"the last axis of x ({x.shape[-1]})"
         problem = f"{inner} must be as long as the second-last of y ({y.shape[-2]})"

@@ -14,18 +14,16 @@ import numpy as np
 from schuss.dtypes import DType, accumulator
 from schuss.errors import BadValueError, OutOfBoundsError
 from schuss.graph import Node, Op, Sample, Shape, apply, data, define, wrap
-from schuss.ops.broadcast import zeros
+from schuss.ops.broadcast import Axes, without, zeros
 from schuss.ops.infer import Rng, broadcast_shapes, numbers
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
-Axes = tuple[int, ...]
-
 
 def _layout(x_shape: Shape, indices: tuple[Node, ...], axes: Axes) -> Shape:
     positions = broadcast_shapes("indexing", *[index.shape for index in indices])
-    return positions + tuple(n for axis, n in enumerate(x_shape) if axis not in axes)
+    return positions + without(x_shape, axes)
 
 
 def _to_front(x: np.ndarray, axes: Axes) -> np.ndarray:
@@ -133,8 +131,7 @@ def _scatter_samples(rng: Rng) -> list[Sample]:
     made = []
     for shape, indices, axes in _cases(rng):
         lead = np.broadcast_shapes(*[index.shape for index in indices])
-        rest = tuple(n for axis, n in enumerate(shape) if axis not in axes)
-        inputs = [numbers(rng, shape), numbers(rng, lead + rest), *indices]
+        inputs = [numbers(rng, shape), numbers(rng, lead + without(shape, axes)), *indices]
         made.append(Sample(inputs, {"axes": axes, "wrap": True}))
     return made
 

@@ -7,6 +7,7 @@ the front, sizes known, slices as (start, size, step).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,8 +46,9 @@ reshape: Op = define(
 )
 
 
-def _permute_rule(g: Tensor, y: Tensor, x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return apply(permute, g, axes=tuple(int(i) for i in np.argsort(axes)))
+def inverse(axes: Sequence[int]) -> tuple[int, ...]:
+    """The order of axes that undoes the order `axes`."""
+    return tuple(axes.index(axis) for axis in range(len(axes)))
 
 
 permute: Op = define(
@@ -54,7 +56,7 @@ permute: Op = define(
     "the axes in another order",
     infer=lambda x, axes: (tuple(x.shape[axis] for axis in axes), x.dtype),
     reference=lambda x, axes: x.transpose(axes),
-    gradient=(_permute_rule,),
+    gradient=(lambda g, y, x, axes: apply(permute, g, axes=inverse(axes)),),
     samples=lambda rng: [
         Sample([numbers(rng, (2, 3, 5))], {"axes": (2, 0, 1)}),
         Sample([numbers(rng, (4,))], {"axes": (0,)}),

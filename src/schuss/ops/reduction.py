@@ -23,7 +23,7 @@ from schuss.ops.broadcast import (
 )
 from schuss.ops.elementwise import select
 from schuss.ops.infer import Rng, numbers
-from schuss.ops.movement import concat, reverse
+from schuss.ops.movement import concat, inverse, reverse
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -46,8 +46,8 @@ def _prod_rule(g: Tensor, y: Tensor, x: Tensor, axes: Axes) -> Tensor:
     last = flat.ndim - 1
     before = _shifted_product(flat, last)
     after = apply(reverse, _shifted_product(apply(reverse, flat, axes=(last,)), last), axes=(last,))
-    back = tuple(int(i) for i in np.argsort(rest + axes))
-    return spread(g, x, axes) * (before * after).reshape(moved.shape).permute_dims(back)
+    others = (before * after).reshape(moved.shape).permute_dims(inverse(rest + axes))
+    return spread(g, x, axes) * others
 
 
 def _shifted_product(x: Tensor, axis: int) -> Tensor:
@@ -201,14 +201,13 @@ cumsum: Op = define(
 def _cumprod_rule(g: Tensor, y: Tensor, x: Tensor, axis: int) -> Tensor:
     """From the running products that leave out one factor: n * n of them, but right at zeros."""
     n = x.shape[axis]
-    order = tuple(each for each in range(x.ndim) if each != axis)
-    back = tuple(int(i) for i in np.argsort((*order, axis)))
-    factors = x.permute_dims((*order, axis)).reshape((*without(x.shape, (axis,)), 1, n))
+    order = (*(each for each in range(x.ndim) if each != axis), axis)
+    factors = x.permute_dims(order).reshape((*without(x.shape, (axis,)), 1, n))
     left_out, earlier = np.eye(n, dtype=np.bool_), np.tril(np.ones((n, n), np.bool_), -1)
     others = apply(cumprod, select(wrap(data(left_out)), 1, factors), axis=x.ndim)
     slopes = select(wrap(data(earlier)), 0, others)  # (..., left out, product)
-    towards = g.permute_dims((*order, axis)).reshape(factors.shape)
-    return apply(sum_, towards * slopes, axes=(x.ndim,)).permute_dims(back)
+    towards = g.permute_dims(order).reshape(factors.shape)
+    return apply(sum_, towards * slopes, axes=(x.ndim,)).permute_dims(inverse(order))
 
 
 cumprod: Op = define(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from schuss import dtypes
 from schuss.context import no_grad
 from schuss.errors import ArgumentError, ArgumentTypeError, fail
+from schuss.functions.arguments import cast
 from schuss.functions.creation import zeros
 from schuss.functions.elementwise import abs, clip, maximum, minimum
 from schuss.functions.linalg import norm
@@ -34,14 +36,20 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float, norm_type: flo
         if not held:
             return zeros(())
         if norm_type == 2:
-            total = norm(stack([norm(p.grad) for p in held]))
+            total = norm(stack([norm(_wide(p.grad)) for p in held]))
         else:
-            total = max(stack([max(abs(p.grad)) for p in held]))
+            total = max(stack([max(abs(_wide(p.grad))) for p in held]))
         factor = minimum(max_norm / maximum(total, 1e-12), 1.0)
         for p in held:
             assert p.grad is not None
-            p.grad = p.grad * factor.astype(p.grad.dtype)
+            p.grad = cast(p.grad * factor, p.grad.dtype)
     return total
+
+
+def _wide(gradient: Tensor | None) -> Tensor:
+    """A gradient in a dtype in which squares do not overflow."""
+    assert gradient is not None
+    return cast(gradient, dtypes.accumulator(gradient.dtype))
 
 
 def clip_grad_value(parameters: Iterable[Tensor], clip_value: float) -> None:

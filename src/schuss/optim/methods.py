@@ -109,9 +109,9 @@ class Adam(Optimizer):
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
-        return self._move(p, g, state, group)
+        return self._adapted(p, g, state, group)
 
-    def _move(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
+    def _adapted(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
         (b1, b2), t = group["betas"], state.get("step", 0) + 1
         m = b1 * state["m"] + (1 - b1) * g if t > 1 else (1 - b1) * g
         v = b2 * state["v"] + (1 - b2) * (g * g) if t > 1 else (1 - b2) * (g * g)
@@ -140,7 +140,7 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: Group) -> Tensor:
-        return self._move(p * (1 - group["lr"] * group["weight_decay"]), g, state, group)
+        return self._adapted(p * (1 - group["lr"] * group["weight_decay"]), g, state, group)
 
 
 class Adagrad(Optimizer):

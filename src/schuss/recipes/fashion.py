@@ -82,14 +82,13 @@ def fashion(
     training, held_out = loops.fashion_loaders(batch_size, limit, root)
     network = lenet() if model == "lenet" else resnet()
     optimizer = optim.AdamW(network.parameters(), lr=lr)
-    loss = nn.CrossEntropyLoss()
     if plain:
-        loops.train(network, loss, optimizer, training, epochs)
+        loops.train(network, nn.CrossEntropyLoss(), optimizer, training, epochs)
         return loops.accuracy(network, held_out)
     out = run_folder(out, resume)
     trainer = Trainer(
         network,
-        loss,
+        nn.CrossEntropyLoss(),
         optimizer,
         metrics={"accuracy": Accuracy()},
         schedule=optim.CosineAnnealingLR(optimizer, T_max=epochs),

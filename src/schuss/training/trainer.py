@@ -14,7 +14,7 @@ import numpy as np
 
 from schuss.context import no_grad
 from schuss.errors import ArgumentError, ArgumentTypeError, NumericsError, fail
-from schuss.functions.creation import adopt
+from schuss.functions.arguments import adopt
 from schuss.optim import clip_grad_norm
 from schuss.philox import Generator, default_generator
 from schuss.training.callbacks import Callback, Checkpoint
