@@ -173,6 +173,8 @@ def test_as_dtype() -> None:
     assert as_dtype(bool) == dtypes.bool_
     assert as_dtype(complex) == dtypes.complex64
     assert as_dtype(np.float64) == dtypes.float64
+    with pytest.raises(ArgumentTypeError, match="dtype: None is not a dtype"):
+        as_dtype(None)
     assert as_dtype(np.dtype(">f4")) == dtypes.float32
     for dtype in dtypes.ALL:
         assert as_dtype(dtype) is dtype or as_dtype(dtype) == dtype

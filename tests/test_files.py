@@ -107,6 +107,22 @@ def test_a_full_disk_names_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_former_folder_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename = tmp_path / "folder", os.rename
+    path.mkdir()
+    (path / "old").touch()
+
+    def refuse_new_ones(source: Path, target: Path) -> None:
+        if (Path(source) / "new").exists():
+            full_disk(0)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_new_ones)
+    with pytest.raises(StorageError), atomic_folder(path) as temporary:
+        (temporary / "new").touch()
+    assert list(tmp_path.rglob("*")) == [path, path / "old"]
+
+
 def test_leftovers_are_removed(tmp_path: Path) -> None:
     leftover = files.hidden_name(tmp_path / "step-1")
     leftover.mkdir()

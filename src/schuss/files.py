@@ -117,7 +117,7 @@ def hidden_name(path: Path) -> Path:
 def _sync(path: Path) -> None:
     """Force a file, or the names in a folder, to disk.
 
-    Windows does neither for a path that is open for reading; what `atomic_write` wrote is safe there.
+    Windows can do neither with a path; what `atomic_write` wrote is on disk there as well.
     """
     if os.name != "posix":
         return

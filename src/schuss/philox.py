@@ -104,6 +104,8 @@ class Generator:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         values = [int(state[name]) for name in ("seed", "stream", "position")]
+        if not all(0 <= value <= _MASK64 for value in values):
+            raise fail(ArgumentError, "Generator", "a state is three 64-bit numbers", state=values)
         self.seed, self.stream, self.position = values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,20 @@ def test_absurd_sizes_are_refused_when_recorded() -> None:
 def test_available_bytes_is_plausible() -> None:
     available = memory.available_bytes()
     assert available is None or 2**20 < available < 2**60
+
+
+def test_cached_files_do_not_count_as_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_meminfo", lambda: None)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 200\nactive_file 300\ninactive_file 400\n")
+    assert memory.available_bytes() == 800
+    (tmp_path / "memory.max").write_text("max\n")
+    available = memory.available_bytes()
+    assert available is None or available > 2**20
 
 
 def test_meminfo_that_cannot_be_read_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

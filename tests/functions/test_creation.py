@@ -197,6 +197,7 @@ def test_meshgrid() -> None:
                 np.testing.assert_array_equal(a.numpy(), b)
     with pytest.raises(ArgumentError, match="indexing is 'xy' or 'ij'"):
         schuss.meshgrid([1], indexing="yx")
+    assert schuss.meshgrid() == schuss.broadcast_arrays() == []
 
 
 def test_devices() -> None:

@@ -121,6 +121,7 @@ def test_einsum(equation: str, shapes) -> None:
         ("ij,jk->ik", [(2, 3)], ArgumentError, "cannot read 'ij,jk->ik' for 1 operands"),
         ("ij->k", [(2, 3)], ArgumentError, "cannot read"),
         ("i1->i", [(2, 3)], ArgumentError, "cannot read"),
+        ("ij->i", [], ArgumentError, "cannot read 'ij->i' for 0 operands"),
         ("...i->i", [(2, 3)], ArgumentError, "cannot read"),
         ("ij->ii", [(2, 3)], ArgumentError, "the result of 'ij->ii' names an axis twice"),
         ("ijk->i", [(2, 3)], ShapeError, "'ijk' names 3 axes"),
@@ -138,6 +139,8 @@ def test_tensordot(axes) -> None:
     np.testing.assert_allclose(schuss.tensordot(x, y, axes=axes).numpy(), np.tensordot(x, y, axes))
     with pytest.raises(ShapeError, match="the paired axes differ in size"):
         schuss.tensordot(normal(2, 3), normal(2, 3), axes=1)
+    with pytest.raises(ArgumentError, match="tensordot: axes must lie between 0 and 2"):
+        schuss.tensordot(x, y, axes=3)
 
 
 def test_vecdot_outer() -> None:

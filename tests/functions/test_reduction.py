@@ -29,6 +29,18 @@ def test_against_numpy(name: str, keepdims: bool) -> None:
         assert getattr(schuss.tensor(X), name)(axis, keepdims).shape == expected.shape
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((300_000, 2), 0), ((600, 500, 2), (0, 1)), ((2, 1000, 3, 100), (1, 3))]
+)
+def test_long_sums_do_not_gather_rounding_errors(shape, axis) -> None:
+    x = np.full(shape, 0.1, np.float32)
+    expected = x.astype(np.float64).sum(axis)
+    np.testing.assert_allclose(schuss.sum(x, axis=axis).numpy(), expected, rtol=2e-6)
+    swapped = schuss.tensor(x).permute(*reversed(range(x.ndim)))
+    axes = [x.ndim - 1 - each for each in np.atleast_1d(axis).tolist()]
+    np.testing.assert_allclose(schuss.sum(swapped, axis=axes).numpy().T, expected, rtol=2e-6)
+
+
 @pytest.mark.parametrize("name", ["all", "any"])
 def test_truth(name: str) -> None:
     x = np.random.default_rng(1).random((3, 4)) < 0.5

@@ -266,9 +266,17 @@ def test_saved_state_does_not_change_with_training() -> None:
 
 def test_groups_are_plain() -> None:
     state = optim.Adam(make_model().parameters()).state_dict()
-    assert state["groups"] == [{"names": ["0.weight", "0.bias", "2.weight", "2.bias"], "lr": 1e-3,
-                                "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0,
-                                "amsgrad": False}]  # fmt: skip
+    assert state["groups"] == [
+        {
+            "method": "Adam",
+            "names": ["0.weight", "0.bias", "2.weight", "2.bias"],
+            "lr": 1e-3,
+            "betas": [0.9, 0.999],
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "amsgrad": False,
+        }
+    ]
     assert state["state"] == {}
 
 
@@ -317,8 +325,13 @@ def test_loading_checks_everything_first() -> None:
 def test_state_of_another_method() -> None:
     model = make_model()
     saved = optim.Adam(model.parameters()).state_dict()
-    with pytest.raises(StateDictError, match=r"the saved settings are not this optimizer's"):
+    with pytest.raises(StateDictError, match=r"the state was saved by Adam"):
         optim.SGD(model.parameters()).load_state_dict(saved)
+    with pytest.raises(StateDictError, match=r"the state was saved by Adam"):
+        optim.AdamW(model.parameters()).load_state_dict(saved)
+    saved["groups"][0].pop("lr")
+    with pytest.raises(StateDictError, match=r"the saved settings are not this optimizer's"):
+        optim.Adam(model.parameters()).load_state_dict(saved)
 
 
 # --- wrong parameters ---

@@ -332,3 +332,32 @@ def test_a_full_disk_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.M
 def test_keep_at_least_one(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="keep must be at least 1, or None"):
         Checkpoints(tmp_path, keep=0)
+
+
+def test_nothing_but_a_checkpoint_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StorageError, match=r"other things than a checkpoint(.|\n)*thesis"):
+        save_checkpoint(tmp_path, model=make_model())
+    with pytest.raises(StorageError, match=r"thesis.tex is there, and is no folder"):
+        save_checkpoint(tmp_path / "thesis.tex", model=make_model())
+    with pytest.raises(ArgumentError, match=r"'.' is no name for a checkpoint"):
+        save_checkpoint(".", model=make_model())
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.tex"]
+    save_example(tmp_path / "latest")
+    save_example(tmp_path / "latest")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("generators", [1], "is not of the form of a checkpoint: generators are no dict"),
+        ("extra", {"$array": [1]}, "is not of the form of a checkpoint"),
+        ("step", -1, "has no count of each step"),
+        ("epoch", "two", "has no count of each epoch"),
+    ],
+)
+def test_hostile_states(saved: Path, key: str, value: Any, text: str) -> None:
+    state = json.loads((saved / "state.json").read_text())
+    state[key] = value
+    rewrite_state(saved, json.dumps(state).encode())
+    refused(saved, FileFormatError, text)

@@ -35,7 +35,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroup() -> int | None:
-    """What the limit of the control group (version 2) leaves. Cached files make room, so they count."""
+    """What the limit of the control group leaves; cached files make room, so they count."""
     try:
         limit = int(_CGROUP.joinpath("memory.max").read_text("ascii"))  # "max" where there is none
         used = int(_CGROUP.joinpath("memory.current").read_text("ascii"))

@@ -7,9 +7,6 @@ or "none".
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating
@@ -19,7 +16,7 @@ from schuss.functions.manipulation import moveaxis
 from schuss.functions.neural import log_softmax, softplus
 from schuss.functions.reduction import mean, sum
 from schuss.graph import apply, labelled
-from schuss.nn.module import Module
+from schuss.nn.function import Function
 from schuss.ops.indexing import gather
 from schuss.ops.infer import broadcast_shapes
 from schuss.tensor import Tensor

@@ -167,13 +167,17 @@ class Optimizer:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """`{"state": {name: {slot: tensor}}, "groups": [settings, "names"]}`; groups are JSON."""
+        """`{"state": {name: {slot: tensor}}, "groups": [...]}`.
+
+        The groups are JSON: settings, "names", and the "method" that the state belongs to.
+        """
         state = {
             name: {slot: _as_saved(value) for slot, value in slots.items()}
             for name, slots in self.state.items()
         }
         groups = [
-            {key: value for key, value in group.items() if key != "params"}
+            {"method": type(self).__name__}
+            | {key: value for key, value in group.items() if key != "params"}
             for group in self.param_groups
         ]
         return {"state": state, "groups": [_plain(group) for group in groups]}
@@ -199,8 +203,12 @@ class Optimizer:
                 saved=theirs,
                 here=own,
             )
+        method = type(self).__name__
+        methods = {group.get("method", method) for group in saved["groups"]}
+        if methods != {method}:
+            raise fail(StateDictError, where, f"the state was saved by {' and '.join(methods)}")
         settings = [
-            {key: _tupled(value) for key, value in group.items() if key != "names"}
+            {key: _tupled(value) for key, value in group.items() if key not in ("names", "method")}
             for group in saved["groups"]
         ]
         for each in settings:

@@ -78,7 +78,7 @@ def save_checkpoint(
     """Write one checkpoint, which appears whole or not at all.
 
     Args:
-        folder: its name; an existing one is replaced.
+        folder: its name; an existing checkpoint of that name is replaced.
         model, optimizer, schedule, loader, history: what to save the state of; None leaves it out.
         generators: random generators by name.
         extra: anything else: a tree of dicts, lists, numbers, texts, tensors and arrays, or an
@@ -110,7 +110,8 @@ def save_checkpoint(
         }
     if arrays:
         files[_ARRAYS] = arrays
-    text = json.dumps(state, sort_keys=True, indent=1)
+    _check_replaceable(Path(folder))
+    text = json.dumps(state, indent=1)
     with atomic_folder(folder) as temporary:
         for name, content in files.items():
             safetensors.save_file(temporary / name, content)
@@ -118,6 +119,26 @@ def save_checkpoint(
         names = sorted([*files, _STATE])
         sums = [f"{_digest((temporary / name).read_bytes())}  {name}\n" for name in names]
         _write_text(temporary / _SUMS, "".join(sums))
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Only a checkpoint, or an empty folder, may be replaced by a new checkpoint."""
+    if not folder.name:
+        raise fail(ArgumentError, "save_checkpoint", f"{str(folder)!r} is no name for a checkpoint")
+    if not folder.exists() and not folder.is_symlink():
+        return
+    known = {_MODEL, _OPTIMIZER, _ARRAYS, _STATE, _SUMS}
+    if folder.is_symlink() or not folder.is_dir():
+        raise fail(StorageError, "save_checkpoint", f"{folder} is there, and is no folder")
+    others = sorted(each.name for each in folder.iterdir() if each.name not in known)
+    if others:
+        raise fail(
+            StorageError,
+            "save_checkpoint",
+            f"{folder} holds other things than a checkpoint",
+            found=others[:_LISTED],
+            hint="name a folder for this checkpoint alone, such as runs/step-100",
+        )
 
 
 def load_checkpoint(
@@ -140,7 +161,15 @@ def load_checkpoint(
     names the file.
     """
     path = Path(folder)
-    content = _read(path)
+    try:
+        content = _read(path)
+        if not isinstance(content.state["generators"], dict):
+            raise TypeError("generators are no dict")
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as problem:
+        if isinstance(problem, SchussError):
+            raise
+        text = f"{path / _STATE} is not of the form of a checkpoint: {problem}"
+        raise fail(FileFormatError, "load_checkpoint", text) from problem
     state, files = content.state, content.files
     targets: list[_Target] = []
     if model is not None:
@@ -221,6 +250,10 @@ def _parse_state(data: bytes, path: Path) -> dict[str, Any]:
     missing = [key for key in keys if key not in state]
     if missing:
         raise fail(FileFormatError, "load_checkpoint", f"{path} has no " + ", ".join(missing))
+    for key in ("step", "epoch"):
+        if not isinstance(state.get(key), int) or isinstance(state[key], bool) or state[key] < 0:
+            wrong = f"{path} has no count of each {key}"
+            raise fail(FileFormatError, "load_checkpoint", wrong, found=state.get(key))
     return state
 
 
