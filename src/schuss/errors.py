@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 from schuss.context import context
@@ -117,7 +117,7 @@ def user_location() -> Location | None:
 
     It is a code object and an offset, which costs next to nothing; `describe_location` decodes it.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         internal = _internal.get(code)
@@ -125,7 +125,7 @@ def user_location() -> Location | None:
             internal = _is_internal(code)
         if not internal:
             return code, frame.f_lasti
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
 
 

@@ -10,7 +10,7 @@ import pytest
 import schuss
 from schuss import grad, value_and_grad
 from schuss.errors import ArgumentTypeError, DTypeError, GradientError
-from schuss.functions import neural
+from schuss.functions import neural, windows
 from schuss.nn.functional import softplus
 
 
@@ -400,10 +400,10 @@ SMOOTH = {
     "cumulative_prod": lambda x: schuss.cumulative_prod(x, axis=1),
     "solve": lambda x: schuss.solve(x[:, :3] @ x[:, :3].mT + 2 * np.eye(3), x),
     "tril": lambda x: schuss.tril(x) @ x.mT,
-    "conv2d": lambda x: neural.conv2d(x[None, None], x[None, None, :2, :2], padding="same"),
-    "avg_pool2d": lambda x: neural.avg_pool2d(x[None, None] ** 2, 2, 1, 1, False),
-    "max_pool2d": lambda x: neural.max_pool2d(x[None, None], 2, 1) ** 2,
-    "adaptive_avg_pool2d": lambda x: neural.adaptive_avg_pool2d(x[None, None] ** 2, (2, 3)),
+    "conv2d": lambda x: windows.conv2d(x[None, None], x[None, None, :2, :2], padding="same"),
+    "avg_pool2d": lambda x: windows.avg_pool2d(x[None, None] ** 2, 2, 1, 1, False),
+    "max_pool2d": lambda x: windows.max_pool2d(x[None, None], 2, 1) ** 2,
+    "adaptive_avg_pool2d": lambda x: windows.adaptive_avg_pool2d(x[None, None] ** 2, (2, 3)),
 }
 
 

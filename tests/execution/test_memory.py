@@ -60,9 +60,7 @@ def test_available_bytes_is_plausible() -> None:
     assert available is None or 2**20 < available < 2**60
 
 
-def test_cached_files_do_not_count_as_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_files_do_not_count_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     monkeypatch.setattr(memory, "_meminfo", lambda: None)
     (tmp_path / "memory.max").write_text("1000\n")

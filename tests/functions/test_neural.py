@@ -9,7 +9,7 @@ import pytest
 
 import schuss
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError
-from schuss.functions import neural
+from schuss.functions import neural, windows
 
 X = np.array([-800.0, -2.0, -0.5, 0.0, 0.5, 2.0, 800.0])
 
@@ -100,10 +100,10 @@ def test_layer_norm() -> None:
 
 
 def same_as_padded(x: np.ndarray, w: np.ndarray, dilation: int) -> None:
-    found = neural.conv1d(x, schuss.tensor(w), padding="same", dilation=dilation)
+    found = windows.conv1d(x, schuss.tensor(w), padding="same", dilation=dilation)
     total = dilation * (w.shape[-1] - 1)
     padded = np.pad(x, [(0, 0), (0, 0), (total // 2, total - total // 2)])
-    plain = neural.conv1d(padded, schuss.tensor(w), dilation=dilation)
+    plain = windows.conv1d(padded, schuss.tensor(w), dilation=dilation)
     np.testing.assert_allclose(found.numpy(), plain.numpy())
     assert found.shape[-1] == x.shape[-1]
 
@@ -118,7 +118,7 @@ def test_padding_same() -> None:
 def test_convolution_of_half_precision() -> None:
     x = schuss.ones((1, 64, 8, 8), dtype=schuss.float16)
     w = schuss.ones((1, 64, 3, 3), dtype=schuss.float16)
-    y = neural.conv2d(x, w)
+    y = windows.conv2d(x, w)
     assert y.dtype == schuss.float16
     assert (y == 576).all()
 
@@ -126,7 +126,7 @@ def test_convolution_of_half_precision() -> None:
 def test_convolution_of_an_empty_batch() -> None:
     w = schuss.ones((3, 2, 3, 3))
     w.requires_grad = True
-    y = neural.conv2d(schuss.zeros((0, 2, 5, 5)), w, schuss.ones(3))
+    y = windows.conv2d(schuss.zeros((0, 2, 5, 5)), w, schuss.ones(3))
     assert y.shape == (0, 3, 3, 3)
     y.sum().backward()
     assert w.grad.sum().item() == 0
@@ -134,18 +134,18 @@ def test_convolution_of_an_empty_batch() -> None:
 
 def test_pooling_by_hand() -> None:
     x = schuss.tensor(np.arange(16.0).reshape(1, 1, 4, 4))
-    assert neural.max_pool2d(x, 2).tolist() == [[[[5, 7], [13, 15]]]]
-    assert neural.avg_pool2d(x, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
-    assert neural.max_pool2d(x, 3, 1, dilation=(1, 1)).tolist() == [[[[10, 11], [14, 15]]]]
-    assert neural.max_pool2d(-x, 2, padding=1)[0, 0, 0, 0].item() == 0, "padding is no candidate"
-    assert neural.avg_pool2d(x + 1, 2, padding=1)[0, 0, 0, 0].item() == 0.25
-    assert neural.avg_pool2d(x + 1, 2, padding=1, count_include_pad=False)[0, 0, 0, 0].item() == 1
-    assert neural.max_pool1d(x[:, 0], 2).shape == (1, 4, 2)
-    assert neural.avg_pool1d(x[:, 0], 3, 1).shape == (1, 4, 2)
-    assert neural.adaptive_avg_pool2d(x, 1).item() == 7.5
-    assert neural.adaptive_max_pool2d(x, (2, 3)).tolist() == [[[[5, 6, 7], [13, 14, 15]]]]
-    assert neural.adaptive_max_pool1d(x[:, 0], 3).shape == (1, 4, 3)
-    assert neural.adaptive_avg_pool1d(x[:, 0], 3).tolist()[0][0] == [0.5, 1.5, 2.5]
+    assert windows.max_pool2d(x, 2).tolist() == [[[[5, 7], [13, 15]]]]
+    assert windows.avg_pool2d(x, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
+    assert windows.max_pool2d(x, 3, 1, dilation=(1, 1)).tolist() == [[[[10, 11], [14, 15]]]]
+    assert windows.max_pool2d(-x, 2, padding=1)[0, 0, 0, 0].item() == 0, "padding is no candidate"
+    assert windows.avg_pool2d(x + 1, 2, padding=1)[0, 0, 0, 0].item() == 0.25
+    assert windows.avg_pool2d(x + 1, 2, padding=1, count_include_pad=False)[0, 0, 0, 0].item() == 1
+    assert windows.max_pool1d(x[:, 0], 2).shape == (1, 4, 2)
+    assert windows.avg_pool1d(x[:, 0], 3, 1).shape == (1, 4, 2)
+    assert windows.adaptive_avg_pool2d(x, 1).item() == 7.5
+    assert windows.adaptive_max_pool2d(x, (2, 3)).tolist() == [[[[5, 6, 7], [13, 14, 15]]]]
+    assert windows.adaptive_max_pool1d(x[:, 0], 3).shape == (1, 4, 3)
+    assert windows.adaptive_avg_pool1d(x[:, 0], 3).tolist()[0][0] == [0.5, 1.5, 2.5]
 
 
 def ones(*shape: int) -> schuss.Tensor:
@@ -156,73 +156,73 @@ def ones(*shape: int) -> schuss.Tensor:
     ("call", "kind", "message"),
     [
         (
-            lambda: neural.conv2d(ones(3, 5, 5), ones(1, 3, 3, 3)),
+            lambda: windows.conv2d(ones(3, 5, 5), ones(1, 3, 3, 3)),
             ShapeError,
             r"the 4 axes \(N, C, H, W\)",
         ),
         (
-            lambda: neural.conv1d(ones(1, 5, 5, 5), ones(1, 3, 3)),
+            lambda: windows.conv1d(ones(1, 5, 5, 5), ones(1, 3, 3)),
             ShapeError,
             r"the 3 axes \(N, C, L\)",
         ),
         (
-            lambda: neural.conv2d(ones(1, 4, 5, 5), ones(1, 3, 3, 3)),
+            lambda: windows.conv2d(ones(1, 4, 5, 5), ones(1, 3, 3, 3)),
             ShapeError,
             "x has 4 channels, the weight takes 3",
         ),
         (
-            lambda: neural.conv2d(ones(1, 4, 5, 5), ones(3, 2, 3, 3), groups=2),
+            lambda: windows.conv2d(ones(1, 4, 5, 5), ones(3, 2, 3, 3), groups=2),
             ArgumentError,
             "groups must divide",
         ),
         (
-            lambda: neural.conv2d(ones(1, 3, 2, 5), ones(1, 3, 3, 3)),
+            lambda: windows.conv2d(ones(1, 3, 2, 5), ones(1, 3, 3, 3)),
             ShapeError,
             "larger than the padded input",
         ),
         (
-            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=0),
+            lambda: windows.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=0),
             ArgumentError,
             "stride must be",
         ),
         (
-            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=(1, 1, 1)),
+            lambda: windows.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=(1, 1, 1)),
             ArgumentError,
             "or 2 of them",
         ),
         (
-            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), padding=-1),
+            lambda: windows.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), padding=-1),
             ArgumentError,
             "padding must be",
         ),
         (
-            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), padding="all"),
+            lambda: windows.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), padding="all"),
             ArgumentError,
             "'same' or 'valid'",
         ),
         (
-            lambda: neural.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=2, padding="same"),
+            lambda: windows.conv2d(ones(1, 1, 5, 5), ones(1, 1, 3, 3), stride=2, padding="same"),
             ArgumentError,
             "padding='same' needs stride 1",
         ),
         (
-            lambda: neural.max_pool2d(ones(1, 5, 5), 2),
+            lambda: windows.max_pool2d(ones(1, 5, 5), 2),
             ShapeError,
             "x must have 4 axes, batch and channels first",
         ),
         (
-            lambda: neural.max_pool2d(ones(1, 1, 5, 5), 2, padding=2),
+            lambda: windows.max_pool2d(ones(1, 1, 5, 5), 2, padding=2),
             ArgumentError,
             "half the kernel at most",
         ),
         (
-            lambda: neural.max_pool2d(ones(1, 1, 2, 2), 3),
+            lambda: windows.max_pool2d(ones(1, 1, 2, 2), 3),
             ShapeError,
             "the kernel is larger than the input",
         ),
-        (lambda: neural.adaptive_avg_pool2d(ones(1, 5, 5), 2), ShapeError, "x must have 4 axes"),
+        (lambda: windows.adaptive_avg_pool2d(ones(1, 5, 5), 2), ShapeError, "x must have 4 axes"),
         (
-            lambda: neural.adaptive_avg_pool2d(ones(1, 1, 5, 5), 0),
+            lambda: windows.adaptive_avg_pool2d(ones(1, 1, 5, 5), 0),
             ArgumentError,
             "output_size must be an integer",
         ),
@@ -251,7 +251,7 @@ def test_convolutions_and_pools_as_in_torch() -> None:
         arrays = [rng.standard_normal(s) for s in ((n, c, *size), (o, c // groups, *kernel), (o,))]
         ours = [schuss.tensor(a, requires_grad=True) for a in arrays]
         theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
-        y, z = neural.conv2d(*ours, **named), torch.nn.functional.conv2d(*theirs, **named)
+        y, z = windows.conv2d(*ours, **named), torch.nn.functional.conv2d(*theirs, **named)
         np.testing.assert_allclose(y.numpy(), z.detach().numpy(), rtol=1e-10, atol=1e-12)
         (y * y).sum().backward()
         (z * z).sum().backward()
@@ -264,7 +264,7 @@ def test_convolutions_and_pools_as_in_torch() -> None:
             "dilation": named["dilation"],
         }
         np.testing.assert_array_equal(
-            neural.max_pool2d(ours[0], **pool).numpy(),
+            windows.max_pool2d(ours[0], **pool).numpy(),
             torch.nn.functional.max_pool2d(theirs[0], **pool).detach().numpy(),
         )
 

@@ -1,17 +1,14 @@
-"""What layers are made of: activations, softmax, normalisation, convolution, pooling."""
+"""What layers are made of: activations, softmax, dropout, normalisation; `windows` has the rest."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, floating, same
-from schuss.functions.creation import ones
 from schuss.functions.elementwise import (
     abs,
     clip,
@@ -26,12 +23,10 @@ from schuss.functions.elementwise import (
     tanh,
     where,
 )
-from schuss.functions.manipulation import concat, pad, reshape
 from schuss.functions.random import uniform
 from schuss.functions.reduction import max, mean, sum, var
 from schuss.graph import apply, labelled
-from schuss.ops import contraction, indexing
-from schuss.ops.movement import windows
+from schuss.ops import indexing
 from schuss.philox import Generator
 
 if TYPE_CHECKING:
@@ -207,260 +202,7 @@ def layer_norm(
     return normalize(x, centre, spread, weight, bias, eps)
 
 
-# --- convolution ---
-
-Sizes = int | Sequence[int]
-
-
-def per_axis(where_: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
-    """A size for each of `rank` axes, from one integer or from a sequence."""
-    sizes = tuple(value) if isinstance(value, Sequence) else (value,) * rank
-    if len(sizes) != rank or any(
-        isinstance(n, bool) or not isinstance(n, int) or n < least for n in sizes
-    ):
-        raise fail(
-            ArgumentError,
-            where_,
-            f"{name} must be an integer of at least {least}, or {rank} of them",
-            **{name: value},
-        )
-    return sizes
-
-
-def pairs_of_padding(
-    where_: str,
-    padding: Sizes | str,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> tuple[tuple[int, int], ...]:
-    """Pairs (before, after). "same" keeps the size at stride 1, "valid" is none."""
-    rank = len(kernel)
-    if padding == "valid":
-        return ((0, 0),) * rank
-    if padding == "same":
-        if stride != (1,) * rank:
-            raise fail(ArgumentError, where_, "padding='same' needs stride 1", stride=stride)
-        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
-    if isinstance(padding, str):
-        raise fail(
-            ArgumentError,
-            where_,
-            "padding is an integer, a sequence, 'same' or 'valid'",
-            padding=padding,
-        )
-    return tuple((n, n) for n in per_axis(where_, "padding", padding, rank, 0))
-
-
-def _convolution(
-    where_: str,
-    rank: int,
-    x: ArrayLike,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sizes,
-    padding: Sizes | str,
-    dilation: Sizes,
-    groups: int,
-) -> Tensor:
-    x = as_tensor(x, where_)
-    if x.ndim != rank + 2 or weight.ndim != rank + 2:
-        sizes = "L" if rank == 1 else "H, W"
-        raise fail(
-            ShapeError,
-            where_,
-            f"x must have the {rank + 2} axes (N, C, {sizes})",
-            x=x,
-            weight=weight,
-            hint="add a batch axis with x[None]" if x.ndim == rank + 1 else None,
-        )
-    if groups < 1 or weight.shape[0] % groups:
-        raise fail(
-            ArgumentError,
-            where_,
-            "groups must divide the output channels",
-            weight=weight,
-            groups=groups,
-        )
-    if x.shape[1] != weight.shape[1] * groups:
-        raise fail(
-            ShapeError,
-            where_,
-            f"x has {x.shape[1]} channels, the weight takes {weight.shape[1] * groups}",
-            x=x,
-            weight=weight,
-            groups=groups,
-        )
-    steps = per_axis(where_, "stride", stride, rank, 1)
-    spread = per_axis(where_, "dilation", dilation, rank, 1)
-    around = pairs_of_padding(where_, padding, weight.shape[2:], steps, spread)
-    dtype = dtypes.promote(x.dtype, weight.dtype)
-    y = apply(
-        contraction.convolve,
-        cast(x, dtype),
-        cast(weight, dtype),
-        stride=steps,
-        padding=around,
-        dilation=spread,
-        groups=groups,
-    )
-    return y if bias is None else y + reshape(bias, (-1,) + (1,) * rank)
-
-
-def conv1d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1,
-           padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Tensor:  # fmt: skip
-    """Convolution over one axis: (N, C, L) with (O, C / groups, K) -> (N, O, L')."""
-    return _convolution("conv1d", 1, x, weight, bias, stride, padding, dilation, groups)
-
-
-def conv2d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1,
-           padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Tensor:  # fmt: skip
-    """Convolution over two axes: (N, C, H, W) with (O, C / groups, KH, KW) -> (N, O, H', W').
-
-    As everywhere in this field, the kernel is not mirrored (it is a correlation).
-    """
-    return _convolution("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
-
-
-# --- pooling ---
-
-
-def _pool_windows(
-    where_: str,
-    rank: int,
-    x: ArrayLike,
-    kernel_size: Sizes,
-    stride: Sizes | None,
-    padding: Sizes,
-    dilation: Sizes,
-    fill: float,
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The windows (N, C, counts..., kernel...) and the axes of the kernel."""
-    x = as_tensor(x, where_)
-    if x.ndim != rank + 2:
-        raise fail(
-            ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x
-        )
-    kernel = per_axis(where_, "kernel_size", kernel_size, rank, 1)
-    steps = kernel if stride is None else per_axis(where_, "stride", stride, rank, 1)
-    around = per_axis(where_, "padding", padding, rank, 0)
-    if any(2 * p > k for p, k in zip(around, kernel, strict=True)):
-        raise fail(ArgumentError, where_, "padding may be half the kernel at most", padding=around,
-                   kernel_size=kernel)  # fmt: skip
-    spread = per_axis(where_, "dilation", dilation, rank, 1)
-    if fill == -math.inf and dtypes.is_integral(x.dtype):
-        fill = np.iinfo(x.dtype).min
-    x = pad(x, [(n, n) for n in around], fill)
-    axes = tuple(range(2 + rank, 2 + 2 * rank))
-    return apply(windows, x, kernel=kernel, stride=steps, dilation=spread), axes
-
-
-def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               dilation: Sizes = 1) -> Tensor:  # fmt: skip
-    """The largest element of each window: (N, C, L) -> (N, C, L'). Default stride: the kernel."""
-    view, axes = _pool_windows(
-        "max_pool1d", 1, x, kernel_size, stride, padding, dilation, -math.inf
-    )
-    return max(view, axis=axes)
-
-
-def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               dilation: Sizes = 1) -> Tensor:  # fmt: skip
-    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). See `max_pool1d`."""
-    view, axes = _pool_windows(
-        "max_pool2d", 2, x, kernel_size, stride, padding, dilation, -math.inf
-    )
-    return max(view, axis=axes)
-
-
-def _average(
-    where_: str,
-    rank: int,
-    x: ArrayLike,
-    kernel_size: Sizes,
-    stride: Sizes | None,
-    padding: Sizes,
-    count_include_pad: bool,
-) -> Tensor:
-    view, axes = _pool_windows(where_, rank, x, kernel_size, stride, padding, 1, 0.0)
-    if count_include_pad or not any(per_axis(where_, "padding", padding, rank, 0)):
-        return mean(view, axis=axes)
-    x = as_tensor(x, where_)
-    inside = ones((1, 1, *x.shape[2:]), dtype=x.dtype)
-    counts, _ = _pool_windows(where_, rank, inside, kernel_size, stride, padding, 1, 0.0)
-    return sum(view, axis=axes) / sum(counts, axis=axes)
-
-
-def avg_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               count_include_pad: bool = True) -> Tensor:  # fmt: skip
-    """The mean of each window: (N, C, L) -> (N, C, L')."""
-    return _average("avg_pool1d", 1, x, kernel_size, stride, padding, count_include_pad)
-
-
-def avg_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               count_include_pad: bool = True) -> Tensor:  # fmt: skip
-    """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
-    return _average("avg_pool2d", 2, x, kernel_size, stride, padding, count_include_pad)
-
-
-def _adaptive(where_: str, rank: int, x: ArrayLike, output_size: Sizes, largest: bool) -> Tensor:
-    x = as_tensor(x, where_)
-    if x.ndim != rank + 2:
-        raise fail(
-            ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x
-        )
-    for axis, count in enumerate(per_axis(where_, "output_size", output_size, rank, 1), start=2):
-        x = _adaptive_axis(x, axis, count, largest)
-    return x
-
-
-def _adaptive_axis(x: Tensor, axis: int, count: int, largest: bool) -> Tensor:
-    """One axis as `count` elements: i covers floor(i n / count) to ceil((i + 1) n / count)."""
-    n = x.shape[axis]
-    reduce = max if largest else mean
-    if n % count == 0:
-        shape = (*x.shape[:axis], count, n // count, *x.shape[axis + 1 :])
-        return reduce(reshape(x, shape), axis=axis + 1)
-    lead = (slice(None),) * axis
-    pieces = [
-        reduce(
-            x[(*lead, slice(i * n // count, -(-(i + 1) * n // count)))], axis=axis, keepdims=True
-        )
-        for i in range(count)
-    ]
-    return concat(pieces, axis=axis)
-
-
-def adaptive_avg_pool1d(x: ArrayLike, output_size: Sizes) -> Tensor:
-    """Means over windows so chosen that (N, C, L) becomes (N, C, output_size)."""
-    return _adaptive("adaptive_avg_pool1d", 1, x, output_size, False)
-
-
-def adaptive_avg_pool2d(x: ArrayLike, output_size: Sizes) -> Tensor:
-    """Means over windows so chosen that (N, C, H, W) becomes (N, C, *output_size)."""
-    return _adaptive("adaptive_avg_pool2d", 2, x, output_size, False)
-
-
-def adaptive_max_pool1d(x: ArrayLike, output_size: Sizes) -> Tensor:
-    """As `adaptive_avg_pool1d`, with the largest element."""
-    return _adaptive("adaptive_max_pool1d", 1, x, output_size, True)
-
-
-def adaptive_max_pool2d(x: ArrayLike, output_size: Sizes) -> Tensor:
-    """As `adaptive_avg_pool2d`, with the largest element."""
-    return _adaptive("adaptive_max_pool2d", 2, x, output_size, True)
-
-
 __all__ = [
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool2d",
-    "avg_pool1d",
-    "avg_pool2d",
-    "conv1d",
-    "conv2d",
     "dropout",
     "elu",
     "embedding",
@@ -471,8 +213,6 @@ __all__ = [
     "linear",
     "log_softmax",
     "logsigmoid",
-    "max_pool1d",
-    "max_pool2d",
     "normalize",
     "relu",
     "relu6",

@@ -3,14 +3,6 @@
 from schuss.functions.indexing import one_hot
 from schuss.functions.manipulation import pad
 from schuss.functions.neural import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool2d,
-    adaptive_max_pool1d,
-    adaptive_max_pool2d,
-    avg_pool1d,
-    avg_pool2d,
-    conv1d,
-    conv2d,
     dropout,
     elu,
     embedding,
@@ -21,8 +13,6 @@ from schuss.functions.neural import (
     linear,
     log_softmax,
     logsigmoid,
-    max_pool1d,
-    max_pool2d,
     relu,
     relu6,
     selu,
@@ -32,6 +22,18 @@ from schuss.functions.neural import (
     softplus,
     softsign,
     tanh,
+)
+from schuss.functions.windows import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    conv1d,
+    conv2d,
+    max_pool1d,
+    max_pool2d,
 )
 from schuss.nn.losses import (
     binary_cross_entropy,

@@ -17,7 +17,7 @@ from schuss.errors import (
     ShapeError,
     fail,
 )
-from schuss.functions import neural
+from schuss.functions import neural, windows
 from schuss.functions.creation import zeros
 from schuss.functions.elementwise import where
 from schuss.functions.manipulation import flatten
@@ -32,7 +32,9 @@ def _fresh(
     shape: Sequence[int], bound: float, dtype: Any, generator: Generator | None
 ) -> Parameter:
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
-    return init.uniform_(Parameter(zeros(tuple(shape), dtype=kind)), -bound, bound, generator)  # type: ignore[return-value]
+    parameter = Parameter(zeros(tuple(shape), dtype=kind))
+    init.uniform_(parameter, -bound, bound, generator)
+    return parameter
 
 
 class Linear(Module):
@@ -87,10 +89,10 @@ class _Conv(Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: neural.Sizes,
-        stride: neural.Sizes = 1,
-        padding: neural.Sizes | str = 0,
-        dilation: neural.Sizes = 1,
+        kernel_size: windows.Sizes,
+        stride: windows.Sizes = 1,
+        padding: windows.Sizes | str = 0,
+        dilation: windows.Sizes = 1,
         groups: int = 1,
         bias: bool = True,
         *,
@@ -110,11 +112,11 @@ class _Conv(Module):
                 groups=groups,
             )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = neural.per_axis(name, "kernel_size", kernel_size, self.rank, 1)
-        self.stride = neural.per_axis(name, "stride", stride, self.rank, 1)
-        self.dilation = neural.per_axis(name, "dilation", dilation, self.rank, 1)
+        self.kernel_size = windows.per_axis(name, "kernel_size", kernel_size, self.rank, 1)
+        self.stride = windows.per_axis(name, "stride", stride, self.rank, 1)
+        self.dilation = windows.per_axis(name, "dilation", dilation, self.rank, 1)
         self.padding = padding
-        neural.pairs_of_padding(name, padding, self.kernel_size, self.stride, self.dilation)
+        windows.pairs_of_padding(name, padding, self.kernel_size, self.stride, self.dilation)
         self.groups = groups
         bound = 1 / math.sqrt(in_channels // groups * math.prod(self.kernel_size))
         shape = (out_channels, in_channels // groups, *self.kernel_size)
@@ -134,7 +136,7 @@ class _Conv(Module):
                 weight=self.weight,
                 hint="channels come before the sizes: (N, C, ...)" if last else None,
             )
-        function = neural.conv1d if self.rank == 1 else neural.conv2d
+        function = windows.conv1d if self.rank == 1 else windows.conv2d
         return function(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )

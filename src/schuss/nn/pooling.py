@@ -1,9 +1,9 @@
-"""Pooling layers. Sizes are an integer for all axes or one for each."""
+"""Pooling layers, over the functions of `nn.functional`. Sizes are an integer, or one an axis."""
 
 from __future__ import annotations
 
-from schuss.functions import neural
-from schuss.functions.neural import Sizes
+from schuss.functions import windows
+from schuss.functions.windows import Sizes
 from schuss.nn.function import Function
 
 
@@ -26,48 +26,48 @@ class _AdaptivePool(Function):
 
 
 class MaxPool1d(_MaxPool):
-    """The largest element of each window: (N, C, L) -> (N, C, L'). Default stride: the kernel."""
+    """The largest element of each window: (N, C, L) -> (N, C, L'). See `max_pool1d`."""
 
-    function = staticmethod(neural.max_pool1d)
+    function = staticmethod(windows.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
-    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'); stride as `MaxPool1d`."""
+    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). See `max_pool1d`."""
 
-    function = staticmethod(neural.max_pool2d)
+    function = staticmethod(windows.max_pool2d)
 
 
 class AvgPool1d(_AvgPool):
-    """The mean of each window: (N, C, L) -> (N, C, L')."""
+    """The mean of each window: (N, C, L) -> (N, C, L'). See `avg_pool1d`."""
 
-    function = staticmethod(neural.avg_pool1d)
+    function = staticmethod(windows.avg_pool1d)
 
 
 class AvgPool2d(_AvgPool):
-    """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
+    """The mean of each window: (N, C, H, W) -> (N, C, H', W'). See `avg_pool1d`."""
 
-    function = staticmethod(neural.avg_pool2d)
+    function = staticmethod(windows.avg_pool2d)
 
 
 class AdaptiveAvgPool1d(_AdaptivePool):
     """Means over windows so chosen that the result is (N, C, output_size)."""
 
-    function = staticmethod(neural.adaptive_avg_pool1d)
+    function = staticmethod(windows.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptivePool):
     """Means over windows so chosen that the result is (N, C, *output_size)."""
 
-    function = staticmethod(neural.adaptive_avg_pool2d)
+    function = staticmethod(windows.adaptive_avg_pool2d)
 
 
 class AdaptiveMaxPool1d(_AdaptivePool):
     """Largest elements over windows so chosen that the result is (N, C, output_size)."""
 
-    function = staticmethod(neural.adaptive_max_pool1d)
+    function = staticmethod(windows.adaptive_max_pool1d)
 
 
 class AdaptiveMaxPool2d(_AdaptivePool):
     """Largest elements over windows so chosen that the result is (N, C, *output_size)."""
 
-    function = staticmethod(neural.adaptive_max_pool2d)
+    function = staticmethod(windows.adaptive_max_pool2d)

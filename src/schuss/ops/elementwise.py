@@ -192,7 +192,7 @@ trunc: Op = unary("trunc", "x without its fraction", np.trunc, None)
 round_: Op = unary("round", "the nearest integer, halves to even", np.round, None)
 
 
-def test_op(name: str, doc: str, reference) -> Op:  # type: ignore[no-untyped-def]
+def number_test(name: str, doc: str, reference) -> Op:  # type: ignore[no-untyped-def]
     return define(
         name, doc, infer=predicate, reference=reference, gradient=None, samples=_unusual_numbers
     )
@@ -203,10 +203,9 @@ def _unusual_numbers(rng: Rng) -> list[Sample]:
     return [Sample([some]), Sample([some.reshape(2, 3)[:, ::-1]]), Sample([np.zeros((0, 2))])]
 
 
-isnan: Op = test_op("isnan", "whether x is not a number", np.isnan)
-isinf: Op = test_op("isinf", "whether x is an infinity", np.isinf)
-isfinite: Op = test_op("isfinite", "whether x is neither NaN nor an infinity", np.isfinite)
-test_op.__test__ = False  # type: ignore[attr-defined]  # not one of pytest's
+isnan: Op = number_test("isnan", "whether x is not a number", np.isnan)
+isinf: Op = number_test("isinf", "whether x is an infinity", np.isinf)
+isfinite: Op = number_test("isfinite", "whether x is neither NaN nor an infinity", np.isfinite)
 
 logical_not: Op = define(
     "logical_not",
