@@ -57,8 +57,9 @@ class Buffer(Tensor):
         self._settled = self._node
 
     def _point_at(self, node: Node) -> None:
-        """A new value that cannot be computed (the batch held an index out of range, say) must not
-        stay: remember the last one that could, for `_settle`.
+        """Remember the last value that could be computed, for `_settle`.
+
+        A new one that cannot (the batch held an index out of range, say) must not stay.
         """
         if self._node.value is not None:
             self._settled = self._node

@@ -73,8 +73,9 @@ class Recipe:
         return dict(re.findall(r"^ {4}(\w+): (.*)$", section, flags=re.MULTILINE))
 
     def parse(self, assignments: Sequence[str]) -> dict[str, Any]:
-        """Settings from `key=value` words. Raises ArgumentError for unknown names and values of the
-        wrong type.
+        """Settings from `key=value` words.
+
+        Raises ArgumentError for unknown names and for values of the wrong type.
         """
         settings = self.settings
         values: dict[str, Any] = {}
@@ -157,14 +158,10 @@ def _numbered(out: Path) -> Iterator[Path]:
 
 def all_recipes() -> dict[str, Recipe]:
     """All recipes of this package by name."""
-    import schuss.recipes as package
-
     found: dict[str, Recipe] = {}
-    for module in pkgutil.iter_modules(package.__path__):
-        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
-        found.update(
-            {each.name: each for each in vars(loaded).values() if isinstance(each, Recipe)}
-        )
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        loaded = importlib.import_module(f"{__package__}.{module.name}")
+        found |= {each.name: each for each in vars(loaded).values() if isinstance(each, Recipe)}
     return dict(sorted(found.items()))
 
 
