@@ -47,14 +47,12 @@ class Op:
         doc: one line, which the public function shows.
         infer: `infer(*nodes, **attributes) -> (shape, dtype)`; raises for what does not fit.
         reference: `reference(*arrays, **attributes) -> array`, the meaning in NumPy. Never writes
-            to its
-            inputs, may return a view of them.
+            to its inputs, may return a view of them.
         gradient: one rule for each input, `rule(g, y, *xs, **attributes) -> gx`, where `g` is the
             gradient of the result `y`, all of them tensors, so that rules can be differentiated
             again. None in place of a rule: that input (an index, say) has no gradient. None in
             place of the tuple: not differentiable, by declaration (steps, comparisons, integers).
-            A `variadic` op has one rule, which returns the
-            gradients of all its inputs.
+            A `variadic` op has one rule, which returns the gradients of all its inputs.
         saves: the inputs (by position) and `OUTPUT` whose values the rules look at. Evaluation
             keeps those. Positions beyond the inputs count for nothing, so an op of any number of
             inputs can name them all.
@@ -292,9 +290,7 @@ _SMALL = 2.0**15  # fits into every floating dtype
 
 
 def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
-    """A Python number as a tensor: an input of the graph, so that its value can change from step to
-    step.
-    """
+    """A Python number as a tensor: an input of the graph, whose value can change every step."""
     if abs(value) <= _SMALL:
         return _make_handle(data(np.asarray(value, dtype)))
     with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
@@ -302,8 +298,7 @@ def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
 
 
 def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[Node]:
-    """`targets` and all that they are computed from, inputs first; enters only nodes for which
-    `follow` holds.
+    """`targets` and all that they are computed from, as far as `follow` holds; inputs first.
 
     Iterative: graphs are as deep as the user's loop is long.
     """

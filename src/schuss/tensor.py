@@ -1,7 +1,7 @@
 """The user's array: a handle on a node of the graph.
 
-Nothing is computed when a tensor is made. Changing one "in place" gives the handle a new node: `x
-+= 1`, `x[0] = 3` and `w.assign(...)` never change what another tensor sees.
+Nothing is computed when a tensor is made. Changing one "in place" gives the handle a new node:
+`x += 1`, `x[0] = 3` and `w.assign(...)` never change what another tensor sees.
 """
 
 from __future__ import annotations
@@ -129,9 +129,7 @@ class Tensor(Handle):
         return value
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array, read-only and without a copy; `.numpy().copy()` can be
-        written to.
-        """
+        """The values as a NumPy array, read-only and not copied; write to `.numpy().copy()`."""
         value = self._value()
         if 0 in value.strides and value.size > 1:
             value = np.ascontiguousarray(value)  # a broadcast value is one element seen many times
@@ -225,9 +223,7 @@ class Tensor(Handle):
 
     @property
     def requires_grad(self) -> bool:
-        """Whether gradients flow into this tensor. Setting it on data makes it a leaf that collects
-        `.grad`.
-        """
+        """Whether gradients flow in. Setting it on data makes it a leaf that collects `.grad`."""
         return self._node.requires_grad
 
     @requires_grad.setter

@@ -1,5 +1,4 @@
-"""Reverse-mode differentiation: walk the recorded graph once, from the outputs, and record the
-gradient's graph.
+"""Reverse-mode differentiation: one walk over the recorded graph records the gradient's graph.
 
 The rules are made of the same ops as everything else, so what comes out can be differentiated
 again. The walk is a loop over nodes in the reverse order of recording; nothing recurses.

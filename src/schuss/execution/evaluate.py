@@ -202,9 +202,7 @@ def _values_to_keep(order: list[Node], targets: list[Node]) -> set[Node]:
 
 
 def _cut(order: list[Node], kept: set[Node]) -> None:
-    """Let go of the inputs of finished nodes through which no gradient will flow: they are data
-    now.
-    """
+    """Let go of the inputs of finished nodes that no gradient will pass: they are data now."""
     for node in order:
         if node in kept and (not node.requires_grad or node.owner is not None):
             node.inputs = ()
