@@ -485,3 +485,15 @@ def test_a_bad_batch_does_not_spoil_running_statistics() -> None:
     step([4, 5, 6])
     model.eval()
     assert np.isfinite(model(schuss.tensor([1])).numpy()).all()
+
+
+def test_a_bad_batch_after_a_cast_keeps_the_new_dtype() -> None:
+    model = nn.Sequential(nn.Embedding(10, 4), nn.BatchNorm1d(4))
+    norm: Any = model[1]
+    model.to(schuss.float64)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    model(schuss.tensor([1, 10])).sum().backward()
+    with pytest.raises(OutOfBoundsError, match="embedding: index 10"):
+        optimizer.step()
+    assert norm.running_mean.dtype == schuss.float64
+    np.testing.assert_array_equal(norm.running_mean.numpy(), np.zeros(4))

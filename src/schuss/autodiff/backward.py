@@ -67,7 +67,7 @@ def _seed(root: Tensor, gradient: Tensor | None) -> Tensor:
             raise fail(
                 GradientError,
                 "backward",
-                "only a scalar has a gradient without further ado",
+                "only a scalar can do without a gradient argument",
                 tensor=root,
                 hint="reduce it first, say loss.mean(), "
                 "or pass backward(gradient) of the same shape",

@@ -61,7 +61,9 @@ class Buffer(Tensor):
 
         A new one that cannot (the batch held an index out of range, say) must not stay.
         """
-        if self._node.value is not None:
+        if node.dtype != self._node.dtype:  # `to` casts a good value: the old dtype must not return
+            self._settled = node
+        elif self._node.value is not None:
             self._settled = self._node
         context.unsettled.append(weakref.ref(self))
         super()._point_at(node)
