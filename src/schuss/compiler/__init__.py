@@ -1,0 +1,1 @@
+"""The compiler: recorded graphs become machine code."""
