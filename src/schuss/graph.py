@@ -104,16 +104,21 @@ class Node:
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
         gradient_of: the name of the node whose gradient rule recorded it, if any.
+        constant: the number that a leaf holds, where it is one of the few that belong to the
+            structure of a graph rather than to its data.
+        kind: equal for nodes of one op with the same attributes, on inputs of the same types.
         location, scope: the user's line and the layer that was running, for messages.
     """
 
     __slots__ = (
         "__weakref__",
         "attributes",
+        "constant",
         "dtype",
         "gradient_of",
         "handles",
         "inputs",
+        "kind",
         "label",
         "location",
         "number",
@@ -144,6 +149,8 @@ class Node:
         self.size = math.prod(shape)
         self.dtype = dtype
         self.value = value
+        self.constant: int | float | None = None
+        self.kind = -1
         self.requires_grad = False
         self.owner: weakref.ref[Tensor] | None = None
         self.handles = 0
@@ -179,6 +186,7 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     """Add `op` applied to `inputs` to the graph."""
     shape, dtype = op.infer(*inputs, **attributes)
     node = Node(op, inputs, attributes, shape, dtype)
+    node.kind = _kind_of(op, inputs, attributes)
     differentiated = context.differentiating
     if differentiated is None:
         node.location, node.scope = user_location(), context.scope
@@ -202,6 +210,17 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
                 break
     _note_pending(node)
     return node
+
+
+_kinds: dict[Any, int] = {}
+
+
+def _kind_of(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> int:
+    key = (op, tuple(attributes.items()), tuple([(x.shape, x.dtype) for x in inputs]))
+    found = _kinds.get(key)
+    if found is None:
+        found = _kinds[key] = len(_kinds)
+    return found
 
 
 def data(value: np.ndarray) -> Node:
@@ -286,13 +305,17 @@ def labelled(x: Tensor, label: str) -> Tensor:
     return x
 
 
+_STRUCTURAL = frozenset((0, 1, -1, 2, 0.5))
 _SMALL = 2.0**15  # fits into every floating dtype
 
 
 def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
     """A Python number as a tensor: an input of the graph, whose value can change every step."""
     if abs(value) <= _SMALL:
-        return _make_handle(data(np.asarray(value, dtype)))
+        node = data(np.asarray(value, dtype))
+        if value in _STRUCTURAL and node.dtype.kind != "c":
+            node.constant = node.value.item() if node.dtype.kind in "iub" else value  # type: ignore[union-attr, assignment]
+        return _make_handle(node)
     with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
         return _make_handle(data(np.asarray(value, dtype)))
 
