@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from common import machine, report
 from common.op_cases import CASES, Case
-from common.processes import Failure, Worker
+from common.processes import Cache, Failure, Worker
 
 RESULTS = Path(__file__).with_name("OPS.md")
 PACKAGES = {"schuss": "schuss", "NumPy": "numpy", "PyTorch": "torch", "JAX": "jax"}
@@ -153,6 +156,15 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def worker(side: str, options: argparse.Namespace, folder: str) -> Worker:
+    return Worker(
+        "common.op_sides:OpSide",
+        side,
+        threads=options.threads,
+        environment=Cache(folder).environment,
+    )
+
+
 def main() -> None:
     options = arguments()
     sides = [
@@ -165,17 +177,13 @@ def main() -> None:
     ]
     limits = machine.measure(options.threads)
     print(limits)
-    workers = {
-        side: Worker("common.op_sides:OpSide", side, threads=options.threads) for side in sides
-    }
     found: dict[str, Measured] = {}
-    try:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        workers = {side: stack.enter_context(worker(side, options, folder)) for side in sides}
         for name in names:
             found[name] = measure(CASES[name], workers, options.rounds)
             print(" | ".join(line(CASES[name], found[name], sides, limits)), flush=True)
-    finally:
-        for worker in workers.values():
-            worker.stop()
     lines = lines_of(found, sides, limits, options)
     if options.output is None:
         print("\n" + "\n".join(lines))

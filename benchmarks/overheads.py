@@ -13,12 +13,13 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common import report
-from common.processes import thread_settings
+from common.processes import Cache, thread_settings
 
 RESULTS = Path(__file__).with_name("OVERHEADS.md")
 CHAIN = 500  # ops of a recorded chain
@@ -30,7 +31,7 @@ IMPORTS = (
     "import llvmlite.binding",
 )
 
-Rows = Iterator[tuple[str, str, list[float]]]
+Rows = Iterator[tuple[str, list[float]]]
 
 
 def timed(call: Callable[[], object], repeats: int) -> float:
@@ -59,7 +60,7 @@ def recording(rounds: int) -> Rows:
         "nn.Linear(4, 4)(x), three ops": lambda: layer(x),
     }
     for name, call in cases.items():
-        yield name, "record", [timed(call, 2000) for _ in range(rounds)]
+        yield name, [timed(call, 2000) for _ in range(rounds)]
 
     def backward() -> float:
         loss = weight
@@ -72,7 +73,7 @@ def recording(rounds: int) -> Rows:
         weight.grad = None
         return seconds / CHAIN * 1e6
 
-    yield "backward(), for each product of a chain", "record", [backward() for _ in range(rounds)]
+    yield "backward(), for each product of a chain", [backward() for _ in range(rounds)]
 
 
 def evaluating(rounds: int) -> Rows:
@@ -82,7 +83,9 @@ def evaluating(rounds: int) -> Rows:
     x, y = schuss.ones(4), schuss.ones(4)
     matrix = schuss.eye(2)
 
-    def chain(step: Callable[[schuss.Tensor], schuss.Tensor], start: schuss.Tensor, n: int) -> float:
+    def chain(
+        step: Callable[[schuss.Tensor], schuss.Tensor], start: schuss.Tensor, n: int
+    ) -> float:
         for _ in range(n):
             start = step(start)
         started = time.perf_counter()
@@ -101,10 +104,17 @@ def evaluating(rounds: int) -> Rows:
             tier = schuss.last_run().tier
             if n == 1:
                 single = times
-                yield f"a graph of one {name} ({tier})", "evaluate", times
+                yield f"a graph of one {name} ({tier})", times
             else:
                 slope = [(a - b) / (n - 1) for a, b in zip(times, single, strict=True)]
-                yield f"each further {name} of a graph of {n} ({tier})", "evaluate", slope
+                yield f"each further {name} of a graph of {n} ({tier})", slope
+
+
+def looking(rounds: int) -> Rows:
+    """Values in and out."""
+    import schuss
+
+    x = schuss.ones(4)
     value = schuss.tensor(1.0)
     cases: dict[str, Callable[[], object]] = {
         "item() of a known value": lambda: value.item(),
@@ -112,7 +122,35 @@ def evaluating(rounds: int) -> Rows:
         "schuss.tensor([1.0, 2.0, 3.0, 4.0])": lambda: schuss.tensor([1.0, 2.0, 3.0, 4.0]),
     }
     for label, call in cases.items():
-        yield label, "look", [timed(call, 2000) for _ in range(rounds)]
+        yield label, [timed(call, 2000) for _ in range(rounds)]
+
+
+def stepping(rounds: int) -> Rows:
+    """The parts of a training step of a line through ten points."""
+    import schuss
+    from schuss import nn, optim
+
+    model, loss_function = nn.Linear(2, 1), nn.MSELoss()
+    optimizer = optim.SGD(model.parameters(), lr=0.01)
+    x, y = schuss.ones((10, 2)), schuss.ones((10, 1))
+    marks: dict[str, list[float]] = {"forward": [], "backward()": [], "optimizer.step()": []}
+    repeats = 200
+    for _ in range(rounds):
+        sums = dict.fromkeys(marks, 0.0)
+        for _ in range(repeats):
+            moments = [time.perf_counter()]
+            optimizer.zero_grad()
+            loss = loss_function(model(x), y)
+            moments.append(time.perf_counter())
+            loss.backward()
+            moments.append(time.perf_counter())
+            optimizer.step()  # records the update and evaluates all of it
+            moments.append(time.perf_counter())
+            for name, before, after in zip(sums, moments[:-1], moments[1:], strict=True):
+                sums[name] += after - before
+        for name, seconds in sums.items():
+            marks[name].append(seconds / repeats * 1e6)
+    yield from marks.items()
 
 
 def jit_calls(rounds: int) -> Rows:
@@ -131,25 +169,27 @@ def jit_calls(rounds: int) -> Rows:
         for _ in range(KNOWN):
             schuss.evaluate(function(x, y))
         call = lambda function=function: schuss.evaluate(function(x, y))
-        yield name, "call", [timed(call, 1000) for _ in range(rounds)]
+        yield name, [timed(call, 1000) for _ in range(rounds)]
 
 
 def importing(rounds: int) -> Rows:
-    """Wall time of fresh processes, less that of an empty one, in microseconds."""
+    """Fresh processes, wall time less that of an empty one; in milliseconds."""
 
     def run(code: str) -> float:
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", code], check=True)
-        return (time.perf_counter() - started) * 1e6
+        return (time.perf_counter() - started) * 1e3
 
     for statement in IMPORTS:
         run(statement)  # reads the files from the disk
-        yield f"`{statement}`", "import", [run(statement) - run("pass") for _ in range(rounds)]
+        yield f"`{statement}`", [run(statement) - run("pass") for _ in range(rounds)]
 
 
 SECTIONS = {
     "recording": recording,
     "evaluating": evaluating,
+    "looking": looking,
+    "stepping": stepping,
     "jit": jit_calls,
     "importing": importing,
 }
@@ -160,14 +200,16 @@ def lines_of(rows: dict[str, list[list[str]]], rounds: int, skipped: list[str]) 
     lines = [
         "# Overheads",
         "",
-        "Written by `python benchmarks/overheads.py`. Microseconds, on tensors of four numbers, "
-        f"one thread; medians of {rounds} rounds with their quartiles. A graph is known after "
+        "Written by `python benchmarks/overheads.py`. On tensors of four numbers, one thread; "
+        f"medians of {rounds} rounds with their quartiles. A graph is known after "
         f"{KNOWN} evaluations; what computes it by then stands in brackets.",
         "",
         report.setting(["schuss", "numpy", "llvmlite"], 1),
     ]
     for section, body in rows.items():
-        lines += ["", *report.table([section, "what", "µs"], body)]
+        unit = "ms" if section == "importing" else "µs"
+        lines += ["", SECTIONS[section].__doc__ or "", ""]
+        lines += report.table([section, unit], body)
     return lines + [line for each in skipped for line in ("", each)]
 
 
@@ -181,8 +223,8 @@ def main() -> None:
     rounds = min(options.rounds, 3) if options.quick else options.rounds
     rows: dict[str, list[list[str]]] = {}
     for section in options.only or SECTIONS:
-        for name, what, times in SECTIONS[section](rounds):
-            rows.setdefault(section, []).append([name, what, report.spread(times)])
+        for name, times in SECTIONS[section](rounds):
+            rows.setdefault(section, []).append([name, report.spread(times)])
             print(" | ".join(rows[section][-1]), flush=True)
     skipped = [f"{name}: not there yet, skipped." for name in SECTIONS if name not in rows]
     lines = lines_of(rows, rounds, skipped if options.only is None else [])
@@ -193,4 +235,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.update(thread_settings(1))
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(Cache(folder).environment)
+        main()

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from common import machine, report
-from common.processes import Failure, Worker
+from common.processes import Cache, Failure, Worker
 from common.workloads import WORKLOADS, Workload
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -61,15 +62,6 @@ class Outcome:
 
 
 Row = dict[str, Outcome]
-
-
-class Cache:
-    """A folder of its own for compiled code, so that the first process finds it empty."""
-
-    def __init__(self, folder: str) -> None:
-        self.path = Path(tempfile.mkdtemp(dir=folder))
-        names = ("SCHUSS_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR")
-        self.environment = {name: str(self.path) for name in names}
 
 
 def first_step(
@@ -135,9 +127,7 @@ def compare(row: Row) -> None:
             row[side].problem = f"{difference} ({judges[0]}): does not count"
 
 
-def take_turns(
-    row: Row, workers: dict[str, Worker], repeats: dict[str, int], rounds: int
-) -> None:
+def take_turns(row: Row, workers: dict[str, Worker], repeats: dict[str, int], rounds: int) -> None:
     """One burst of steps from each side in each round."""
     for _ in range(rounds):
         for side, outcome in row.items():

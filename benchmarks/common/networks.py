@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from common.workloads import CONTEXT, DEPTH, EMBEDDING, HEADS, HIDDEN, SYMBOLS, WIDTH
@@ -88,7 +89,7 @@ def _resnet(library: Library) -> Any:
             self.relu = library.relu()
             sizes = (64, 64, 64, 128, 128, 256, 256, 512, 512)
             self.blocks = nn.Sequential(
-                *[Block(a, b, 1 if a == b else 2) for a, b in zip(sizes, sizes[1:], strict=False)]
+                *[Block(a, b, 1 if a == b else 2) for a, b in pairwise(sizes)]
             )
             self.pool = nn.AdaptiveAvgPool2d(1)
             self.flatten = nn.Flatten()

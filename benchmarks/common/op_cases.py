@@ -120,7 +120,11 @@ def _reductions() -> list[Case]:
         Case("reduction, largest of rows, 4096 x 1024", (table,), lambda s, x: s.max(x, 1)),
         Case("reduction, argmax of rows, 4096 x 1024", (table,), lambda s, x: s.argmax(x, 1)),
         Case("reduction, variance of rows, 4096 x 1024", (table,), lambda s, x: s.var(x, 1)),
-        Case("reduction, mean of channels, 32 x 64 x 32 x 32", (images,), lambda s, x: s.channel_means(x)),
+        Case(
+            "reduction, mean of channels, 32 x 64 x 32 x 32",
+            (images,),
+            lambda s, x: s.channel_means(x),
+        ),
         Case("reduction, cumulative sum of 1,000,000", ((1_000_000,),), lambda s, x: s.cumsum(x)),
         *[
             Case(f"softmax, {m} x {n}", ((m, n),), lambda s, x: s.softmax(x))
@@ -195,8 +199,15 @@ def _moves() -> list[Case]:
 
 def _convolutions() -> list[Case]:
     cases = []
-    for n, c, h, o, k in ((256, 1, 28, 6, 5), (32, 3, 32, 64, 3), (32, 64, 32, 64, 3),
-                          (32, 512, 4, 512, 3), (1, 64, 56, 64, 3), (32, 64, 32, 128, 1)):  # fmt: skip
+    sizes = [  # images, channels, height and width, outputs, kernel
+        (256, 1, 28, 6, 5),
+        (32, 3, 32, 64, 3),
+        (32, 64, 32, 64, 3),
+        (32, 512, 4, 512, 3),
+        (1, 64, 56, 64, 3),
+        (32, 64, 32, 128, 1),
+    ]
+    for n, c, h, o, k in sizes:
         work = n * h * h * o * c * k * k
         shapes = ((n, c, h, h), (o, c, k, k))
         name = f"convolution, {n} x {c} x {h} x {h}, {o} of {k} x {k}"
@@ -209,10 +220,9 @@ def _convolutions() -> list[Case]:
                 2 * work,
             ),
         ]
-    return [
-        *cases,
-        Case("pooling, largest of 2 x 2, 32 x 64 x 32 x 32", ((32, 64, 32, 32),), lambda s, x: s.max_pool(x)),
-    ]  # fmt: skip
+    images = (32, 64, 32, 32)
+    name = "pooling, largest of 2 x 2, 32 x 64 x 32 x 32"
+    return [*cases, Case(name, (images,), lambda s, x: s.max_pool(x))]
 
 
 def _small() -> list[Case]:
@@ -224,7 +234,9 @@ def _small() -> list[Case]:
     return [
         Case("small, ten additions of 4", ((4,), (4,)), chain),
         Case("small, 4 x 4 @ 4 x 4 + 4", ((4, 4), (4, 4), (4,)), lambda s, a, b, c: a @ b + c),
-        Case("small, reshape and add, 2 x 6", ((2, 6), (3, 4)), lambda s, x, y: x.reshape(3, 4) + y),
+        Case(
+            "small, reshape and add, 2 x 6", ((2, 6), (3, 4)), lambda s, x, y: x.reshape(3, 4) + y
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Numbers into text: medians with their quartiles, ratios, tables, and the machine's description."""
+"""Numbers into text: medians with their quartiles, ratios, tables, the machine's description."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def setting(packages: Sequence[str], threads: int) -> str:
         f"{name} {version(name)}" for name in packages if importlib.util.find_spec(name) is not None
     ]
     return (
-        f"{date.today()}, {processor()}, {available()} cores, {threads} threads for each side, "
+        f"{date.today()}, {processor()}, {available()} cores, {threads} of them used by each side, "
         f"Python {platform.python_version()}, {', '.join(found)}"
     )
 

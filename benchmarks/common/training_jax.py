@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
+
 from common.workloads import (
     CONTEXT,
     DEPTH,
@@ -25,7 +28,6 @@ from common.workloads import (
     Arrays,
     Workload,
 )
-from flax import nnx
 
 if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -39,7 +41,7 @@ def unavailable(workload: Workload, variant: str) -> str | None:
 
 class Perceptron(nnx.Module):
     def __init__(self, sizes: tuple[int, ...], rngs: nnx.Rngs) -> None:
-        pairs = zip(sizes, sizes[1:], strict=False)
+        pairs = pairwise(sizes)
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,10 +92,8 @@ class ResNet(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.conv1 = ConvNorm(3, 64, 3, 1, rngs)
         sizes = (64, 64, 64, 128, 128, 256, 256, 512, 512)
-        pairs = zip(sizes, sizes[1:], strict=False)
-        self.blocks = nnx.List(
-            [ResidualBlock(a, b, 1 if a == b else 2, rngs) for a, b in pairs]
-        )
+        pairs = pairwise(sizes)
+        self.blocks = nnx.List([ResidualBlock(a, b, 1 if a == b else 2, rngs) for a, b in pairs])
         self.head = nnx.Linear(512, 10, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -240,7 +240,9 @@ def make(workload: Workload, variant: str, weights: Arrays, batch: Any) -> Calla
     x, y = batch
     if workload.images:
         x = x.transpose(0, 2, 3, 1)
-    x, y = (jnp.asarray(each.astype(np.int32) if each.dtype == np.int64 else each) for each in (x, y))
+    x, y = (
+        jnp.asarray(each.astype(np.int32) if each.dtype == np.int64 else each) for each in (x, y)
+    )
     optimizer = nnx.Optimizer(model, _optimizer(workload), wrt=nnx.Param)
 
     def loss_of(model: Any, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common.networks import Library, network
-from common.workloads import Arrays, Workload
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # its name everywhere
+
+from common.networks import Library, network
+from common.workloads import Arrays, Workload
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -117,7 +118,7 @@ class Workload:
 
 
 def _perceptron(sizes: tuple[int, ...], batch: int) -> list[Layer]:
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = pairwise(sizes)
     return [Layer(f"{2 * i}", (there, here), batch) for i, (here, there) in enumerate(pairs)]
 
 

@@ -1,12 +1,14 @@
 """The environment variables that this package reads, all of them.
 
-| variable           | meaning                                               | default                 |
-|--------------------|-------------------------------------------------------|-------------------------|
-| SCHUSS_DATA        | folder in which downloaded data sets are kept         | ~/.cache/schuss/data    |
-| SCHUSS_CACHE       | 0: compiled kernels are not kept on disk              | 1                       |
-| SCHUSS_CACHE_DIR   | folder in which compiled kernels are kept             | ~/.cache/schuss/kernels |
-| SCHUSS_NUM_THREADS | how many threads compute                              | one for each processor  |
-| SCHUSS_CPU         | compile for a lesser machine: avx512, avx2, portable  | this one                |
+| variable           | meaning                                       | default                 |
+|--------------------|-----------------------------------------------|-------------------------|
+| SCHUSS_DATA        | folder in which downloaded data sets are kept | ~/.cache/schuss/data    |
+| SCHUSS_EXECUTION   | what computes: auto, reference or compiled            | auto                    |
+| SCHUSS_CHECK       | 1: both tiers compute, and must agree                 | 0                       |
+| SCHUSS_CACHE       | 0: compiled kernels are not kept on disk      | 1                       |
+| SCHUSS_CACHE_DIR   | folder in which compiled kernels are kept     | ~/.cache/schuss/kernels |
+| SCHUSS_NUM_THREADS | how many threads compute                      | one for each processor  |
+| SCHUSS_CPU         | compile for less: avx512, avx2 or portable    | this machine            |
 
 `~/.cache` is `$XDG_CACHE_HOME` where that is set. Processors are those that this process may use.
 """
@@ -25,6 +27,26 @@ def data_folder() -> Path:
     if named:
         return Path(named).expanduser()
     return _user_cache() / "data"
+
+
+EXECUTIONS = ("auto", "reference", "compiled")
+
+
+def execution() -> str:
+    """Which tier computes. Raises ArgumentError for a name that is none."""
+    wanted = os.environ.get("SCHUSS_EXECUTION") or "auto"
+    if wanted not in EXECUTIONS:
+        raise fail(
+            ArgumentError,
+            "SCHUSS_EXECUTION",
+            f"the environment variable must be one of {', '.join(EXECUTIONS)}, got {wanted!r}",
+        )
+    return wanted
+
+
+def check() -> bool:
+    """Whether both tiers compute everything and are compared."""
+    return os.environ.get("SCHUSS_CHECK") == "1"
 
 
 def kernel_folder() -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,8 @@ from schuss.compiler.plan import Plan, plan
 from schuss.compiler.simplify import simplify
 from schuss.compiler.units import Host, Unit
 from schuss.compiler.values import VIEWS, Graph, Value
+from schuss.execution.tiers import CheckFailedError
 from schuss.graph import REGISTRY
-
-
-class CheckFailedError(Exception):
-    """An index points outside. Nothing has been overwritten; the reference tier knows which."""
 
 
 @dataclass(slots=True)
@@ -135,7 +133,8 @@ class Program:
                     waves[step.start + i].append(self._launch(call, number, addresses))
         self.waves = Waves(waves, 1 + len(self._slots))
         self._bind()
-        self.launches = sum(map(len, waves))
+        self.kinds = Counter(type(step.unit).__name__.lower() for step in made.steps)
+        self.peak_bytes = made.arena + sum(value.nbytes for value in compiled.memories)
         self.seconds = time.perf_counter() - started
 
     def _launch(self, call: Call, step: int, addresses: dict[str, int]) -> Launch:

@@ -46,10 +46,12 @@ def load(key: str) -> bytes | None:
         return None
     path = folder / (key + _SUFFIX)
     try:
+        if not _is_private(folder.stat()):
+            return None
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | _BINARY)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            if not _is_private(status) or not _is_private(folder.stat()):
+            if not _is_private(status):
                 return None
             content = file.read()
         payload = content[_HEADER:]

@@ -122,7 +122,8 @@ def _quota(root: Path, membership: Path) -> int | None:
         return None
     limits = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, _, group = line.partition(":")
+        controllers, _, path = group.partition(":")
         if not controllers:
             top = root
         elif "cpu" in controllers.split(","):

@@ -39,7 +39,7 @@ def exp_of_negative(x: Value) -> Value:
 
 
 def _exp_of_clamped(x: Value) -> Value:
-    shifted, n, r = _reduced(x)
+    shifted, r = _reduced(x)
     p = polynomial(r, (1.0, 1.0, *tables.EXP[x.kind]))
     half, other_half = powers_of_two(shifted)
     return p * half * other_half
@@ -47,7 +47,7 @@ def _exp_of_clamped(x: Value) -> Value:
 
 def exp_of_sum(x: Value, rest: Value) -> Value:
     """exp(x + rest) in float64 for -800 <= x <= 800 and a small rest."""
-    shifted, n, r = _reduced(x)
+    shifted, r = _reduced(x)
     r = r + rest
     p = polynomial(r, (1.0, 1.0, *tables.EXP[x.kind]))
     half, other_half = powers_of_two(shifted)
@@ -81,11 +81,11 @@ def powers_of_two(shifted: Value) -> tuple[Value, Value]:
     return (half << places).from_bits(), ((shifted - half) << places).from_bits()
 
 
-def _reduced(x: Value) -> tuple[Value, Value, Value]:
-    """(bits of n, n, r) with x = n ln(2) + r and |r| <= ln(2) / 2."""
+def _reduced(x: Value) -> tuple[Value, Value]:
+    """(bits of n, r) with x = n ln(2) + r and |r| <= ln(2) / 2."""
     bits, n = rounded_with_bits(x, 1 / math.log(2))
     high, low = LN2[x.kind]
-    return bits, n, fma(n, -low, fma(n, -high, x))
+    return bits, fma(n, -low, fma(n, -high, x))
 
 
 def expm1(x: Value) -> Value:
@@ -101,7 +101,7 @@ def _is_tiny(x: Value) -> Value:
 
 
 def _expm1_of_clamped(x: Value) -> Value:
-    shifted, _, r = _reduced(x)
+    shifted, r = _reduced(x)
     p = fma(r * r, polynomial(r, tables.EXPM1[x.kind]), r)
     places = MANTISSA_BITS[x.kind]
     exponent = shifted - (EXPONENT_BIAS[x.kind] + 1)
@@ -141,8 +141,7 @@ def erf(x: Value) -> Value:
 def _odd_pieces(x: Value, step: float, pieces: tuple[tuple[float, ...], ...]) -> Value:
     """An odd function of float32 that is 1 from 15.5 steps on, by a polynomial for each step.
 
-    The tables leave out a slope of 1, which is added exactly near 0, and first elsewhere. The
-    coefficients are looked up, which takes an instruction each. Against one polynomial for all x
+    The coefficients are looked up, which takes an instruction each. Against one polynomial for all x
     or a quotient this needs a fraction of the multiplications, and no division.
     """
     magic = 1.5 * 2.0**23
@@ -151,4 +150,5 @@ def _odd_pieces(x: Value, step: float, pieces: tuple[tuple[float, ...], ...]) ->
     index = shifted.bits()
     h = fma(shifted - magic, -step, size)
     constant, *rest = [lookup(row, index, "float") for row in pieces]
-    return copysign(fma(h, polynomial(h, rest), constant + h), x)
+    start = select(constant > h, constant, h)  # h itself near 0, where the constant is 0
+    return copysign(fma(h, polynomial(h, rest), start), x)

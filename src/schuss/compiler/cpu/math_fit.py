@@ -161,19 +161,20 @@ def polynomials(dtype: str) -> dict[str, tuple[list[float], float]]:
 def pieces(function: Function, step: float, degree: int) -> tuple[list[list[float]], float]:
     """Polynomials in x - i step around i step, i = 0, ..., 15, for an odd function of x >= 0.
 
-    The table's row k has the coefficient of the power k of all 16; a slope of 1 is left out. The first polynomial has no
-    constant, so that its relative error is small too.
+    The table's row k has the coefficient of the power k of all 16. The first polynomial is for
+    the function less x and has no constant, so that the relative error stays small near 0.
     """
-    first = fit(divided(function, lambda x: x, 1), lambda x: x / function(x), 1e-9, step / 2,
-                degree - 1, "float32")  # fmt: skip
+    first = fit(
+        divided(function, lambda x: x, 1), lambda x: x / function(x), 1e-9, step / 2, degree - 1,
+        "float32",
+    )  # fmt: skip
     first[0].insert(0, 0.0)
     found = [first]
     for i in range(1, 16):
         around = lambda h, centre=i * step: function(centre + h)
         found.append(
-            fit(lambda h, f=around: f(h) - h, lambda h, f=around: 1 / f(h), -step / 2, step / 2,
-                degree, "float32")
-        )  # fmt: skip
+            fit(around, lambda h, f=around: 1 / f(h), -step / 2, step / 2, degree, "float32")
+        )
     rows = [list(row) for row in zip(*(piece for piece, _ in found), strict=True)]
     return rows, max(error for _, error in found)
 
@@ -243,8 +244,8 @@ def main() -> None:
         print(f"\n{name}_STEP = {step!r}")
         print(f"{name}_PIECES = {text(values)}  # 2**{float(mpmath.log(error, 2)):.1f}")
     names = ("NODE_INVERSE", "NODE_LOG2", "EXACT_INVERSE", "EXACT_LOG_HIGH", "EXACT_LOG_LOW")
-    for name, values in zip(names, (*nodes(), *exact_nodes()), strict=True):
-        print(f"\n{name} = {text(values)}")
+    for name, column in zip(names, (*nodes(), *exact_nodes()), strict=True):
+        print(f"\n{name} = {text(column)}")
     print("\n# The first 1280 bits of 2 / pi after the point.")
     with mp.workdps(500):
         print(f"TWO_OVER_PI = {int(mpmath.floor(2 / mp.pi * mpf(2) ** 1280)):#x}")

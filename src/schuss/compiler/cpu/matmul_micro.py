@@ -85,28 +85,21 @@ def definition(micro: Micro) -> str:
         for r, v in cells:
             _store(f, micro, r, v, add=mode == "add")
         f.line("ret void")
-    text = [str(f)]
-    if _is_float(micro.element):
-        text.append(f"declare {micro.vector} @{_fma(micro)}({', '.join([micro.vector] * 3)})")
-    return "\n".join(text) + "\n"
+    return f"{f}\n{declare_fma(micro.element, micro.lanes)}"
 
 
 def _step(f: Function, micro: Micro) -> None:
     """One step of k: %s = %c + a * b."""
+    element, lanes = micro.element, micro.lanes
     b = []
     for v in range(micro.vectors):
-        pointer = f.at(micro.element, "%bp", v * micro.lanes)
-        b.append(f.let(f"load {micro.vector}, ptr {pointer}, align {size(micro.element)}"))
+        pointer = f.at(element, "%bp", v * lanes)
+        b.append(f.let(f"load {micro.vector}, ptr {pointer}, align {size(element)}"))
     for r in range(micro.rows):
-        pointer = f.at(micro.element, f"%a{r // _GROUP}", f.mul("%a_row", r % _GROUP))
-        a = broadcast(f, micro.vector, f.let(f"load {micro.element}, ptr {pointer}"))
+        pointer = f.at(element, f"%a{r // _GROUP}", f.mul("%a_row", r % _GROUP))
+        a = broadcast(f, micro.vector, f.let(f"load {element}, ptr {pointer}"))
         for v in range(micro.vectors):
-            if _is_float(micro.element):
-                operands = f"{micro.vector} {a}, {micro.vector} {b[v]}, {micro.vector} %c{r}_{v}"
-                f.line(f"%s{r}_{v} = call {micro.vector} @{_fma(micro)}({operands})")
-            else:
-                product = f.let(f"mul {micro.vector} {a}, {b[v]}")
-                f.line(f"%s{r}_{v} = add {micro.vector} %c{r}_{v}, {product}")
+            f.line(f"%s{r}_{v} = {fma(f, element, lanes, a, b[v], f'%c{r}_{v}')}")
 
 
 def _store(f: Function, micro: Micro, r: int, v: int, add: bool) -> None:
@@ -115,8 +108,7 @@ def _store(f: Function, micro: Micro, r: int, v: int, add: bool) -> None:
     value = f"%s{r}_{v}"
     if add:
         old = f.let(f"load {micro.vector}, ptr {pointer}, align {align}")
-        plus = "fadd" if _is_float(micro.element) else "add"
-        value = f.let(f"{plus} {micro.vector} {old}, {value}")
+        value = f.let(f"{plus(micro.element)} {micro.vector} {old}, {value}")
     f.line(f"store {micro.vector} {value}, ptr {pointer}, align {align}")
 
 
@@ -134,10 +126,30 @@ def size(element: str) -> int:
     return {"float": 4, "double": 8, "half": 2, "bfloat": 2}.get(element) or int(element[1:]) // 8
 
 
-def _is_float(element: str) -> bool:
-    return element in ("float", "double")
+def plus(element: str) -> str:
+    """The instruction that adds."""
+    return "fadd" if element in ("float", "double") else "add"
 
 
-def _fma(micro: Micro) -> str:
-    # fmuladd, not fma: where the machine has no fused instruction it is a product and a sum.
-    return f"llvm.fmuladd.v{micro.lanes}f{8 * size(micro.element)}"
+def fma(f: Function, element: str, lanes: int, x: str, y: str, z: str) -> str:
+    """The last instruction of x * y + z for vectors, as an expression.
+
+    fmuladd, not fma: where the machine has no fused instruction it is a product and a sum.
+    """
+    vector = f"<{lanes} x {element}>"
+    if plus(element) == "add":
+        product = f.let(f"mul {vector} {x}, {y}")
+        return f"add {vector} {z}, {product}"
+    return f"call {vector} @{_fma(element, lanes)}({vector} {x}, {vector} {y}, {vector} {z})"
+
+
+def declare_fma(element: str, lanes: int) -> str:
+    """The declaration that `fma` needs."""
+    if plus(element) == "add":
+        return ""
+    vector = f"<{lanes} x {element}>"
+    return f"declare {vector} @{_fma(element, lanes)}({vector}, {vector}, {vector})\n"
+
+
+def _fma(element: str, lanes: int) -> str:
+    return f"llvm.fmuladd.v{lanes}f{8 * size(element)}"

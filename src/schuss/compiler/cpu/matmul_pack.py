@@ -66,7 +66,7 @@ def definition(pack: Pack) -> str:
     )
     {"copy": _copy, "transpose": _transpose, "strided": _strided}[pack.mode](f, pack)
     f.line("ret void")
-    return str(f) + "\n" + _declarations(pack)
+    return f"{f}\n{declare_masked_load(pack.source, pack.lanes)}"
 
 
 def _copy(f: Function, pack: Pack) -> None:
@@ -80,7 +80,7 @@ def _copy(f: Function, pack: Pack) -> None:
         mask = mask_below(f, pack.lanes, "%width")
         with f.loop(0, "%k") as k:
             source = f.at(_stored(pack.source), "%src", f.mul(k, "%k_stride"))
-            _put(f, pack, _load_masked(f, pack, source, mask), k)
+            _put(f, pack, masked_load(f, pack.source, pack.lanes, source, mask), k)
 
 
 def _transpose(f: Function, pack: Pack) -> None:
@@ -97,7 +97,7 @@ def _transpose(f: Function, pack: Pack) -> None:
             for column in columns:
                 source = f.at(_stored(pack.source), here, column)
                 if mask:
-                    value = _load_masked(f, pack, source, mask)
+                    value = masked_load(f, pack.source, pack.lanes, source, mask)
                 else:
                     value = f.let(f"load {vector}, ptr {source}, align {size(pack.source)}")
                 block.append(convert(f, pack.source, pack.element, pack.lanes, value))
@@ -180,20 +180,21 @@ def _put_converted(f: Function, pack: Pack, value: str, k: str) -> None:
     )
 
 
-def _masked_load(pack: Pack) -> str:
-    stored = _stored(pack.source)
-    kind = stored if stored.startswith("i") else f"f{8 * size(stored)}"
-    return f"llvm.masked.load.v{pack.lanes}{kind}.p0"
-
-
-def _load_masked(f: Function, pack: Pack, pointer: str, mask: str) -> str:
-    vector = f"<{pack.lanes} x {_stored(pack.source)}>"
+def masked_load(f: Function, source: str, lanes: int, pointer: str, mask: str) -> str:
+    """The elements of a vector that `mask` has; 0 for the others, which are not read."""
+    vector = f"<{lanes} x {_stored(source)}>"
     return f.let(
-        f"call {vector} @{_masked_load(pack)}(ptr {pointer}, i32 {size(pack.source)}, "
-        f"<{pack.lanes} x i1> {mask}, {vector} zeroinitializer)"
+        f"call {vector} @{_masked_load(source, lanes)}(ptr {pointer}, i32 {size(source)}, "
+        f"<{lanes} x i1> {mask}, {vector} zeroinitializer)"
     )
 
 
-def _declarations(pack: Pack) -> str:
-    vector = f"<{pack.lanes} x {_stored(pack.source)}>"
-    return f"declare {vector} @{_masked_load(pack)}(ptr, i32, <{pack.lanes} x i1>, {vector})\n"
+def declare_masked_load(source: str, lanes: int) -> str:
+    """The declaration that `masked_load` needs."""
+    vector = f"<{lanes} x {_stored(source)}>"
+    return f"declare {vector} @{_masked_load(source, lanes)}(ptr, i32, <{lanes} x i1>, {vector})\n"
+
+
+def _masked_load(source: str, lanes: int) -> str:
+    kind = _stored(source)
+    return f"llvm.masked.load.v{lanes}{kind if kind[0] == 'i' else f'f{8 * size(kind)}'}.p0"

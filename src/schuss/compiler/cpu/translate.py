@@ -70,8 +70,10 @@ def translate(text: str, loops: bool, assembly: bool = False) -> bytes:
     """
     import llvmlite.binding as llvm
 
-    with llvm.create_context() as context:
-        module = llvm.parse_assembly(complete(text), context)
+    with (
+        llvm.create_context() as context,
+        llvm.parse_assembly(complete(text), context) as module,  # closed before its context
+    ):
         module.verify()
         machine = target_machine()
         options = llvm.create_pipeline_tuning_options(_SPEED)
@@ -79,9 +81,7 @@ def translate(text: str, loops: bool, assembly: bool = False) -> bytes:
         options.loop_interleaving = options.loop_unrolling = loops
         builder = llvm.create_pass_builder(machine, options)
         builder.getModulePassManager().run(module, builder)
-        done = machine.emit_assembly(module).encode() if assembly else machine.emit_object(module)
-        module.close()  # before its context
-    return done
+        return machine.emit_assembly(module).encode() if assembly else machine.emit_object(module)
 
 
 class Translator:
