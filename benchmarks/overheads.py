@@ -22,6 +22,7 @@ from common import report
 from common.processes import Cache, thread_settings
 
 RESULTS = Path(__file__).with_name("OVERHEADS.md")
+CALLS = 2000  # of a function that takes microseconds
 CHAIN = 500  # ops of a recorded chain
 KNOWN = 20  # evaluations after which a graph is known
 IMPORTS = (
@@ -60,7 +61,7 @@ def recording(rounds: int) -> Rows:
         "nn.Linear(4, 4)(x), three ops": lambda: layer(x),
     }
     for name, call in cases.items():
-        yield name, [timed(call, 2000) for _ in range(rounds)]
+        yield name, [timed(call, CALLS) for _ in range(rounds)]
 
     def backward() -> float:
         loss = weight
@@ -122,7 +123,7 @@ def looking(rounds: int) -> Rows:
         "schuss.tensor([1.0, 2.0, 3.0, 4.0])": lambda: schuss.tensor([1.0, 2.0, 3.0, 4.0]),
     }
     for label, call in cases.items():
-        yield label, [timed(call, 2000) for _ in range(rounds)]
+        yield label, [timed(call, CALLS) for _ in range(rounds)]
 
 
 def stepping(rounds: int) -> Rows:
@@ -169,7 +170,7 @@ def jit_calls(rounds: int) -> Rows:
         for _ in range(KNOWN):
             schuss.evaluate(function(x, y))
         call = lambda function=function: schuss.evaluate(function(x, y))
-        yield name, [timed(call, 1000) for _ in range(rounds)]
+        yield name, [timed(call, CALLS) for _ in range(rounds)]
 
 
 def importing(rounds: int) -> Rows:

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection, Pipe
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ class Worker:
     """A fresh process that holds an object and answers calls of its methods.
 
     Args:
-        served: "module:name" of the object's class, below `benchmarks/`.
+        served: "module:name" of the object's class.
         arguments: for the class; picklable.
         threads: processors that the process may use, and the size of its thread pools.
         environment: variables beside those of this process.
 
     Attributes:
         seconds: from the start of the process to the end of the class's `__init__`.
+        process_id: the system's number of the process.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Worker:
             stdout=subprocess.DEVNULL,
         )
         there.close()
+        self.process_id = self._process.pid
         self._connection = here
         try:
             self._call((served, arguments, threads))
@@ -147,7 +150,7 @@ def _serve(connection: Connection) -> None:
     while True:
         try:
             if held is None:
-                answer, held = None, getattr(importlib.import_module(module), name)(*arguments)
+                answer, held = None, attrgetter(name)(importlib.import_module(module))(*arguments)
             else:
                 method, arguments = connection.recv()
                 answer = getattr(held, method)(*arguments)

@@ -257,6 +257,8 @@ class _Fusion:
             if problem.value in self.is_anchor:
                 raise
             return False
+        if group.kind == "column":  # one way down the columns only
+            return max(trial.kernel.passes_before()) <= 1
         if group.kind == "product":
             place = position(anchor, trial.place(anchor), len(sizes))
             trial.kernel.store(anchor, place, 0, anchor.dtype)

@@ -90,6 +90,14 @@ class Kernel:
         words = {line.detail[0] for line in self.lines if line.op in ("load", "gather")}  # type: ignore[index]
         return [self.buffers[word] for word in sorted(words)]
 
+    def passes_before(self) -> list[int]:
+        """For each line how many reductions, one after the other, have to end before it."""
+        found: list[int] = []
+        for line in self.lines:
+            after = max((found[each] for each in line.inputs), default=0)
+            found.append(after + 1 if line.op.startswith("reduce.") else after)
+        return found
+
     def axes_of(self) -> list[int]:
         """For each line the loop axes along which it varies, as a set of bits."""
         found: list[int] = []

@@ -72,6 +72,11 @@ class _Builder:
         self, op: str, inputs: tuple[Value, ...], attributes: dict[str, Any], shape: Shape,
         dtype: DType,
     ) -> Value:  # fmt: skip
+        if 0 in shape and op != "broadcast_to":
+            if op in ("gather", "scatter_add", "checked_index"):
+                _RULES[op](self, inputs, attributes, shape, dtype)
+            nothing = self.constant(0, dtype)
+            return self.add("broadcast_to", (nothing,), {"shape": shape}, shape, dtype)
         rule = _RULES.get(op)
         if rule is not None:
             found = rule(self, inputs, attributes, shape, dtype)
@@ -217,18 +222,29 @@ def _indexed(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
     for index, axis in zip(indices, attributes["axes"], strict=True):
         if index.size == 0:
             continue
-        n = x.shape[axis]
-        if index.dtype != dtypes.int64:
-            index = b.map("astype", index, dtype=dtypes.int64, attributes={"dtype": dtypes.int64})
-        above = b.map("less_equal", b.constant(n, index.dtype), index, dtype=dtypes.bool_)
-        lowest = b.constant(-n if attributes["wrap"] else 0, index.dtype)
-        below = b.map("less", index, lowest, dtype=dtypes.bool_)
-        outside = b.map("logical_or", below, above)
-        if outside.size > 1:
-            axes = tuple(range(len(outside.shape)))
-            outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
-        b.checks.append(b.reshape(outside, ()))
+        _check(b, index, x.shape[axis], attributes["wrap"])
     return None
+
+
+@rule("checked_index")
+def _checked_index(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    if inputs[0].size:
+        _check(b, inputs[0], attributes["size"], wrap=False)
+    return inputs[0]
+
+
+def _check(b: _Builder, index: Value, n: int, wrap: bool) -> None:
+    """Ask for whether any index points outside an axis of size n."""
+    if index.dtype != dtypes.int64:
+        index = b.map("astype", index, dtype=dtypes.int64, attributes={"dtype": dtypes.int64})
+    above = b.map("less_equal", b.constant(n, index.dtype), index, dtype=dtypes.bool_)
+    lowest = b.constant(-n if wrap else 0, index.dtype)
+    below = b.map("less", index, lowest, dtype=dtypes.bool_)
+    outside = b.map("logical_or", below, above)
+    if outside.size > 1:
+        axes = tuple(range(len(outside.shape)))
+        outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
+    b.checks.append(b.reshape(outside, ()))
 
 
 def _reduce_rule(op: str) -> Rule:

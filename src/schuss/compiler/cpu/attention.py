@@ -179,6 +179,24 @@ class _Kernel:
                 f, m, scores, (seen, keys), self.top, query=query, bias=bias, first_key=key
             )
 
+    def keys_seen(self, query: Index, keys: Index) -> steps.Span:
+        """For rows that are queries, `query` the first: the keys that they see, counted alike."""
+
+        def span(row: Index, height: int) -> tuple[Index, Index]:
+            if not self.spec.causal:
+                return 0, keys
+            return 0, self.f.smaller(self.f.add(self.f.add(query, row), height), keys)
+
+        return span
+
+    def queries_seeing(self, query: Index, count: Index) -> steps.Span:
+        """For rows that are keys: the queries of the block that see any of them."""
+
+        def span(row: Index, height: int) -> tuple[Index, Index]:
+            return _positive(self.f, self.f.sub(row, query)) if self.spec.causal else 0, count
+
+        return span
+
     def start_rows(self) -> None:
         """No key met yet: the maximum is the least finite number, so that -inf - top is -inf."""
         m = self.m
@@ -234,8 +252,8 @@ def lower_forward(spec: Attention) -> Lowered:
             """Take a block of keys into account."""
             present = f.smaller(keys, f.sub(limit, key))
             right, left = Matrix(scores, WIDTH, 1, m.element), k.moved(f, key)
-            steps.product(f, m, left, queries, right, rows=keys, below=present, depth=spec.d,
-                          columns=WIDTH)  # fmt: skip
+            steps.product(f, m, left, queries, right, rows=keys, below=present, columns=WIDTH,
+                          span=lambda row, height: (0, spec.d))  # fmt: skip
             bias = kernel.bias(room, query, count, key, keys)
             before = kernel.top.get(f, m)
             kernel.find_largest(scores, present, query, key, bias)
@@ -245,7 +263,8 @@ def lower_forward(spec: Attention) -> Lowered:
             steps.powers(f, m, scores, (0, present), kernel.top, kernel.total)
             weights, target = right.turned(), Matrix(out, width, 1, m.element)
             steps.product(f, m, weights, values.moved(f, key), target, rows=WIDTH, below=WIDTH,
-                          depth=present, columns=width, add=spec.tk > size)  # fmt: skip
+                          columns=width, add=spec.tk > size,
+                          span=kernel.keys_seen(f.sub(query, key), present))  # fmt: skip
 
         _over_keys(f, spec.tk, size, limit, meet)
         for lane, inverse in enumerate(steps.inverses(f, m, kernel.total)):
@@ -361,18 +380,19 @@ class _Backward:
         steps.dot_columns(f, m, self.turned_g, self.turned_y, spec.dv, self.dots)
         weights = Matrix(self.weights, WIDTH, 1, m.element)
         towards = Matrix(self.towards, WIDTH, 1, m.element)
-        every = {"rows": spec.tk, "below": keys, "columns": WIDTH}
-        steps.product(f, m, self.k, queries, weights, depth=spec.d, **every)
+        steps.product(f, m, self.k, queries, weights, rows=spec.tk, below=keys, columns=WIDTH,
+                      span=lambda row, height: (0, spec.d))  # fmt: skip
         kernel.start_rows()
         bias = kernel.bias(self.room, query, count, 0, spec.tk)
         kernel.find_largest(self.weights, keys, query, 0, bias)
         steps.powers(f, m, self.weights, (0, keys), kernel.top, kernel.total)
-        steps.product(f, m, self.v, slopes, towards, depth=spec.dv, **every)
+        steps.product(f, m, self.v, slopes, towards, rows=spec.tk, below=keys, columns=WIDTH,
+                      span=lambda row, height: (0, spec.dv))  # fmt: skip
         inverse = steps.inverses(f, m, kernel.total)
         steps.slopes(f, m, self.weights, self.towards, keys, inverse, self.dots)
         dq = Matrix(self.dq_rows, self.width, 1, m.element)
-        steps.product(f, m, towards.turned(), self.keys, dq, rows=WIDTH, below=WIDTH, depth=keys,
-                      columns=self.width)  # fmt: skip
+        steps.product(f, m, towards.turned(), self.keys, dq, rows=WIDTH, below=WIDTH,
+                      columns=self.width, span=kernel.keys_seen(query, keys))  # fmt: skip
         target = kernel.gradient(0).moved(f, query)
         steps.write_rows(f, m, dq, target, count, spec.d, None)
         for left, right, total, columns, width in (
@@ -380,8 +400,8 @@ class _Backward:
             (towards, q, self.dk, spec.d, self.width),
         ):
             rows = kernel.rows(right, count, WIDTH, columns)
-            steps.product(f, m, left, rows, total, rows=spec.tk, below=keys, depth=count,
-                          columns=width, add=True)  # fmt: skip
+            steps.product(f, m, left, rows, total, rows=spec.tk, below=keys, columns=width,
+                          span=kernel.queries_seeing(query, count), add=True)  # fmt: skip
 
     def write(self) -> None:
         """dk and dv to the output."""
@@ -411,9 +431,10 @@ def _machine(dtype: str) -> Machine:
     """How the host computes attention of a dtype."""
     computed = dtypes.accumulator(dtypes.as_dtype(dtype))
     lanes = host().lanes(computed)
-    registers = 16 if host().vector_bits == 256 else 32
+    # Of 16 or 32 registers: heights that divide a block waste nothing at the causal edge.
+    rows = 4 if host().vector_bits == 256 else 8
     exp = vector_math.symbol("exp", str(computed), lanes)
-    return Machine(_KINDS[str(computed)], lanes, (registers - 4) // steps.GROUP, exp)
+    return Machine(_KINDS[str(computed)], lanes, rows, exp)
 
 
 def _module(f: Function, m: Machine, kind: str) -> str:

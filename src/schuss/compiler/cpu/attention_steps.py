@@ -9,6 +9,7 @@ are neighbours in memory.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from schuss.compiler.cpu.matmul_text import Function
@@ -200,36 +201,42 @@ def declarations(m: Machine, kind: str) -> set[str]:
 # --- products ---
 
 
+Span = Callable[[Index, int], tuple[Index, Index]]
+
+
 def product(
     f: Function, m: Machine, a: Matrix, b: Matrix, c: Matrix, *, rows: int, below: Index,
-    depth: Index, columns: int, add: bool = False,
+    columns: int, span: Span, add: bool = False,
 ) -> None:  # fmt: skip
     """c = a b, or c += a b, for the tiles of c that start above row `below`.
 
     Elements of a are broadcast, rows of b and c are vectors (`columns` counts elements and is a
     multiple of the lanes; c lies in scratch). `rows` is the height of c, which fixes the tiles.
+    span(row, height) -> (first, last) tells for the tile of `height` rows from `row` on over
+    which columns of a and rows of b to sum: what lies outside is known to be 0.
     """
     vectors = columns // m.lanes
-    whole = vectors // GROUP
+    whole = vectors - vectors % GROUP
     groups = [(0, whole, GROUP)] if whole else []
-    groups += [(whole * GROUP, whole * GROUP + 1, 1)] if vectors % GROUP else []
+    groups += [(whole, vectors, 1)] if vectors > whole else []
     for first, last, wide in groups:
-        stop = last * wide if wide == GROUP else last
-        with f.loop(first, stop, wide) as group:
+        with f.loop(first, last, wide) as group:
             column = f.mul(group, m.lanes)
             right = Matrix(f.at(m.element, b.pointer, column), b.row, 1, m.element)
             out = Matrix(f.at(m.element, c.pointer, column), c.row, 1, m.element)
             for start, end, height in tiles(rows, m.rows):
                 with f.loop(start, f.smaller(end, below), height) as row:
                     tile = (a.moved(f, row), right, out.moved(f, row))
-                    _tile(f, m, *tile, height=height, wide=wide, depth=depth, add=add)
+                    _tile(f, m, *tile, height=height, wide=wide, span=span(row, height), add=add)
 
 
 def _tile(
     f: Function, m: Machine, a: Matrix, b: Matrix, c: Matrix, *, height: int, wide: int,
-    depth: Index, add: bool,
+    span: tuple[Index, Index], add: bool,
 ) -> None:  # fmt: skip
-    """`height` rows of `wide` vectors, held in registers while the sum over `depth` runs."""
+    """`height` rows of `wide` vectors, held in registers while the sum over `span` runs."""
+    first, last = span
+    a, b = a.turned().moved(f, first).turned(), b.moved(f, first)
     cells = [(r, v) for r in range(height) for v in range(wide)]
     place = {(r, v): f.add(f.mul(r, c.row), v * m.lanes) for r, v in cells}
     start = {
@@ -239,12 +246,12 @@ def _tile(
     total = {(r, v): f"%{name}.c{r}.{v}" for r, v in cells}
     f.line(f"br label %{name}.head")
     f.label(f"{name}.head")
-    _phi(f, "i64", f"%{name}.k", "0", before, name)
+    _phi(f, "i64", f"%{name}.k", str(first), before, name)
     for which, x in (("a", a), ("b", b)):
         _phi(f, "ptr", f"%{name}.{which}", x.pointer, before, name)
     for cell in cells:
         _phi(f, m.vector, total[cell], start[cell], before, name)
-    f.line(f"%{name}.more = icmp slt i64 %{name}.k, {depth}")
+    f.line(f"%{name}.more = icmp slt i64 %{name}.k, {last}")
     f.line(f"br i1 %{name}.more, label %{name}.body, label %{name}.end")
     f.label(f"{name}.body")
     line = [load(f, m, f"%{name}.b", v * m.lanes, whole=False) for v in range(wide)]

@@ -412,10 +412,35 @@ def _to_integer(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
 
 def rounded(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
     """A number rounded to a half precision, held in a float."""
+    if start == dtypes.float64:
+        x = _odd(t, x, lanes)
+    start = dtypes.float32
     raw = t.new(
         f"fptrunc {kind_of(start, lanes)} {x} to {vector(_half(out), lanes)}"
     )
     return t.new(f"fpext {vector(_half(out), lanes)} {raw} to {vector('float', lanes)}")
+
+
+def _odd(t: Text, x: str, lanes: int) -> str:
+    """A double as a float whose last bit says that something was cut off.
+
+    Rounding it once more then gives what rounding the double at once would have given (Boldo and
+    Melquiond, "When double rounding is odd", 2005).
+    """
+    double, single = vector("double", lanes), vector("float", lanes)
+    bits, one = vector("i32", lanes), "1" if lanes == 1 else "splat (i32 1)"
+    near = t.new(f"fptrunc {double} {x} to {single}")
+    back = t.new(f"fpext {single} {near} to {double}")
+    size = _intrinsic(t, "fabs", dtypes.float64, lanes, x)
+    reached = _intrinsic(t, "fabs", dtypes.float64, lanes, back)
+    whole = t.new(f"bitcast {single} {near} to {bits}")
+    beyond = t.new(f"fcmp ogt {double} {reached}, {size}")
+    lower = t.new(f"sub {bits} {whole}, {one}")
+    below = t.new(f"select {vector('i1', lanes)} {beyond}, {bits} {lower}, {bits} {whole}")
+    inexact = t.new(f"fcmp one {double} {back}, {x}")
+    odd = t.new(f"or {bits} {below}, {one}")
+    chosen = t.new(f"select {vector('i1', lanes)} {inexact}, {bits} {odd}, {bits} {whole}")
+    return t.new(f"bitcast {bits} {chosen} to {single}")
 
 
 def _half(dtype: DType) -> str:

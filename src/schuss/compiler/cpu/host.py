@@ -7,7 +7,9 @@ set_num_threads(n)            takes effect with the next run
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,6 +52,18 @@ class Host:
         return self.triple.startswith(("x86_64", "amd64"))
 
 
+# Held while LLVM works or is imported: neither the child of a fork nor the end of the process may
+# meet it in the middle of something that another thread has begun.
+llvm_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=llvm_lock.acquire,
+        after_in_parent=llvm_lock.release,
+        after_in_child=llvm_lock.release,
+    )
+atexit.register(llvm_lock.acquire)
+
+
 # What SCHUSS_CPU may ask for on x86-64: LLVM's name, and a feature that the machine must have.
 _LESSER = {"avx512": ("skylake-avx512", "avx512dq"), "avx2": ("haswell", "avx2")}
 
@@ -60,6 +74,11 @@ def host() -> Host:
 
     Raises ArgumentError where SCHUSS_CPU names what this machine is not.
     """
+    with llvm_lock:
+        return _find_host()
+
+
+def _find_host() -> Host:
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()

@@ -20,9 +20,7 @@ unless the source asks for it with `loops`. There are no fast-math flags but tho
 
 from __future__ import annotations
 
-import atexit
 import itertools
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -33,7 +31,7 @@ from hashlib import sha256
 from typing import Any
 
 from schuss.compiler.cpu import cache as disk
-from schuss.compiler.cpu.host import get_num_threads, host
+from schuss.compiler.cpu.host import get_num_threads, host, llvm_lock
 from schuss.compiler.cpu.translate import Translator, runs_in_parallel, target_machine, translate
 
 _FORMAT = 1  # changes with what is done to a text beyond what `_target` says
@@ -56,7 +54,6 @@ class Source:
     loops: bool = False
 
 
-_lock = threading.RLock()
 _loaded: dict[str, dict[str, int]] = {}  # by the key of a source
 _shared: dict[str, int] = {}
 
@@ -70,9 +67,9 @@ def compile_kernels(sources: Iterable[Source]) -> dict[str, int]:
     Raises RuntimeError with LLVM's words for a text that is not LLVM IR: a mistake of ours, not of
     a user.
     """
-    keys = {_key(each): each for each in sources}
-    _check_names(keys.values())
-    with _lock:
+    with llvm_lock:
+        keys = {_key(each): each for each in sources}
+        _check_names(keys.values())
         new = {key: each for key, each in keys.items() if key not in _loaded}
         if new:
             _load(new, _objects(new))
@@ -81,7 +78,7 @@ def compile_kernels(sources: Iterable[Source]) -> dict[str, int]:
 
 def disassemble(text: str, loops: bool = False) -> str:
     """The machine code of a module as assembly text, for people to read."""
-    with _lock:
+    with llvm_lock:
         return translate(text, loops, assembly=True).decode()
 
 
@@ -187,12 +184,3 @@ def _engine() -> Any:
     # JITLink puts all parts of an object into one piece of memory, which the small code model
     # needs; the other linker may put them gigabytes apart.
     return llvm.create_lljit_compiler(target_machine(), use_jit_link=True)
-
-
-# Neither the child of a fork nor the end of the process may meet LLVM in the middle of something
-# that another thread has begun.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
-    )
-atexit.register(_lock.acquire)

@@ -309,16 +309,8 @@ class _Rows(Printer):
         self.length = math.prod(kernel.sizes[self.first :])
         self.rows = math.prod(kernel.sizes[: self.first])
         self.last = kernel.sizes[-1] if self.vector_axis >= 0 else 1
-        self.ready = self._passes()
+        self.ready = kernel.passes_before()
         self.kept = self._kept_between_passes()
-
-    def _passes(self) -> list[int]:
-        """How many passes over the row have to end before a line can be computed."""
-        ready: list[int] = []
-        for line in self.kernel.lines:
-            after = max((ready[each] for each in line.inputs), default=0)
-            ready.append(after + 1 if line.op.startswith("reduce.") else after)
-        return ready
 
     def full(self, number_: int) -> bool:
         """Whether a line varies along the row."""

@@ -20,14 +20,16 @@ precision, int32 for int8, else the dtype itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul_micro import size
-from schuss.compiler.cpu.matmul_plan import Machine, Product, plan
+from schuss.compiler.cpu.matmul_pack import mask_below
+from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Product, plan
 from schuss.compiler.cpu.matmul_stages import Stage, Stages
+from schuss.compiler.cpu.matmul_text import Function
 
 __all__ = ["Lowered", "Machine", "PrintEpilogue", "Product", "Stage", "lower", "plain_epilogue"]
 
@@ -56,13 +58,57 @@ def lower(
     """Lower a product for a machine, by default this one."""
     if product.batches * product.m * product.n == 0:
         return Lowered((), (), 0)
+    turned = product.n == 1 and product.m > 1
+    if turned:
+        product, print_epilogue = _transposed(product), _one_by_one(print_epilogue)
     cut = plan(product, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.lanes, product.accumulator)
-    key = sha256(f"{product}{cut}{epilogue}".encode()).hexdigest()[:16]
-    stages = Stages(product, cut, epilogue, f"matmul_{key}")
+    key = sha256(f"{product}{cut}{turned}{epilogue}".encode()).hexdigest()[:16]
+    stages = Stages(product, cut, epilogue, f"matmul_{key}", (1, 0) if turned else (0, 1))
     if product.k == 0:
         return Lowered((), (stages.zeros(),), 0)
     return Lowered(stages.shared(), stages.stages(), stages.workspace)
+
+
+def _transposed(product: Product) -> Product:
+    """The product of B^T and A^T, whose result is C^T."""
+    *a_batch, a_m, a_k = product.a_strides
+    *b_batch, b_k, b_n = product.b_strides
+    return replace(
+        product,
+        m=product.n,
+        n=product.m,
+        a_strides=(*b_batch, b_n, b_k),
+        b_strides=(*a_batch, a_k, a_m),
+    )
+
+
+def _one_by_one(print_epilogue: PrintEpilogue) -> PrintEpilogue:
+    """The epilogue of the transposed product: a row of C^T is a column, and so each of its elements
+    a row, of C.
+    """
+
+    def text(name: str, lanes: int, accumulator: str) -> str:
+        inner = print_epilogue(f"{name}_of_one", lanes, accumulator)
+        vector = f"<{lanes} x {ELEMENTS[accumulator][1]}>"
+        f = Function(
+            f"define internal void @{name}(ptr %args, i64 %batch, i64 %m, i64 %n, {vector} %value, "
+            "i64 %count) alwaysinline"
+        )
+        with f.loop(0, "%count") as i:
+            x = f.let(f"extractelement {vector} %value, i64 {i}")
+            one = f.let(
+                f"insertelement {vector} zeroinitializer, {ELEMENTS[accumulator][1]} {x}, i64 0"
+            )
+            row = f.add("%n", i)
+            f.line(
+                f"call void @{name}_of_one(ptr %args, i64 %batch, i64 {row}, i64 %m, "
+                f"{vector} {one}, i64 1)"
+            )
+        f.line("ret void")
+        return f"{inner}\n{f}"
+
+    return text
 
 
 def this_machine() -> Machine:
@@ -78,34 +124,20 @@ def plain_epilogue(product: Product) -> PrintEpilogue:
     """
 
     def text(name: str, lanes: int, accumulator: str) -> str:
-        element = product.element
-        vector = f"<{lanes} x {element}>"
-        return f"""
-define internal void @{name}(ptr %args, i64 %batch, i64 %m, i64 %n, {vector} %value, i64 %count) \
-alwaysinline {{
-  %word = getelementptr i64, ptr %args, i64 3
-  %c = load ptr, ptr %word
-  %rows = mul i64 %batch, {product.m}
-  %row = add i64 %rows, %m
-  %before = mul i64 %row, {product.n}
-  %index = add i64 %before, %n
-  %target = getelementptr {element}, ptr %c, i64 %index
-  %full = icmp eq i64 %count, {lanes}
-  br i1 %full, label %whole, label %each
-whole:
-  store {vector} %value, ptr %target, align {size(element)}
-  ret void
-each:
-  %i = phi i64 [0, %0], [%next, %each]
-  %x = extractelement {vector} %value, i64 %i
-  %p = getelementptr {element}, ptr %target, i64 %i
-  store {element} %x, ptr %p
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %count
-  br i1 %more, label %each, label %done
-done:
-  ret void
-}}
-"""
+        element = ELEMENTS[accumulator][1]
+        vector, bits = f"<{lanes} x {element}>", 8 * size(element)
+        store = f"@llvm.masked.store.v{lanes}{'i' if element[0] == 'i' else 'f'}{bits}.p0"
+        f = Function(
+            f"define internal void @{name}(ptr %args, i64 %batch, i64 %m, i64 %n, {vector} %value, "
+            "i64 %count) alwaysinline"
+        )
+        row = f.add(f.mul("%batch", product.m), "%m")
+        target = f.at(element, f.word(3), f.add(f.mul(row, product.n), "%n"))
+        f.line(
+            f"call void {store}({vector} %value, ptr {target}, i32 {size(element)}, "
+            f"<{lanes} x i1> {mask_below(f, lanes, '%count')})"
+        )
+        f.line("ret void")
+        return f"declare void {store}({vector}, ptr, i32, <{lanes} x i1>)\n{f}"
 
     return text

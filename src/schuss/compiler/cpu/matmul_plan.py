@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from schuss.compiler.cpu.matmul_dot import best_rows
 from schuss.compiler.cpu.matmul_micro import size
 
-# LLVM types of elements and of sums.
-_ELEMENTS = {
+# LLVM types of the elements of a dtype, and of their sums.
+ELEMENTS = {
     "float32": ("float", "float"),
     "float64": ("double", "double"),
     "bfloat16": ("bfloat", "float"),
@@ -28,11 +29,13 @@ _ELEMENTS = {
 }
 _ACCUMULATORS = {"bfloat16": "float32", "float16": "float32", "int8": "int32"}
 
+ALIGN = 64  # bytes; where scratch memory and the workspace are cut
+
 # Multiply-adds: below _SERIAL a product is one part; above it parts have about _PART.
 _SERIAL = 50_000
 _PART = 100_000
 _MOST_PARTS = 32
-# Bytes of k per row of A: longer products are summed in blocks.
+# Bytes along k: longer products are summed in blocks, of half the length.
 _LONGEST_BLOCK = 4096
 # A product of fewer tiles is cut along k too, in slices of at least so many elements.
 _FEW_CELLS = 16
@@ -40,7 +43,9 @@ _SHORTEST_SLICE = 256
 # The largest block of C.
 _MOST_TILES = 10
 _MOST_PANELS = 16
-_FEW_COLUMNS = 64
+# Sums over no more than this are formed in registers, row by row.
+_OUTER_K = 4
+_OUTER_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Product:
     b_strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        assert self.dtype in _ELEMENTS, self.dtype
+        assert self.dtype in ELEMENTS, self.dtype
         assert len(self.a_strides) == len(self.b_strides) == len(self.batch) + 2
 
     @property
@@ -80,12 +85,12 @@ class Product:
     @property
     def source(self) -> str:
         """The LLVM type of the elements of A and B."""
-        return _ELEMENTS[self.dtype][0]
+        return ELEMENTS[self.dtype][0]
 
     @property
     def element(self) -> str:
         """The LLVM type of the sums, and so of the vectors that an epilogue gets."""
-        return _ELEMENTS[self.dtype][1]
+        return ELEMENTS[self.dtype][1]
 
     @property
     def accumulator(self) -> str:
@@ -97,16 +102,22 @@ class Product:
 class Plan:
     """How a product is computed.
 
-    Rows are cut into `tiles` of `height` or, the first `tall` of them, height + 1 rows; columns
-    into `panels` of `vectors` vectors, where the last may be narrower; k into `slices` whose sums
-    are added in the end, and a slice into blocks of `k_block`. A part of the work is `group`
-    batches of a block of `block_tiles` x `block_panels` and one slice.
+    `kernel` is the way tiles of C are computed: 'tile' by micro-kernels that broadcast elements of
+    A (matmul_micro), 'dot' by those that go along k (matmul_dot), 'outer' row by row in registers
+    for very small k.
 
-    `a_mode` and `b_mode` say where the micro-kernel reads an operand: 'direct' in place, 'stage'
-    from a copy in the workspace that a stage before has packed, 'part' from a copy that each part
-    packs for itself in its scratch memory.
+    Rows are cut into `tiles` of `height` or, the first `tall` of them, height + 1 rows, where the
+    last of 'dot' and 'outer' may have fewer; columns into `panels` of `vectors` vectors, where the
+    last may be narrower; k into `slices` whose sums are added in the end, and a slice into blocks
+    of `k_block`. A part of the work is `group` batches of a block of `block_tiles` x
+    `block_panels` and one slice.
+
+    `a_mode` and `b_mode` say where kernels read an operand: 'direct' in place, 'stage' from a copy
+    in the workspace that a stage before has packed, 'part' from a copy that each part packs for
+    itself in its scratch memory.
     """
 
+    kernel: str
     lanes: int
     tiles: int
     height: int
@@ -133,11 +144,6 @@ class Plan:
         return self.height + (self.tall > 0)
 
     @property
-    def a_width(self) -> int:
-        """Elements of a row of a packed tile of A."""
-        return ceil_to(self.tallest, self.lanes)
-
-    @property
     def row_blocks(self) -> int:
         return ceil_div(self.tiles, self.block_tiles)
 
@@ -149,18 +155,20 @@ class Plan:
 def plan(product: Product, machine: Machine) -> Plan:
     """Cut a product, all of whose sizes but k are at least 1, for a machine."""
     lanes = machine.vector_bytes // size(product.element)
-    tiles, vectors = _tile(product, machine.registers, lanes)
+    kernel = _kernel(product, lanes)
+    tiles, height, tall, vectors = _tiles(product, machine.registers, lanes, kernel)
     panels = ceil_div(product.n, vectors * lanes)
     parts = _parts(product)
     slices, slice_k, k_block = _k_blocks(product, tiles * panels, parts, lanes)
     block_tiles, block_panels, group = _blocks(product, tiles, panels, parts, slices)
-    height, tall = divmod(product.m, tiles)
     a_mode, b_mode = "direct", "direct"
-    if not _reads_a_in_place(product):
+    if kernel == "tile" and not _reads_a_in_place(product):
         a_mode = "part" if slices > 1 or panels == block_panels or parts == 1 else "stage"
-    if not _reads_b_in_place(product):
-        b_mode = "part" if slices > 1 or tiles == block_tiles or parts == 1 else "stage"
+    if kernel != "dot" and not _reads_b_in_place(product):
+        once = slices > 1 or tiles == block_tiles or parts == 1
+        b_mode = "part" if once or kernel == "outer" else "stage"
     return Plan(
+        kernel=kernel,
         lanes=lanes,
         tiles=tiles,
         height=height,
@@ -178,6 +186,23 @@ def plan(product: Product, machine: Machine) -> Plan:
     )
 
 
+def _kernel(product: Product, lanes: int) -> str:
+    """Which kernel suits a product."""
+    if product.source != product.element:
+        return "tile"  # only packing converts
+    if 0 < product.k <= _OUTER_K:
+        return "outer"
+    along_k = product.a_strides[-1] == 1 and product.b_strides[-2] == 1
+    # A dot product costs as much as a few vectors of k to start and to end; packing B costs as
+    # much as a few rows of A; and a narrow C leaves lanes of the other kernels empty.
+    if along_k and product.element in ("float", "double"):
+        few = product.m <= 4 and product.k >= 2 * lanes
+        some = product.m <= 2 * lanes or product.n <= 3 * lanes // 4
+        if few or (some and product.k >= 8 * lanes):
+            return "dot"
+    return "tile"
+
+
 def most_rows(registers: int, vectors: int) -> int:
     """Rows of the highest tile whose sums stay in registers beside a row of B and two elements
     of A. Beyond 14 rows nothing is gained.
@@ -185,15 +210,22 @@ def most_rows(registers: int, vectors: int) -> int:
     return max(1, min(14, (registers - vectors - 2) // vectors))
 
 
-def _tile(product: Product, registers: int, lanes: int) -> tuple[int, int]:
-    """The number of tiles that m is cut into, and the vectors of a panel."""
-    across = ceil_div(product.n, lanes)
+def _tiles(product: Product, registers: int, lanes: int, kernel: str) -> tuple[int, int, int, int]:
+    """Number of tiles, their height, how many are higher, and the vectors of a panel."""
+    m, across = product.m, ceil_div(product.n, lanes)
+    if kernel == "dot":
+        rows = best_rows(lanes, m)
+        return ceil_div(m, rows), rows, 0, 1
+    if kernel == "outer":
+        vectors = min(across, 4, max(1, registers // 2 // product.k))
+        return ceil_div(m, _OUTER_ROWS), min(m, _OUTER_ROWS), 0, vectors
     vectors = min(2, across)
     for wider in range(3, min(8, across) + 1):
-        if most_rows(registers, wider) >= product.m:
+        if most_rows(registers, wider) >= m:
             vectors = wider
     vectors = ceil_div(across, ceil_div(across, vectors))
-    return ceil_div(product.m, most_rows(registers, vectors)), vectors
+    tiles = ceil_div(m, most_rows(registers, vectors))
+    return tiles, *divmod(m, tiles), vectors
 
 
 def _parts(product: Product) -> int:
@@ -204,18 +236,19 @@ def _parts(product: Product) -> int:
 
 def _k_blocks(product: Product, cells: int, parts: int, lanes: int) -> tuple[int, int, int]:
     """Slices of k, the length of a slice, and of a block in it."""
-    longest = _LONGEST_BLOCK // size(product.element)
+    k, block = product.k, _LONGEST_BLOCK // 2 // size(product.element)
     slices = 1
     if product.batches * cells < min(_FEW_CELLS, parts):
-        slices = min(ceil_div(parts, product.batches * cells), product.k // _SHORTEST_SLICE)
-        slices = max(1, slices)
-    slice_k = ceil_div(product.k, slices)
+        slices = max(1, min(parts, k // _SHORTEST_SLICE))
+    slice_k = k
     if slices > 1:
-        slice_k = ceil_to(slice_k, lanes)
-        slices = ceil_div(product.k, slice_k)
-    blocks = ceil_div(slice_k, longest)
-    k_block = slice_k if blocks <= 1 else ceil_to(ceil_div(slice_k, blocks), lanes)
-    return slices, slice_k, k_block
+        # All of C is one block: short blocks of k keep what it is made from in the cache.
+        slice_k, block = ceil_to(ceil_div(k, slices), lanes), block // 2
+        slices = ceil_div(k, slice_k)
+    if slices == 1 and k <= 2 * block:
+        return 1, k, k
+    blocks = ceil_div(slice_k, block)
+    return slices, slice_k, ceil_to(ceil_div(slice_k, blocks), lanes)
 
 
 def _blocks(
@@ -223,10 +256,10 @@ def _blocks(
 ) -> tuple[int, int, int]:
     """Tiles and panels of a block, and batches of a part."""
     batches = product.batches
-    if slices > 1:
-        return 1, 1, 1
     if parts == 1:
         return tiles, panels, batches
+    if slices > 1:
+        return tiles, panels, 1
     rows, columns = ceil_div(tiles, _MOST_TILES), ceil_div(panels, _MOST_PANELS)
     while batches * rows * columns < parts and rows * columns < tiles * panels:
         # Cut what is longer, so that blocks become square in tiles.
@@ -241,21 +274,28 @@ def _blocks(
 
 def _reads_a_in_place(product: Product) -> bool:
     """Broadcasting loads take A with any strides. Rows a multiple of a page apart, though, lie
-    in the same few lines of the first-level cache.
+    in the same few lines of the first-level cache, and with two large strides each element is in
+    a line of its own.
     """
     if product.source != product.element:
         return False
     m_stride, k_stride = product.a_strides[-2:]
-    if product.k == 1 or abs(m_stride) <= 1:
+    if product.k == 1 or product.m <= 4 or abs(m_stride) <= 1:
         return True
-    if abs(k_stride) > 1 and product.n > _FEW_COLUMNS:
-        return False
-    return product.m <= 4 or m_stride * size(product.element) % 4096 != 0
+    if abs(k_stride) > 1:
+        return product.n <= 64
+    return m_stride * size(product.element) % 4096 != 0
 
 
 def _reads_b_in_place(product: Product) -> bool:
-    """Rows of B can be read where they are if they are rows."""
-    return product.source == product.element and (product.b_strides[-1] == 1 or product.n == 1)
+    """B can be read where it is if its rows are contiguous. Rows a multiple of a page apart do
+    not stay in the caches, which matters if many rows of A meet them.
+    """
+    k_stride, n_stride = product.b_strides[-2:]
+    if product.source != product.element or (n_stride != 1 and product.n > 1):
+        return False
+    pages = k_stride * size(product.element) % 4096 == 0 and product.k > 256
+    return not (pages and product.m >= 512)
 
 
 def ceil_div(x: int, y: int) -> int:

@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from schuss.compiler.cpu import matmul_micro, matmul_pack
+from schuss.compiler.cpu import matmul_dot, matmul_micro, matmul_pack
 from schuss.compiler.cpu.library import Source
-from schuss.compiler.cpu.matmul_micro import Micro, size
+from schuss.compiler.cpu.matmul_dot import Dot
+from schuss.compiler.cpu.matmul_micro import Micro, broadcast, plus, size
+from schuss.compiler.cpu.matmul_operand import Operand
 from schuss.compiler.cpu.matmul_pack import Pack
-from schuss.compiler.cpu.matmul_plan import Plan, Product, ceil_to
+from schuss.compiler.cpu.matmul_plan import ALIGN, Plan, Product, ceil_to
 from schuss.compiler.cpu.matmul_text import Function
-
-_ALIGN = 64  # bytes; where scratch memory and the workspace are cut
 
 
 @dataclass(frozen=True)
@@ -32,103 +32,32 @@ class Stage:
     scratch: int
 
 
-@dataclass(frozen=True)
-class Operand:
-    """A or B as the stages see it: `extent` rows of A or columns of B ("lines"), each k long.
-
-    Lines are packed in panels: k, rounded up to whole vectors, times `row` elements, of which the
-    lines fill the first few.
-    """
-
-    product: Product
-    word: int  # of %args
-    mode: str  # where the micro-kernel reads it, see Plan
-    strides: tuple[int, ...]  # batch axes, then lines, then k
-    row: int
-    panels: int
-    lanes: int
-    offset: int  # bytes; of the first panel in the workspace, if mode is 'stage'
-
-    def panel(self, k: int) -> int:
-        """Elements of a panel with k rows."""
-        return self.row * ceil_to(k, self.lanes)
-
-    @property
-    def line_stride(self) -> int:
-        return self.strides[-2]
-
-    @property
-    def k_stride(self) -> int:
-        return self.strides[-1]
-
-    @property
-    def matrices(self) -> int:
-        """How many different matrices the batch has: one, where all entries share it."""
-        return self.product.batches if any(self.strides[:-2]) else 1
-
-    @property
-    def staged(self) -> int:
-        """Bytes of all packed panels in the workspace."""
-        if self.mode != "stage":
-            return 0
-        elements = self.matrices * self.panels * self.panel(self.product.k)
-        return ceil_to(elements * size(self.product.element), _ALIGN)
-
-    @property
-    def pack(self) -> Pack:
-        """The function that packs it."""
-        p = self.product
-        return matmul_pack.choose(p.source, p.element, self.lanes, self.line_stride, self.k_stride)
-
-    def start(self, f: Function, batch: str, line: str, k: str) -> str:
-        """The address of an element."""
-        offset = f.add(f.mul(line, self.line_stride), f.mul(k, self.k_stride))
-        for extent, stride in zip(self.product.batch[::-1], self.strides[-3::-1], strict=True):
-            batch, index = f.divide(batch, extent)
-            offset = f.add(offset, f.mul(index, stride))
-        return f.at(self.product.source, f.word(self.word), offset)
-
-    def packed(self, f: Function, batch: str, panel: str, k: str) -> str:
-        """The address of row k of a panel in the workspace."""
-        p = self.product
-        matrix = batch if self.matrices > 1 else "0"
-        index = f.add(f.mul(matrix, self.panels), panel)
-        element = f.add(f.mul(index, self.panel(p.k)), f.mul(k, self.row))
-        return f.at(p.element, f.at("i8", f.word(2), self.offset), element)
-
-    def call_pack(self, f: Function, source: str, lines: str, k: str, target: str) -> None:
-        """Pack `lines` lines from the address `source` on, a vector of them at a time."""
-        p = self.product
-        with f.loop(0, lines, self.lanes) as line:
-            here = f.at(p.source, source, f.mul(line, self.line_stride))
-            there = f.at(p.element, target, line)
-            width = f.smaller(f.sub(lines, line), self.lanes)
-            f.line(
-                f"call void @{self.pack.name}(ptr {here}, i64 {self.line_stride}, "
-                f"i64 {self.k_stride}, i64 {width}, i64 {k}, ptr {there}, i64 {self.row})"
-            )
-
-
 class Stages:
     """Prints the stages of one product.
 
-    `epilogue` is the text of the function @epilogue; the names of kernels start with `stem`.
+    `epilogue` is the text of the function @epilogue; the names of kernels start with `stem`;
+    `words` are the numbers of the words with the addresses of A and B.
     """
 
-    def __init__(self, product: Product, plan: Plan, epilogue: str, stem: str) -> None:
+    def __init__(
+        self, product: Product, plan: Plan, epilogue: str, stem: str, words: tuple[int, int]
+    ) -> None:
         self.product, self.plan, self.epilogue, self.stem = product, plan, epilogue, stem
         a, b, lanes = product.a_strides, product.b_strides, plan.lanes
         self.a = Operand(
-            product, 0, plan.a_mode, a, ceil_to(plan.tallest, lanes), plan.tiles, lanes, 0
+            product, words[0], plan.a_mode, a, ceil_to(plan.tallest, lanes), plan.tiles, lanes, 0
         )
         b = (*b[:-2], b[-1], b[-2])
-        self.b = Operand(product, 1, plan.b_mode, b, plan.width, plan.panels, lanes, self.a.staged)
+        self.b = Operand(
+            product, words[1], plan.b_mode, b, plan.width, plan.panels, lanes, self.a.staged
+        )
         self.bytes = size(product.element)
         self.cell = plan.tallest * plan.width  # elements of a tile of C
         self.sums = self.a.staged + self.b.staged  # bytes in the workspace before sums of slices
         # The last panel of B may be narrower, and cannot be read in place if it ends in a vector.
         self.last_vectors = -(-(product.n - (plan.panels - 1) * plan.width) // lanes)
-        self.packs_last = plan.b_mode == "direct" and product.n % lanes != 0
+        in_place = plan.b_mode == "direct" and plan.kernel != "dot"
+        self.packs_last = in_place and product.n % lanes != 0
 
     @property
     def workspace(self) -> int:
@@ -139,11 +68,10 @@ class Stages:
 
     def shared(self) -> tuple[Source, ...]:
         """The modules that the stages call into."""
-        micros = (
-            Source(matmul_micro.definition(x), (x.name,), shared=True) for x in self._micros()
-        )
-        packs = (Source(matmul_pack.definition(x), (x.name,), shared=True) for x in self._packs())
-        return (*micros, *packs)
+        texts = {x.name: matmul_micro.definition(x) for x in self._micros()}
+        texts |= {x.name: matmul_dot.definition(x) for x in self._dots()}
+        texts |= {x.name: matmul_pack.definition(x) for x in self._packs()}
+        return tuple(Source(text, (name,), shared=True) for name, text in texts.items())
 
     def stages(self) -> tuple[Stage, ...]:
         """All stages in order."""
@@ -156,12 +84,20 @@ class Stages:
 
     def _micros(self) -> list[Micro]:
         """The micro-kernels in use, for each height of tiles and width of panels."""
+        if self.plan.kernel != "tile":
+            return []
         element, lanes = self.product.element, self.plan.lanes
         return [
             Micro(element, lanes, rows, vectors)
             for rows in self._heights()
             for vectors in self._widths()
         ]
+
+    def _dots(self) -> list[Dot]:
+        """The dot kernels in use: one or none."""
+        plan = self.plan
+        is_dot = plan.kernel == "dot"
+        return [Dot(self.product.element, plan.lanes, plan.height)] if is_dot else []
 
     def _packs(self) -> list[Pack]:
         """The packing functions in use."""
@@ -189,6 +125,7 @@ class Stages:
         if calls:
             lines += [matmul_pack.declaration(x) for x in self._packs()]
             lines += [matmul_micro.declaration(x) for x in self._micros()]
+            lines += [matmul_dot.declaration(x) for x in self._dots()]
         if epilogue:
             lines.append(self.epilogue)
         return "\n".join([*lines, str(f)]) + "\n"
@@ -196,7 +133,11 @@ class Stages:
     def _tile(self, f: Function, i: str) -> tuple[str, str]:
         """The first row and the number of rows of tile i."""
         plan = self.plan
-        first = f.add(f.mul(i, plan.height), f.smaller(i, plan.tall))
+        first = f.mul(i, plan.height)
+        if plan.tall:
+            first = f.add(first, f.smaller(i, plan.tall))
+        if plan.tiles * plan.height > self.product.m:
+            return first, f.smaller(f.sub(self.product.m, first), plan.height)
         if not plan.tall:
             return first, str(plan.height)
         high = f.let(f"icmp slt i64 {i}, {plan.tall}")
@@ -220,7 +161,7 @@ class Stages:
                 batch, i = f.divide("%part", self.a.panels)
                 self._pack_staged(f, self.a, batch, i, *self._tile(f, i))
         if counts[1]:
-            with f.when(f.let(f"xor i1 {is_a}, true")):
+            with f.when(_not(f, is_a)):
                 batch, j = f.divide(f.sub("%part", counts[0]), self.b.panels)
                 self._pack_staged(f, self.b, batch, j, *self._panel(f, j))
         f.line("ret void")
@@ -279,44 +220,122 @@ class Stages:
         if plan.slices == 1:
             blocked = plan.k_block < self.product.k
             cells = plan.block_tiles * plan.block_panels if blocked else 1
-        a = ceil_to(cells * self.cell * self.bytes, _ALIGN)
+        a = ceil_to(cells * self.cell * self.bytes, ALIGN)
         tiles = plan.block_tiles if plan.a_mode == "part" else 0
-        b = a + ceil_to(tiles * self.a.panel(plan.k_block) * self.bytes, _ALIGN)
+        b = a + ceil_to(tiles * self.a.panel(plan.k_block) * self.bytes, ALIGN)
         panels = 1 if plan.b_mode == "part" or self.packs_last else 0
         return _Scratch(a, b, b + panels * self.b.panel(plan.k_block) * self.bytes)
 
     def _multiply_panel(self, f: Function, block: _Block, j: str, tile0: str, tile1: str) -> None:
         """Tiles tile0 to tile1 of panel j."""
-        plan = self.plan
         first, columns = self._panel(f, j)
-        is_last = f.let(f"icmp eq i64 {j}, {plan.panels - 1}")
+        is_last = f.let(f"icmp eq i64 {j}, {self.plan.panels - 1}")
         b, b_stride = self._read_b(f, block, j, first, columns, is_last)
-        widths = self._widths()
-        tile_row = f.choose(is_last, "i64", self.last_vectors * plan.lanes, widths[0] * plan.lanes)
+        if self.plan.kernel == "outer":
+            self._outer(f, block, (first, is_last), (b, b_stride), tile0, tile1)
+            return
         with f.loop(tile0, tile1) as i:
             row, rows = self._tile(f, i)
             a, a_stride, a_k = self._read_a(f, block, i, row)
-            kernels = [
-                f.choose(is_last, "ptr", f"@{of_height[-1].name}", f"@{of_height[0].name}")
-                for of_height in self._micros_by_height()
-            ]
-            kernel = kernels[0]
-            if plan.tall:
-                high = f.let(f"icmp slt i64 {i}, {plan.tall}")
-                kernel = f.choose(high, "ptr", *kernels)
             tile = self._tile_address(f, block, i, j)
             more = f.let(f"zext i1 {block.more} to i64") if block.more else "0"
-            f.line(
-                f"call void {kernel}(ptr {a}, i64 {a_stride}, i64 {a_k}, ptr {b}, i64 {b_stride}, "
-                f"i64 {block.length}, ptr {tile}, i64 {more})"
-            )
-            if plan.slices == 1:
+            end = f"i64 {block.length}, ptr {tile}, i64 {more})"
+            if self.plan.kernel == "dot":
+                f.line(
+                    f"call void @{self._dots()[0].name}(ptr {a}, i64 {a_stride}, i64 {rows}, "
+                    f"ptr {b}, i64 {self.b.line_stride}, i64 {columns}, {end}"
+                )
+            else:
+                f.line(
+                    f"call void {self._choose_micro(f, i, is_last)}(ptr {a}, i64 {a_stride}, "
+                    f"i64 {a_k}, ptr {b}, i64 {b_stride}, {end}"
+                )
+            if self.plan.slices == 1:
+                tile_row = self._tile_row(f, is_last)
                 with f.when(block.last) if block.last else nullcontext():
                     self._finish(f, block.batch, (row, rows), (first, columns), tile, tile_row)
 
-    def _micros_by_height(self) -> list[list[Micro]]:
+    def _choose_micro(self, f: Function, i: str, is_last: str) -> str:
+        """The micro-kernel for tile i, in the last panel or not."""
         micros, widths = self._micros(), len(self._widths())
-        return [micros[i : i + widths] for i in range(0, len(micros), widths)]
+        kernels = [
+            f.choose(is_last, "ptr", f"@{micros[at + widths - 1].name}", f"@{micros[at].name}")
+            for at in range(0, len(micros), widths)
+        ]
+        if not self.plan.tall:
+            return kernels[0]
+        return f.choose(f.let(f"icmp slt i64 {i}, {self.plan.tall}"), "ptr", *kernels)
+
+    def _tile_row(self, f: Function, is_last: str) -> str:
+        """Elements from a row of a tile to the next."""
+        widths, lanes = self._widths(), self.plan.lanes
+        return f.choose(is_last, "i64", widths[-1] * lanes, widths[0] * lanes)
+
+    def _outer(
+        self,
+        f: Function,
+        block: _Block,
+        panel: tuple[str, str],
+        b: tuple[str, str],
+        tile0: str,
+        tile1: str,
+    ) -> None:
+        """A panel for a small k: all of B in registers, and each row of A multiplied into it.
+
+        `panel` is its first column and whether it is the last one, `b` its address and stride.
+        """
+        first, is_last = panel
+        widths, tail = self._widths(), self.product.n % self.plan.width
+        same = len(widths) == 1 and tail == 0
+        cases = ["true"] if same or self.plan.panels == 1 else [_not(f, is_last), is_last]
+        for case, is_end in zip(cases, (self.plan.panels == 1 and not same, True), strict=False):
+            with f.when(case):
+                vectors = widths[-1] if is_end else widths[0]
+                rows_of_b = self._load_rows(f, vectors, *b)
+                with f.loop(tile0, tile1) as i:
+                    row, rows = self._tile(f, i)
+                    with f.loop(row, f.add(row, rows)) as m:
+                        self._outer_row(f, block.batch, m, first, rows_of_b, is_end)
+
+    def _load_rows(self, f: Function, vectors: int, b: str, stride: str) -> list[list[str]]:
+        """The vectors of all rows of a panel of B."""
+        element, lanes = self.product.element, self.plan.lanes
+        return [
+            [
+                f.let(
+                    f"load <{lanes} x {element}>, ptr "
+                    f"{f.at(element, b, f.add(f.mul(k, stride), v * lanes))}, align {self.bytes}"
+                )
+                for v in range(vectors)
+            ]
+            for k in range(self.product.k)
+        ]
+
+    def _outer_row(
+        self, f: Function, batch: str, m: str, first: str, b: list[list[str]], is_end: bool
+    ) -> None:
+        """A row of a panel of C, from the rows of a panel of B; `is_end`: of the last one."""
+        p, lanes = self.product, self.plan.lanes
+        kind = f"<{lanes} x {p.element}>"
+        multiply, add = (
+            ("fmul contract", "fadd contract") if plus(p.element) == "fadd" else ("mul", "add")
+        )
+        start = self.a.start(f, batch, m, "0")
+        a = []
+        for k in range(p.k):
+            pointer = f.at(p.element, start, k * self.a.k_stride)
+            a.append(broadcast(f, kind, f.let(f"load {p.element}, ptr {pointer}")))
+        for v in range(len(b[0])):
+            value = f.let(f"{multiply} {kind} {a[0]}, {b[0][v]}")
+            for k in range(1, p.k):
+                product = f.let(f"{multiply} {kind} {a[k]}, {b[k][v]}")
+                value = f.let(f"{add} {kind} {value}, {product}")
+            count = p.n % lanes if is_end and v == len(b[0]) - 1 and p.n % lanes else lanes
+            n = f.add(first, v * lanes)
+            f.line(
+                f"call void @epilogue(ptr %args, i64 {batch}, i64 {m}, i64 {n}, "
+                f"{kind} {value}, i64 {count})"
+            )
 
     def _read_a(self, f: Function, block: _Block, i: str, row: str) -> tuple[str, str, str]:
         """Address, row stride and k stride of tile i of A."""
@@ -383,7 +402,6 @@ class Stages:
         """
         p, lanes = self.product, self.plan.lanes
         vector = f"<{lanes} x {p.element}>"
-        plus = "fadd" if p.element in ("float", "double") else "add"
 
         def one(r: str, c: str, count: int) -> None:
             index = f.add(f.mul(r, tile_row), c)
@@ -391,7 +409,7 @@ class Stages:
             for source in (tile, *others):
                 pointer = f.at(p.element, source, index)
                 term = f.let(f"load {vector}, ptr {pointer}, align {lanes * self.bytes}")
-                value = f.let(f"{plus} {vector} {value}, {term}") if value else term
+                value = f.let(f"{plus(p.element)} {vector} {value}, {term}") if value else term
             m, n = f.add(rows[0], r), f.add(columns[0], c)
             f.line(
                 f"call void @epilogue(ptr %args, i64 {batch}, i64 {m}, i64 {n}, "
@@ -411,14 +429,11 @@ class Stages:
         """Add the sums of all slices of k, in order, and call the epilogue."""
         p, plan = self.product, self.plan
         f, name = self._kernel("add")
-        widths = self._widths()
         loops = f.loop(0, p.batches), f.loop(0, plan.tiles), f.loop(0, plan.panels)
         with loops[0] as batch, loops[1] as i, loops[2] as j:
             sums = [self._sums(f, str(s), batch, i, j) for s in range(plan.slices)]
             is_last = f.let(f"icmp eq i64 {j}, {plan.panels - 1}")
-            tile_row = f.choose(
-                is_last, "i64", self.last_vectors * plan.lanes, widths[0] * plan.lanes
-            )
+            tile_row = self._tile_row(f, is_last)
             place = self._tile(f, i), self._panel(f, j)
             self._finish(f, batch, *place, sums[0], tile_row, sums[1:])
         f.line("ret void")
@@ -463,3 +478,7 @@ class _Scratch:
     a: int
     b: int
     end: int
+
+
+def _not(f: Function, condition: str) -> str:
+    return f.let(f"xor i1 {condition}, true")
