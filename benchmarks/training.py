@@ -44,11 +44,16 @@ SIDES = {**OURS, **PEERS}
 NEEDS = {"schuss": ["schuss"], "pytorch": ["torch"], "jax": ["jax", "flax", "optax"]}
 
 
+class Absent(Failure):
+    """A side has no way to do a workload, here or yet: nothing went wrong."""
+
+
 @dataclass
 class Outcome:
     """What a side did on a workload. Times of steps in ms, first steps in s, memory in bytes."""
 
     problem: str | None = None
+    absent: bool = False
     curve: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
     cold: list[float] = field(default_factory=list)
@@ -77,7 +82,7 @@ def first_step(
     try:
         missing = worker.ask("prepare", workload.name)  # weights and data: everybody's, not timed
         if missing is not None:
-            raise Failure(f"not yet: {missing}")
+            raise Absent(missing)
         started = time.perf_counter()
         loss = worker.ask("build")
         return worker, worker.seconds + time.perf_counter() - started, loss
@@ -103,18 +108,20 @@ def measure(workload: Workload, sides: Sequence[str], options: argparse.Namespac
                 once = worker.ask("time", 1)
                 repeats[side] = int(np.clip(BURST * 1e3 / once, 1, 5000))
             except Failure as problem:
-                outcome.problem = str(problem)
+                outcome.problem, outcome.absent = str(problem), isinstance(problem, Absent)
         compare(row)
         take_turns(row, workers, repeats, options.rounds)
         for side, worker in workers.items():
             if row[side].counts:
                 row[side].memory = worker.ask("peak_memory")
                 row[side].description = worker.ask("describe")
-                worker.stop()
-        if not options.quick:
-            for side, outcome in row.items():
-                if outcome.counts:
+            worker.stop()
+        for side, outcome in row.items():
+            if outcome.counts and not options.quick:
+                try:
                     more_first_steps(side, workload, options.threads, outcome, caches[side], folder)
+                except Failure as problem:
+                    outcome.problem = str(problem)
     return row
 
 
@@ -177,7 +184,7 @@ def cell(outcome: Outcome | None) -> str:
     if outcome is None:
         return report.NOTHING
     if outcome.problem is not None:
-        return "not yet" if outcome.problem.startswith("not yet") else "see below"
+        return outcome.problem.partition(":")[0] if outcome.absent else "see below"
     return report.spread(outcome.steps)
 
 

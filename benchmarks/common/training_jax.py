@@ -35,7 +35,7 @@ if "JAX_COMPILATION_CACHE_DIR" in os.environ:
 
 
 def unavailable(workload: Workload, variant: str) -> str | None:
-    """Nothing is missing."""
+    """Why this row cannot be measured, if so."""
     return None
 
 

@@ -18,9 +18,9 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def unavailable(workload: Workload, variant: str) -> str | None:
-    """What this row needs and the machine does not have."""
+    """Why this row cannot be measured, if so."""
     if variant == "compile" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        return "a C++ compiler"
+        return "no C++ compiler"
     return None
 
 

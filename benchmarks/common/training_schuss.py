@@ -12,11 +12,11 @@ from schuss import nn, optim
 
 
 def unavailable(workload: Workload, variant: str) -> str | None:
-    """What Schuss has not yet and this row needs."""
+    """Why this row cannot be measured, if so."""
     if variant == "jit" and not hasattr(schuss, "jit"):
-        return "schuss.jit"
+        return "not yet: schuss.jit"
     if workload.name == "lstm" and not hasattr(nn, "LSTM"):
-        return "nn.LSTM"
+        return "not yet: nn.LSTM"
     return None
 
 

@@ -25,7 +25,7 @@ class TrainingSide:
         self._step: Callable[[], Any]
 
     def prepare(self, name: str) -> str | None:
-        """Make weights and data; return what is missing for this workload, if anything."""
+        """Make weights and data; return why the step cannot be built, if so."""
         self._workload = WORKLOADS[name]
         self._weights, self._batch = self._workload.weights(), self._workload.batch()
         return self._module.unavailable(self._workload, self._variant)

@@ -61,6 +61,7 @@ class Group:
         bounds: the places at which the loops over the elements, in row-major order, are cut:
             products of sizes from the left.
         row: for loops with reductions: how many elements a row has.
+        reads: what its anchors look at.
     """
 
     kind: str
@@ -70,6 +71,7 @@ class Group:
     size: int = 0
     bounds: frozenset[int] = frozenset()
     row: int | None = None
+    reads: set[Value] = field(default_factory=set)
 
 
 def bounds_of(shape: Sequence[int]) -> frozenset[int]:
@@ -142,7 +144,7 @@ class _Fusion:
             return True
         if len(self._distinct_users(value)) < 2:
             return False
-        return cost >= 3 or sum(each.size == value.size for each in loads) >= 2
+        return cost > _RECOMPUTED_COST or sum(each.size >= value.size for each in loads) >= 2
 
     def _distinct_users(self, value: Value) -> set[Value]:
         found, stack = set(), [value]
@@ -185,18 +187,24 @@ class _Fusion:
         self._join(group, anchor, list(needs))
 
     def _candidates(self, anchor: Value, needs: set[Group]) -> list[Group]:
-        """Groups that it might join, the latest one first: what it needs, else what reads alike."""
+        """Groups that it might join: those first with which it has most memory in common."""
         if 0 in anchor.shape or any(0 in each.shape for each in anchor.inputs):
             return []
-        found = sorted(needs, key=lambda group: -group.bit)
+        read = {v for each in anchor.inputs for v in self.loads[each] if v.size > 1}
+        found = {group: 0 for group in needs}
         if is_map(anchor) or anchor.op in REDUCTIONS:
-            read = {v for each in anchor.inputs for v in self.loads[each] if v.size > 1}
-            for group in reversed(self.groups[-64:]):
-                if group not in needs and group.kind in ("loops", "column"):
-                    theirs = {v for a in group.anchors for x in a.inputs for v in self.loads[x]}
-                    if read & theirs:
-                        found.append(group)
-        return [group for group in found if group.kind != "single"]
+            for group in self.groups[-64:]:
+                if group.kind in ("loops", "column"):
+                    shared = read & group.reads
+                    if shared and group not in needs:
+                        found[group] = 0
+                    if group in found:
+                        found[group] += sum(each.size for each in shared)
+        for each in read:
+            if each.op != "input":
+                found[self.group_of[each]] += each.size
+        ranked = sorted(found, key=lambda group: (-found[group], -group.bit))
+        return [group for group in ranked if group.kind != "single"]
 
     def _joined(self, group: Group, anchor: Value) -> tuple[frozenset[int], int | None] | None:
         """The cuts and the row of the group with `anchor` in it; None where it does not fit."""
@@ -268,6 +276,8 @@ class _Fusion:
     def _join(self, group: Group, anchor: Value, needs: list[Group]) -> None:
         group.anchors.append(anchor)
         self.group_of[anchor] = group
+        for each in anchor.inputs:
+            group.reads |= self.loads[each]
         new = 0
         for each in needs:
             new |= each.bit | each.before
@@ -299,14 +309,8 @@ class _Fusion:
         return Emitter(kernel, members, self._inlined, given, column)
 
     def _inlined(self, value: Value) -> bool:
-        """Whether a value from another group is computed again rather than loaded."""
-        if value not in self.is_anchor:
-            return True
-        if value in self.in_memory or not is_map(value) or value in self.forced:
-            return False
-        loads = frozenset().union(*[self.loads[each] for each in value.inputs])
-        cost = COST.get(value.op, 1) + sum(self.cost[each] for each in value.inputs)
-        return cost <= _RECOMPUTED_COST and sum(v.size >= value.size for v in loads) <= 1
+        """Whether a value is part of expressions, computed wherever it is used."""
+        return value not in self.is_anchor
 
     def _write(self) -> list[Unit]:
         """One unit a group, from the last one back, for what is asked of it."""

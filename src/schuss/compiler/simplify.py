@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
-from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen
+from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
 
 SPLIT_FROM = 1 << 16  # reductions to few results are cut in two from so many elements on
@@ -36,7 +36,51 @@ def simplify(graph: Graph) -> Graph:
         )
     outputs = [renamed[each] for each in graph.outputs]
     checks = list(dict.fromkeys(builder.checks))
+    return turned(without_dead(Graph(builder.values, graph.inputs, outputs, checks)))
+
+
+def turned(graph: Graph) -> Graph:
+    """Products that are only looked at transposed become products of the transposed operands.
+
+    The gradient of a weight (out, in) is recorded as the transpose of a product (in, out).
+    """
+    users = users_of(graph.values)
+    wanted = {*graph.outputs, *graph.checks}
+    builder = _Builder()
+    renamed: dict[Value, Value] = {}
+    for value in graph.values:
+        inputs = tuple([renamed[each] for each in value.inputs])
+        if value.op in ("input", "constant"):
+            renamed[value] = builder.keep(value)
+        elif value.op == "permute" and _only_turned(value.inputs[0], users, wanted):
+            x, y = renamed[value.inputs[0]].inputs
+            operands = (_matrix_transpose(builder, y), _matrix_transpose(builder, x))
+            renamed[value] = builder.add("matmul", operands, {}, value.shape, value.dtype)
+        else:
+            renamed[value] = builder.add(
+                value.op, inputs, value.attributes, value.shape, value.dtype
+            )
+    outputs = [renamed[each] for each in graph.outputs]
+    checks = [renamed[each] for each in graph.checks]
     return without_dead(Graph(builder.values, graph.inputs, outputs, checks))
+
+
+def _only_turned(value: Value, users: dict[Value, list[Value]], wanted: set[Value]) -> bool:
+    if value.op != "matmul" or value in wanted:
+        return False
+    rank = len(value.shape)
+    last_two_swapped = (*range(rank - 2), rank - 1, rank - 2)
+    return all(
+        user.op == "permute" and tuple(user.attributes["axes"]) == last_two_swapped
+        for user in users[value]
+    )
+
+
+def _matrix_transpose(b: _Builder, x: Value) -> Value:
+    rank = len(x.shape)
+    axes = (*range(rank - 2), rank - 1, rank - 2)
+    shape = tuple(x.shape[axis] for axis in axes)
+    return b.add("permute", (x,), {"axes": axes}, shape, x.dtype)
 
 
 def without_dead(graph: Graph) -> Graph:

@@ -139,6 +139,22 @@ def test_a_function_that_is_nowhere():
         compile_kernels([Source(text, ("lost",))])
 
 
+def test_shared_names_are_different_in_the_whole_process():
+    compile_kernels([Source(scale("one_of_a_kind", 1.0), ("one_of_a_kind",), shared=True)])
+    with pytest.raises(AssertionError, match="shared with another text: one_of_a_kind"):
+        compile_kernels([Source(scale("one_of_a_kind", 2.0), ("one_of_a_kind",), shared=True)])
+
+
+def test_the_same_text_with_other_names_or_shared_later():
+    text = scale("left", 3.0) + scale("right", 4.0)
+    assert set(compile_kernels([Source(text, ("left",))])) == {"left"}
+    assert set(compile_kernels([Source(text, ("left", "right"))])) == {"left", "right"}
+    compile_kernels([Source(text, ("right",))])
+    compile_kernels([Source(text, ("right",), shared=True)])
+    caller = CALLER.format(name="x").replace("shared_x", "right").replace("caller_x", "later")
+    assert Unary(compile_kernels([Source(caller, ("later",))])["later"])(2.0) == 9.0
+
+
 LOOP = """
 define void @loop(ptr noalias %x, ptr noalias %y) {
 entry:
@@ -229,12 +245,12 @@ def test_threads_emit_the_same_code_as_llvmlite():
 
     def work():
         translator = translate.Translator()
-        for _ in range(5):
+        for _ in range(3):
             for text, code in zip(texts(6), expected, strict=True):
                 if translator(text, loops=True) != code:
                     wrong.append(text)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(3)]
     for each in threads:
         each.start()
     for each in threads:
@@ -316,7 +332,7 @@ def test_the_process_may_end_while_a_thread_compiles():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 def test_a_forked_process_compiles():
     code = """
-for i in range(20):
+for i in range(8):
     child = os.fork()
     if child == 0:
         os._exit(0 if value(1000.5 + i) == 1000.5 + i else 1)

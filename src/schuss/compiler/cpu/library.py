@@ -73,6 +73,9 @@ def compile_kernels(sources: Iterable[Source]) -> dict[str, int]:
         new = {key: each for key, each in keys.items() if key not in _loaded}
         if new:
             _load(new, _objects(new))
+        for key, each in keys.items():
+            if each.shared:
+                _share(_loaded[key])
         return {name: address for key in keys for name, address in _loaded[key].items()}
 
 
@@ -88,7 +91,7 @@ def _check_names(sources: Iterable[Source]) -> None:
 
 
 def _key(source: Source) -> str:
-    text = f"{_target()}\n{source.loops}\n{source.text}"
+    text = "\n".join([_target(), str(source.loops), *source.names, source.text])
     return sha256(text.encode()).hexdigest()
 
 
@@ -172,9 +175,11 @@ def _load(sources: dict[str, Source], objects: dict[str, bytes]) -> None:
     _kept.append(library)
     for key, source in sources.items():
         _loaded[key] = {name: library[name] for name in source.names}
-        if source.shared:
-            assert not _shared.keys() & _loaded[key].keys(), f"shared twice: {source.names}"
-            _shared.update(_loaded[key])
+
+
+def _share(addresses: dict[str, int]) -> None:
+    for name, address in addresses.items():
+        assert _shared.setdefault(name, address) == address, f"shared with another text: {name}"
 
 
 @cache

@@ -29,6 +29,16 @@ _FORMULAS: dict[str, Callable[..., Value]] = {
     "log1p": math_logarithm.log1p,
     "sin": math_trigonometry.sin,
     "cos": math_trigonometry.cos,
+    "tan": math_trigonometry.tan,
+    "asin": math_trigonometry.asin,
+    "acos": math_trigonometry.acos,
+    "atan": math_trigonometry.atan,
+    "sinh": math_exponential.sinh,
+    "cosh": math_exponential.cosh,
+    "asinh": math_logarithm.asinh,
+    "acosh": math_logarithm.acosh,
+    "atanh": math_logarithm.atanh,
+    "atan2": math_trigonometry.atan2,
     "power": math_logarithm.power,
 }
 FUNCTIONS = tuple(_FORMULAS)

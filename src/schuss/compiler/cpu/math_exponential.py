@@ -109,6 +109,26 @@ def _expm1_of_clamped(x: Value) -> Value:
     return fma(half, p, half - 0.5) * 2.0
 
 
+def sinh(x: Value) -> Value:
+    size = absolute(x)
+    e = _half_exp(size)
+    z = size * size
+    small = fma(size * z, polynomial(z, tables.SINH[x.kind]), size)
+    return copysign(select(size < 1.0, small, e - 0.25 / e), x)
+
+
+def cosh(x: Value) -> Value:
+    e = _half_exp(absolute(x))
+    return e + 0.25 / e
+
+
+def _half_exp(x: Value) -> Value:
+    """exp(x) / 2 for x >= 0, which is finite a little longer than exp(x)."""
+    shifted, r = _reduced(smaller(HIGHEST[x.kind] + 1, x))
+    half, other_half = powers_of_two(shifted - 1)
+    return polynomial(r, (1.0, 1.0, *tables.EXP[x.kind])) * half * other_half
+
+
 def sigmoid(x: Value) -> Value:
     """1 - q or, for negative x, e - e q, with e = exp(-|x|) and q = e / (1 + e).
 

@@ -140,6 +140,14 @@ def polynomials(dtype: str) -> dict[str, tuple[list[float], float]]:
     # sin(r) = r + r^3 q(r^2), cos(r) = 1 - r^2 / 2 + r^4 q(r^2)
     found["SIN"] = near_even(mpmath.sin, lambda r: r, 3, QUARTER_PI, choose(2, 5))
     found["COS"] = near_even(mpmath.cos, lambda r: 1 - r * r / 2, 4, QUARTER_PI, choose(2, 5))
+    # f(x) = x + x^3 q(x^2) for odd functions with a slope of 1 at 0
+    for name, function, limit, degrees in (
+        ("TAN", mpmath.tan, QUARTER_PI, (6, 14)),
+        ("ASIN", mpmath.asin, 0.5, (4, 11)),
+        ("ATAN", mpmath.atan, 1.0, (8, 19)),
+        ("SINH", mpmath.sinh, 1.0, (3, 6)),
+    ):
+        found[name] = near_even(function, lambda x: x, 3, limit, choose(*degrees))
     # log2(1 + r) = r q(r) near a table's node and 2^r, in float64 for the powers of float32
     if not short:
         minus_log_erfc = divided(lambda x: -mpmath.log(mpmath.erfc(x)), lambda x: mpf(0), 1)

@@ -11,12 +11,14 @@ from schuss.compiler.cpu.math_values import (
     MANTISSA_BITS,
     Value,
     absolute,
+    copysign,
     fma,
     larger,
     lookup,
     polynomial,
     select,
     smaller,
+    square_root,
     truncate,
 )
 
@@ -34,14 +36,51 @@ def log(x: Value) -> Value:
 
 
 def log1p(x: Value) -> Value:
-    """The fraction f = (1 + x) / 2^e - 1 is taken from x itself, not from the rounded 1 + x."""
+    return select(_is_tiny(x), x, _corrected(x, _log1p(x), -1.0))
+
+
+def _log1p(x: Value, doublings: Value | None = None) -> Value:
+    """log((1 + x) 2^doublings) for finite x > -1 that are not tiny.
+
+    The fraction f = (1 + x) / 2^e - 1 is taken from x itself, not from the rounded 1 + x.
+    """
     places = MANTISSA_BITS[x.kind]
-    shifted = (1.0 + x).bits() - ORIGIN[x.kind]
-    exponent = shifted >> places
+    exponent = ((1.0 + x).bits() - ORIGIN[x.kind]) >> places
     # 2^(2 - e) and a quarter of x, since 2^-e is not a normal number for the largest x
     scale = ((EXPONENT_BIAS[x.kind] + 2 - exponent) << places).from_bits()
     f = fma(scale, x * 0.25, fma(scale, 0.25, -1.0))
-    y = _corrected(x, _e_ln2_plus_log1p(exponent.to(x.kind), f), -1.0)
+    e = exponent.to(x.kind)
+    return _e_ln2_plus_log1p(e if doublings is None else e + doublings, f)
+
+
+def asinh(x: Value) -> Value:
+    """log(a + sqrt(a^2 + 1)) as log1p(a + a^2 / (1 + sqrt(a^2 + 1))), or log(2 a) for a large a."""
+    size = absolute(x)
+    large = size > 2.0**60
+    z = fma(size, size / (1.0 + square_root(fma(size, size, 1.0))), size)
+    return copysign(select(_is_tiny(x), x, _log_or_double(size, large, z)), x)
+
+
+def acosh(x: Value) -> Value:
+    """log(x + sqrt(x^2 - 1)) as log1p(t + sqrt(t^2 + 2 t)) with t = x - 1, or log(2 x)."""
+    t = x - 1.0
+    large = x > 2.0**60
+    z = t + square_root(fma(t, t, t + t))
+    return _log_or_double(x, large, z)
+
+
+def _log_or_double(x: Value, large: Value, z: Value) -> Value:
+    """log(1 + z), but log(2 x) where x is large, and x where that is infinite or NaN."""
+    one = x.like(1.0)
+    y = _log1p(select(large, x, z), select(large, one, 0.0))
+    return select(x < math.inf, y, x)
+
+
+def atanh(x: Value) -> Value:
+    """log((1 + a) / (1 - a)) / 2 as log1p(2 a / (1 - a)) / 2."""
+    size = absolute(x)
+    z = (size + size) / (1.0 - size)
+    y = copysign(0.5 * _corrected(z, _log1p(z), -1.0), x)
     return select(_is_tiny(x), x, y)
 
 
@@ -61,12 +100,12 @@ def _e_ln2_plus_log1p(e: Value, f: Value) -> Value:
     """e ln(2) + log(1 + f)."""
     if f.kind == "float":
         tail = f * f * fma(f, polynomial(f, tables.LOG["float"]), -0.5)
-        return fma(e, math.log(2), f) + tail
+        return fma(e, math.log(2), f + tail)
     high, low = LN2[f.kind]
     s = f / (2.0 + f)
     z = s * s
     rest = fma(-z, polynomial(z, tables.LOG["double"]), f)  # log(1 + f) = f - s (f - z q(z))
-    return fma(e, high, f) - fma(s, rest, e * -low)
+    return fma(e, high, f - fma(s, rest, e * -low))
 
 
 def _corrected(x: Value, y: Value, pole: float) -> Value:

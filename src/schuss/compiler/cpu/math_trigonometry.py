@@ -6,8 +6,6 @@ import math
 
 from schuss.compiler.cpu import math_tables as tables
 from schuss.compiler.cpu.math_values import (
-    FLOAT_OF,
-    INTEGER_OF,
     MANTISSA_BITS,
     Value,
     absolute,
@@ -16,17 +14,27 @@ from schuss.compiler.cpu.math_values import (
     gather,
     polynomial,
     select,
+    square_root,
 )
 
 
 def sin(x: Value) -> Value:
-    quadrant, r = reduced(x)
+    quadrant, r, _ = reduced(x)
     return _rotated(quadrant, r, copysign(_sin(r), r), _cos(r))
 
 
 def cos(x: Value) -> Value:
-    quadrant, r = reduced(x)
+    quadrant, r, _ = reduced(x)
     return _rotated(quadrant + 1, r, _sin(r), _cos(r))
+
+
+def tan(x: Value) -> Value:
+    """t = tan(r), or -1 / t in the quadrants with an odd number."""
+    quadrant, r, rest = reduced(x)
+    z = r * r
+    cube = r * z * polynomial(z, tables.TAN[x.kind])
+    t = copysign(r + fma(rest, 1.0 + z, cube), r)  # the sign for -0
+    return select((quadrant & 1).differs(0), -1.0 / t, t)
 
 
 def _sin(r: Value) -> Value:
@@ -56,22 +64,25 @@ HALF_PI = {
 LARGE = {"float": 1e5, "double": 2.0**30}
 
 
-def reduced(x: Value) -> tuple[Value, Value]:
-    """(quadrant, r) with x = quadrant pi / 2 + r and |r| < 0.79; the quadrant counts modulo 4.
+def reduced(x: Value) -> tuple[Value, Value, Value]:
+    """(quadrant, r, rest) with x = quadrant pi / 2 + r + rest and |r| < 0.79.
 
-    W. J. Cody and W. Waite, "Software Manual for the Elementary Functions", 1980, with fused
-    multiply-adds. Lanes with large x go by M. Payne and R. Hanek's way.
+    The quadrant counts modulo 4, the rest is r's rounding error. W. J. Cody and W. Waite, "Software
+    Manual for the Elementary Functions", 1980, with fused multiply-adds. Lanes with large x go by
+    M. Payne and R. Hanek's way.
     """
     magic = 1.5 * 2.0 ** MANTISSA_BITS[x.kind]
     shifted = fma(x, 2 / math.pi, magic)
     n = shifted - magic
-    r = x
-    for part in HALF_PI[x.kind]:
-        r = fma(n, -part, r)
+    first, second, third = HALF_PI[x.kind]
+    exact = fma(n, -first, x)
+    r = fma(n, -second, exact)
+    rest = fma(n, -third, fma(n, -second, exact - r))
     large = absolute(x) > LARGE[x.kind]
     way = _reduced_large_float if x.kind == "float" else _reduced_large_double
-    quadrant, r = x.body.unless_rare(large, (shifted.bits(), r), lambda: way(x, large))
-    return quadrant, r
+    common = shifted.bits(), r, rest
+    quadrant, r, rest = x.body.unless_rare(large, common, lambda: way(x, large))
+    return quadrant, r, rest
 
 
 LEADING_ZEROS = 32
@@ -108,12 +119,13 @@ def _window(x: Value, large: Value, words: int) -> tuple[Value, list[Value]]:
     return m, found
 
 
-def _reduced_large_float(x: Value, large: Value) -> tuple[Value, Value]:
+def _reduced_large_float(x: Value, large: Value) -> tuple[Value, Value, Value]:
     m, (f0, f1, f2) = _window(x, large, 3)
     product = ((m * f0) << 32) + m * f1 + (m * f2).shifted_down(32)
     quadrant, fraction = _nearest(product)
-    r = (fraction.to("double") * (math.pi / 2 / 2.0**62)).to("float")
-    return _with_sign(x, quadrant.to("i32"), r)
+    exact = fraction.to("double") * (math.pi / 2 / 2.0**62)
+    r = exact.to("float")
+    return _with_sign(x, quadrant.to("i32"), r, (exact - r.to("double")).to("float"))
 
 
 def _nearest(product: Value) -> tuple[Value, Value]:
@@ -122,14 +134,16 @@ def _nearest(product: Value) -> tuple[Value, Value]:
     return quadrant, product - (quadrant << 62)
 
 
-def _with_sign(x: Value, quadrant: Value, r: Value) -> tuple[Value, Value]:
+def _with_sign(
+    x: Value, quadrant: Value, r: Value, rest: Value
+) -> tuple[Value, Value, Value]:
     """The same for -|x| if x is negative; NaN for infinities."""
     negative = x < 0.0
     r = select(absolute(x) < math.inf, select(negative, -r, r), math.nan)
-    return select(negative, 0 - quadrant, quadrant), r
+    return select(negative, 0 - quadrant, quadrant), r, select(negative, -rest, rest)
 
 
-def _reduced_large_double(x: Value, large: Value) -> tuple[Value, Value]:
+def _reduced_large_double(x: Value, large: Value) -> tuple[Value, Value, Value]:
     """As for float, by 32-bit words: products of two are summed by where their halves belong."""
     m, f = _window(x, large, 6)
     m_low, m_high = m & LOW_HALF, m.shifted_down(32)
@@ -147,7 +161,69 @@ def _reduced_large_double(x: Value, large: Value) -> tuple[Value, Value]:
     high = (words[3] << 32) | (words[2] & LOW_HALF)
     low = (words[1] << 32) | (words[0] & LOW_HALF)
     quadrant, fraction = _nearest(high)
-    # The low part counts where little is left of the high one.
-    low = low.shifted_down(1).to("double") * 2.0**-63
-    r = (fraction.to("double") + low) * (math.pi / 2 / 2.0**62)
-    return _with_sign(x, quadrant, r)
+    # Two numbers hold the fraction: the low part counts where little is left of the high one.
+    high = fraction.to("double")
+    low = (fraction - high.to("i64")).to("double") + low.shifted_down(1).to("double") * 2.0**-63
+    scale, scale_rest = (each / 2.0**62 for each in HALF_PI["double"][:2])
+    r = high * scale
+    rest = fma(high, scale, -r) + fma(low, scale, high * scale_rest)
+    total = r + rest
+    return _with_sign(x, quadrant, total, r - total + rest)
+
+
+def asin(x: Value) -> Value:
+    """By the series for |x| <= 1/2, else pi / 2 - 2 asin(sqrt((1 - |x|) / 2))."""
+    size = absolute(x)
+    outer, root, series = _arcsine(size)
+    high, low, _ = HALF_PI[x.kind]
+    return copysign(select(outer, high - (2.0 * series - low), series), x)
+
+
+def acos(x: Value) -> Value:
+    """pi / 2 - asin(x) for |x| <= 1/2, else 2 asin(sqrt((1 - |x|) / 2)), taken from pi if x < 0."""
+    size = absolute(x)
+    outer, root, series = _arcsine(size)
+    high, low, _ = HALF_PI[x.kind]
+    double = 2.0 * series
+    tail = select(x < 0.0, 2.0 * high - (double - 2.0 * low), double)
+    return select(outer, tail, high - (copysign(series, x) - low))
+
+
+def _arcsine(size: Value) -> tuple[Value, Value, Value]:
+    """(size > 1/2, s, asin(s)) with s = size, or sqrt((1 - size) / 2) where size > 1/2."""
+    outer = size > 0.5
+    z = select(outer, fma(size, -0.5, 0.5), size * size)
+    s = select(outer, square_root(z), size)
+    return outer, s, fma(s * z, polynomial(z, tables.ASIN[size.kind]), s)
+
+
+def atan(x: Value) -> Value:
+    """By the series for |x| <= 1, else pi / 2 - atan(1 / |x|)."""
+    size = absolute(x)
+    outer = size > 1.0
+    one = x.like(1.0)
+    series = _arctangent(select(outer, one / size, size))
+    high, low, _ = HALF_PI[x.kind]
+    return copysign(select(outer, high - (series - low), series), x)
+
+
+def _arctangent(t: Value) -> Value:
+    z = t * t
+    return fma(t * z, polynomial(z, tables.ATAN[t.kind]), t)
+
+
+def atan2(y: Value, x: Value) -> Value:
+    """The angle of the point (x, y): atan of the smaller size by the larger, then its octant."""
+    a, b = absolute(y), absolute(x)
+    steep = a > b
+    largest, smallest = select(steep, a, b), select(steep, b, a)
+    t = smallest / largest
+    t = select(smallest.equals(largest), select(largest > 0.0, t.like(1.0), 0.0), t)
+    series = _arctangent(t)
+    left = x.bits() < 0
+    high, low, _ = HALF_PI[x.kind]
+    zero = x.like(0.0)
+    start = select(steep, x.like(high), select(left, x.like(2 * high), zero))
+    start_rest = select(steep, x.like(low), select(left, x.like(2 * low), zero))
+    signed = select(steep ^ left, -series, series)
+    return copysign(start + (signed + start_rest), y)
