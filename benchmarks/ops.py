@@ -184,6 +184,7 @@ def main() -> None:
         for name in names:
             found[name] = measure(CASES[name], workers, options.rounds)
             print(" | ".join(line(CASES[name], found[name], sides, limits)), flush=True)
+    limits = limits.better(machine.measure(options.threads))
     lines = lines_of(found, sides, limits, options)
     if options.output is None:
         print("\n" + "\n".join(lines))

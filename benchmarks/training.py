@@ -172,9 +172,10 @@ def step_cells(workload: Workload, row: Row, sides: Sequence[str], rate: float) 
         for side in OURS
         if peers and side in row and row[side].counts
     ]
+    floor = workload.multiply_adds / rate * 1e3
     return [
         workload.title,
-        report.figure(workload.multiply_adds / rate * 1e3),
+        report.figure(floor) if floor > 1e-3 else report.NOTHING,
         *[cell(row.get(side)) for side in sides],
         ", ".join(ratios) or report.NOTHING,
     ]
@@ -310,6 +311,7 @@ def main() -> None:
         print(f"\n{workload.title}")
         for side, outcome in rows[name].items():
             print(f"  {side:14} {outcome.problem or shown(outcome)}", flush=True)
+    limits = limits.better(machine.measure(options.threads))
     lines = lines_of(rows, sides, limits, options)
     print("\n" + "\n".join(lines))
     if options.output is not None:

@@ -17,39 +17,24 @@ CHAINS = 12  # independent accumulators: more than latency times units, fewer th
 _BYTES = 64 * 2**20  # for each thread: beyond the caches
 _TURNS = 2_000_000
 
-_RATE = """
-declare <{n} x float> @llvm.fma.v{n}f32(<{n} x float>, <{n} x float>, <{n} x float>)
-
-define float @multiply_add(i64 %turns, ptr %from) {{
+# Accumulators %a0, %a1, ... start at zero; each turn makes %b0, %b1, ... of them. Returns the first
+# lane of their sum.
+_LOOP = """
+define float @{name}(i64 %count, ptr %from) {{
 entry:
-  %m = load <{n} x float>, ptr %from, align 4
+  %m = load {vector}, ptr %from, align 4
   br label %loop
 loop:
   %i = phi i64 [0, %entry], [%next, %loop]
-{phis}
-{fmas}
-  %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %turns
+{accumulators}
+{body}
+  %next = add i64 %i, {step}
+  %more = icmp ult i64 %next, %count
   br i1 %more, label %loop, label %exit
 exit:
+  %s0 = fadd {vector} %b0, zeroinitializer
 {sums}
-  %first = extractelement <{n} x float> %s{last}, i32 0
-  ret float %first
-}}
-
-define float @read(i64 %vectors, ptr %from) {{
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%next, %loop]
-{read_phis}
-{reads}
-  %next = add i64 %i, {read_chains}
-  %more = icmp ult i64 %next, %vectors
-  br i1 %more, label %loop, label %exit
-exit:
-{read_sums}
-  %first = extractelement <{n} x float> %s{read_last}, i32 0
+  %first = extractelement {vector} %s{last}, i32 0
   ret float %first
 }}
 """
@@ -67,6 +52,12 @@ class Limits:
     multiply_adds: float
     bandwidth: float
 
+    def better(self, other: Limits) -> Limits:
+        """The higher of either: what else runs on a machine only ever makes it slower."""
+        return Limits(
+            max(self.multiply_adds, other.multiply_adds), max(self.bandwidth, other.bandwidth)
+        )
+
     def __str__(self) -> str:
         return (
             f"{2 * self.multiply_adds / 1e9:.0f} GFLOP/s of float32 multiply-adds, "
@@ -75,7 +66,7 @@ class Limits:
 
 
 def measure(threads: int) -> Limits:
-    """Take the best of several tries: what else runs on the machine only ever makes it slower."""
+    """The best of several tries. It takes about half a second."""
     lanes, functions, keep = _compile()
     share = np.ones(_BYTES // 4, np.float32)
     arrays = [share.copy() for _ in range(threads)]
@@ -124,41 +115,34 @@ def _compile() -> tuple[int, dict[str, Callable[[int, int], float]], object]:
     return lanes, {name: kind(engine.get_function_address(name)) for name in names}, engine
 
 
-def _text(n: int) -> str:
-    vector = f"<{n} x float>"
-    read_chains = 8
-    load = "load {v}, ptr %p{i}, align 4"
-    reads = [
+def _text(lanes: int) -> str:
+    """`multiply_add(turns, ones)` and `read(vectors, array)`."""
+    v, name = f"<{lanes} x float>", f"@llvm.fma.v{lanes}f32"
+    multiply = [f"  %b{i} = call {v} {name}({v} %a{i}, {v} %m, {v} %m)" for i in range(CHAINS)]
+    read = [
         f"  %j{i} = add i64 %i, {i}\n"
-        f"  %p{i} = getelementptr {vector}, ptr %from, i64 %j{i}\n"
-        f"  %x{i} = {load.format(v=vector, i=i)}\n"
-        f"  %b{i} = fadd {vector} %a{i}, %x{i}"
-        for i in range(read_chains)
+        f"  %p{i} = getelementptr {v}, ptr %from, i64 %j{i}\n"
+        f"  %x{i} = load {v}, ptr %p{i}, align 4\n"
+        f"  %b{i} = fadd {v} %a{i}, %x{i}"
+        for i in range(8)
     ]
-    return _RATE.format(
-        n=n,
-        phis=_phis(vector, CHAINS),
-        fmas="\n".join(
-            f"  %b{i} = call {vector} @llvm.fma.v{n}f32({vector} %a{i}, {vector} %m, {vector} %m)"
-            for i in range(CHAINS)
-        ),
-        sums=_sums(vector, CHAINS),
-        last=CHAINS - 1,
-        read_phis=_phis(vector, read_chains),
-        reads="\n".join(reads),
-        read_sums=_sums(vector, read_chains),
-        read_chains=read_chains,
-        read_last=read_chains - 1,
+    return (
+        f"declare {v} {name}({v}, {v}, {v})\n"
+        + _loop("multiply_add", v, multiply, step=1)
+        + _loop("read", v, read, step=len(read))
     )
 
 
-def _phis(vector: str, count: int) -> str:
-    return "\n".join(
-        f"  %a{i} = phi {vector} [zeroinitializer, %entry], [%b{i}, %loop]" for i in range(count)
+def _loop(name: str, vector: str, body: list[str], step: int) -> str:
+    """A function whose loop runs `body`, the i-th part of which makes %b of i out of %a of i."""
+    numbers = range(len(body))
+    zero = "[zeroinitializer, %entry]"
+    return _LOOP.format(
+        name=name,
+        vector=vector,
+        step=step,
+        body="\n".join(body),
+        accumulators="\n".join(f"  %a{i} = phi {vector} {zero}, [%b{i}, %loop]" for i in numbers),
+        sums="\n".join(f"  %s{i} = fadd {vector} %s{i - 1}, %b{i}" for i in numbers[1:]),
+        last=len(body) - 1,
     )
-
-
-def _sums(vector: str, count: int) -> str:
-    lines = [f"  %s0 = fadd {vector} %b0, zeroinitializer"]
-    lines += [f"  %s{i} = fadd {vector} %s{i - 1}, %b{i}" for i in range(1, count)]
-    return "\n".join(lines)

@@ -17,6 +17,11 @@ def test_loops_do_all_their_work() -> None:
     assert functions["read"](1024 // lanes, address) == 1024 / lanes
 
 
+def test_better_takes_the_higher_of_either() -> None:
+    low, high = machine.Limits(1.0, 20.0), machine.Limits(2.0, 10.0)
+    assert low.better(high) == machine.Limits(2.0, 20.0)
+
+
 def test_measure() -> None:
     limits = machine.measure(1)
     assert 1e8 < limits.multiply_adds < 1e13

@@ -71,7 +71,7 @@ def capture(order: Sequence[Node], kept: set[Node]) -> Capture:
     number: dict[Node, int] = {}
     outputs: list[Node] = []
     for node in order:
-        key.append(node.kind)
+        key.append(node.kind.number)
         for each in node.inputs:
             place = number.get(each)
             if place is None:  # a leaf, met for the first time

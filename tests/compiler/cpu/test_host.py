@@ -65,7 +65,7 @@ def test_lesser_processors(fresh, monkeypatch, name, bits):
 
 def test_a_processor_that_is_not_there(fresh, monkeypatch):
     monkeypatch.setenv("SCHUSS_CPU", "pdp11")
-    with pytest.raises(ArgumentError, match="SCHUSS_CPU: .* asks for 'pdp11'"):
+    with pytest.raises(ArgumentError, match=r"SCHUSS_CPU: .* asks for 'pdp11'"):
         host()
 
 
@@ -97,7 +97,7 @@ class TestThreads:
     @pytest.mark.parametrize("wrong", ["0", "many", "-1", "2.5"])
     def test_wrong_environment(self, fresh, monkeypatch, wrong):
         monkeypatch.setenv("SCHUSS_NUM_THREADS", wrong)
-        with pytest.raises(ArgumentError, match="SCHUSS_NUM_THREADS: .* whole number, got"):
+        with pytest.raises(ArgumentError, match=r"SCHUSS_NUM_THREADS: .* whole number, got"):
             get_num_threads()
 
     @pytest.mark.parametrize("wrong", [0, -1, 2.0, True, None])

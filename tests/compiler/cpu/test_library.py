@@ -54,8 +54,9 @@ def test_several_names_in_a_text():
 def test_the_same_text_is_compiled_once():
     source = Source(scale("once", 11.0), ("once",))
     first = compile_kernels([source])
-    assert compile_kernels([source, Source(scale("other", 12.0), ("other",))])["once"] == (
-        first["once"]
+    assert (
+        compile_kernels([source, Source(scale("other", 12.0), ("other",))])["once"]
+        == (first["once"])
     )
 
 
@@ -294,7 +295,8 @@ import ctypes, os, sys, threading
 from schuss.compiler.cpu.library import Source, compile_kernels
 
 def kernel(i):
-    return Source(f"define double @k(double %x) {{ %y = fmul double %x, {i:e} ret double %y }}", ("k",))
+    body = f"%y = fmul double %x, {i:e} ret double %y"
+    return Source(f"define double @k(double %x) {{ {body} }}", ("k",))
 
 def value(i):
     found = compile_kernels([kernel(i)])["k"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 
 import numpy as np
 import pytest
@@ -217,7 +218,8 @@ class TestSequence:
         arrays = [np.full(n, n) for n in (1, 5, 2, 30, 1, 1)]
         wave = [Launch(kernels["affine"], (i + 1, 7), len(x)) for i, x in enumerate(arrays)]
         sequence = Sequence([wave] * 3, 8)
-        sequence.slots[1:7] = memoryview(np.array([x.ctypes.data for x in arrays])).cast("B").cast("q")
+        for i, x in enumerate(arrays):
+            sequence.slots[i + 1] = x.ctypes.data
         sequence.slots[7] = 2
         assert sequence.run() == OK
         for x in arrays:
@@ -350,7 +352,10 @@ class TestThreads:
         set_num_threads(4)
         x = np.zeros(8, np.int64)
         affine(kernels, x, waves=3, parts=8).run()
-        np.testing.assert_array_equal(x, 0 * 27 + 0 * 9 + 1 * 3 + 2)
+        np.testing.assert_array_equal(x, 1 * 3 + 2)
+        monkeypatch.undo()
+        set_num_threads(3)
+        assert meeting(kernels, 3)()
 
 
 class TestScratch:
@@ -409,9 +414,8 @@ class TestChecks:
         after = [Launch(kernels["affine"], (4, 5))]
         sequence = Sequence([after, check, after], 6)
         self.ran = np.zeros(1, np.int64)
-        sequence.slots[1:6] = memoryview(
-            np.array([x.ctypes.data, 70, 71, self.ran.ctypes.data, 1])
-        ).cast("B").cast("q")
+        words = [x.ctypes.data, 70, 71, self.ran.ctypes.data, 1]
+        sequence.slots[1:6] = memoryview(array("q", words))
         return sequence
 
     @pytest.mark.parametrize("threads", [1, 2, 8])
@@ -504,9 +508,15 @@ class TestEnd:
     """A process ends with what status it wants, whatever its workers do."""
 
     @pytest.mark.parametrize(
-        ("last", "status"), [("", 0), ("sys.exit(3)", 3), ("os._exit(4)", 4), ("1 / 0", 1)]
+        ("last", "status", "busy"),
+        [
+            ("", 0, False),
+            ("", 0, True),
+            ("sys.exit(3)", 3, True),
+            ("os._exit(4)", 4, True),
+            ("1 / 0", 1, False),
+        ],
     )
-    @pytest.mark.parametrize("busy", [True, False])
     def test_the_end(self, tmp_path, last, status, busy):
         code = "assert meet()\n" + "start_runner()\n" * busy + "print('here', flush=True)\n" + last
         done = run(code, tmp_path)

@@ -168,8 +168,9 @@ def _load(sources: dict[str, Source], objects: dict[str, bytes]) -> None:
         builder.add_object_img(objects[key])
         for name in source.names:
             builder.export_symbol(name)
+    own = {name for source in sources.values() for name in source.names}
     for name, address in _shared.items():
-        if any(f"@{name}" in each.text for each in sources.values()):
+        if name not in own and any(f"@{name}" in each.text for each in sources.values()):
             builder.import_symbol(name, address)
     library = builder.link(_engine(), f"kernels{next(_numbers)}")
     _kept.append(library)

@@ -66,7 +66,7 @@ def acosh(x: Value) -> Value:
     t = x - 1.0
     large = x > 2.0**60
     z = t + square_root(fma(t, t, t + t))
-    return _log_or_double(x, large, z)
+    return select(x >= 1.0, _log_or_double(x, large, z), math.nan)
 
 
 def _log_or_double(x: Value, large: Value, z: Value) -> Value:
@@ -77,9 +77,10 @@ def _log_or_double(x: Value, large: Value, z: Value) -> Value:
 
 
 def atanh(x: Value) -> Value:
-    """log((1 + a) / (1 - a)) / 2 as log1p(2 a / (1 - a)) / 2."""
+    """log((1 + a) / (1 - a)) / 2 as log1p(2 a + 2 a a / (1 - a)) / 2."""
     size = absolute(x)
-    z = (size + size) / (1.0 - size)
+    double = size + size
+    z = fma(double, size / (1.0 - size), double)
     y = copysign(0.5 * _corrected(z, _log1p(z), -1.0), x)
     return select(_is_tiny(x), x, y)
 

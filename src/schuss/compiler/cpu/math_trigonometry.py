@@ -19,18 +19,18 @@ from schuss.compiler.cpu.math_values import (
 
 
 def sin(x: Value) -> Value:
-    quadrant, r, _ = reduced(x)
+    quadrant, r = reduced(x)
     return _rotated(quadrant, r, copysign(_sin(r), r), _cos(r))
 
 
 def cos(x: Value) -> Value:
-    quadrant, r, _ = reduced(x)
+    quadrant, r = reduced(x)
     return _rotated(quadrant + 1, r, _sin(r), _cos(r))
 
 
 def tan(x: Value) -> Value:
     """t = tan(r), or -1 / t in the quadrants with an odd number."""
-    quadrant, r, rest = reduced(x)
+    quadrant, r, rest = reduced_with_rest(x)
     z = r * r
     cube = r * z * polynomial(z, tables.TAN[x.kind])
     t = copysign(r + fma(rest, 1.0 + z, cube), r)  # the sign for -0
@@ -64,25 +64,46 @@ HALF_PI = {
 LARGE = {"float": 1e5, "double": 2.0**30}
 
 
-def reduced(x: Value) -> tuple[Value, Value, Value]:
-    """(quadrant, r, rest) with x = quadrant pi / 2 + r + rest and |r| < 0.79.
+def reduced(x: Value) -> tuple[Value, Value]:
+    """(quadrant, r) with x = quadrant pi / 2 + r and |r| < 0.79; the quadrant counts modulo 4.
 
-    The quadrant counts modulo 4, the rest is r's rounding error. W. J. Cody and W. Waite, "Software
-    Manual for the Elementary Functions", 1980, with fused multiply-adds. Lanes with large x go by
-    M. Payne and R. Hanek's way.
+    W. J. Cody and W. Waite, "Software Manual for the Elementary Functions", 1980, with fused
+    multiply-adds. Lanes with large x go by M. Payne and R. Hanek's way.
     """
-    magic = 1.5 * 2.0 ** MANTISSA_BITS[x.kind]
-    shifted = fma(x, 2 / math.pi, magic)
-    n = shifted - magic
+    shifted, n = _quadrant(x)
+    r = x
+    for part in HALF_PI[x.kind]:
+        r = fma(n, -part, r)
+    large = absolute(x) > LARGE[x.kind]
+    common = shifted.bits(), r
+    quadrant, r = x.body.unless_rare(large, common, lambda: _reduced_large(x, large)[:2])
+    return quadrant, r
+
+
+def reduced_with_rest(x: Value) -> tuple[Value, Value, Value]:
+    """(quadrant, r, rest) with x = quadrant pi / 2 + r + rest, where the rest is r's rounding."""
+    shifted, n = _quadrant(x)
     first, second, third = HALF_PI[x.kind]
     exact = fma(n, -first, x)
     r = fma(n, -second, exact)
     rest = fma(n, -third, fma(n, -second, exact - r))
     large = absolute(x) > LARGE[x.kind]
-    way = _reduced_large_float if x.kind == "float" else _reduced_large_double
     common = shifted.bits(), r, rest
-    quadrant, r, rest = x.body.unless_rare(large, common, lambda: way(x, large))
+    quadrant, r, rest = x.body.unless_rare(large, common, lambda: _reduced_large(x, large))
     return quadrant, r, rest
+
+
+def _quadrant(x: Value) -> tuple[Value, Value]:
+    """The integer nearest to x 2/pi: as a number that has it in its lowest bits, and itself."""
+    magic = 1.5 * 2.0 ** MANTISSA_BITS[x.kind]
+    shifted = fma(x, 2 / math.pi, magic)
+    return shifted, shifted - magic
+
+
+def _reduced_large(x: Value, large: Value) -> tuple[Value, Value, Value]:
+    if x.kind == "float":
+        return _reduced_large_float(x, large)
+    return _reduced_large_double(x, large)
 
 
 LEADING_ZEROS = 32
@@ -173,28 +194,28 @@ def _reduced_large_double(x: Value, large: Value) -> tuple[Value, Value, Value]:
 
 def asin(x: Value) -> Value:
     """By the series for |x| <= 1/2, else pi / 2 - 2 asin(sqrt((1 - |x|) / 2))."""
-    size = absolute(x)
-    outer, root, series = _arcsine(size)
+    outer, s, tail = _arcsine(absolute(x))
     high, low, _ = HALF_PI[x.kind]
-    return copysign(select(outer, high - (2.0 * series - low), series), x)
+    from_right_angle = fma(s, -2.0, high) + fma(tail, -2.0, low)
+    return copysign(select(outer, from_right_angle, s + tail), x)
 
 
 def acos(x: Value) -> Value:
     """pi / 2 - asin(x) for |x| <= 1/2, else 2 asin(sqrt((1 - |x|) / 2)), taken from pi if x < 0."""
-    size = absolute(x)
-    outer, root, series = _arcsine(size)
+    outer, s, tail = _arcsine(absolute(x))
     high, low, _ = HALF_PI[x.kind]
-    double = 2.0 * series
-    tail = select(x < 0.0, 2.0 * high - (double - 2.0 * low), double)
-    return select(outer, tail, high - (copysign(series, x) - low))
+    series = s + tail
+    double = series + series
+    away = select(x < 0.0, 2.0 * high - (double - 2.0 * low), double)
+    return select(outer, away, high - (copysign(series, x) - low))
 
 
 def _arcsine(size: Value) -> tuple[Value, Value, Value]:
-    """(size > 1/2, s, asin(s)) with s = size, or sqrt((1 - size) / 2) where size > 1/2."""
+    """(size > 1/2, s, asin(s) - s) with s = size, or sqrt((1 - size) / 2) where size > 1/2."""
     outer = size > 0.5
     z = select(outer, fma(size, -0.5, 0.5), size * size)
     s = select(outer, square_root(z), size)
-    return outer, s, fma(s * z, polynomial(z, tables.ASIN[size.kind]), s)
+    return outer, s, s * z * polynomial(z, tables.ASIN[size.kind])
 
 
 def atan(x: Value) -> Value:

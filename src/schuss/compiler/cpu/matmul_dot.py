@@ -1,12 +1,13 @@
 """Micro-kernels of the matrix product for operands whose rows and columns are contiguous along k.
 
 Where few rows of A meet B^T as it is stored, packing B would cost more than the product. These
-kernels load vectors along k of both operands, hold rows * columns = lanes sums in registers, and
+kernels load vectors along k of both operands, hold up to `lanes` vectors of sums in registers, and
 in the end add up each of them across its lanes, all together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from schuss.compiler.cpu.matmul_micro import declare_fma, fma, plus, size
@@ -30,8 +31,10 @@ class Dot:
 
     @property
     def columns(self) -> int:
-        """How many columns are computed at a time."""
-        return self.lanes // self.rows
+        """How many columns are computed at a time. More than four streams from memory that are
+        a multiple of a page apart would push each other out of the cache.
+        """
+        return min(4, self.lanes // self.rows)
 
     @property
     def vector(self) -> str:
@@ -122,33 +125,43 @@ def _load(f: Function, dot: Dot, pointer: str, index: str) -> str:
 
 
 def _reduce(f: Function, dot: Dot, values: list[str]) -> str:
-    """The vector of the sums over the elements of `lanes` vectors.
+    """A vector that starts with the sums over the elements of each of some vectors.
 
-    Each round halves the vectors: both halves of two vectors are added, and interleaved. The round
-    in which a vector comes second adds a bit to the place of its sum, the first round the highest.
+    A round halves the vectors: both halves of two vectors are added, and interleaved. The round in
+    which a vector comes second adds a bit to the place of its sum, the first round the highest.
+    When one vector is left, its halves are added until there is one element for each sum.
     """
-    half = dot.lanes // 2
-    orders = [
-        [x for i in range(start, start + half) for x in (i, dot.lanes + i)] for start in (0, half)
-    ]
-    masks = [f"<{dot.lanes} x i32> <{', '.join(f'i32 {i}' for i in order)}>" for order in orders]
+    lanes, half, places = dot.lanes, dot.lanes // 2, len(values)
+    low, high = (
+        _order(x for i in range(start, start + half) for x in (i, lanes + i)) for start in (0, half)
+    )
+
+    def add_shuffled(x: str, y: str, order_x: str, order_y: str) -> str:
+        pair = f"{dot.vector} {x}, {dot.vector} {y}"
+        one, other = (f.let(f"shufflevector {pair}, {order}") for order in (order_x, order_y))
+        return f.let(f"{plus(dot.element)} {dot.vector} {one}, {other}")
+
     while len(values) > 1:
-        count = len(values) // 2
-        merged = []
-        for x, y in zip(values[:count], values[count:], strict=True):
-            low, high = (
-                f.let(f"shufflevector {dot.vector} {x}, {dot.vector} {y}, {mask}") for mask in masks
-            )
-            merged.append(f.let(f"{plus(dot.element)} {dot.vector} {low}, {high}"))
-        values = merged
-    return values[0]
+        pairs = zip(values[: len(values) // 2], values[len(values) // 2 :], strict=True)
+        values = [add_shuffled(x, y, low, high) for x, y in pairs]
+    total = values[0]
+    while half >= places:
+        folded = _order((i + half) % lanes for i in range(lanes))
+        total = add_shuffled(total, total, _order(range(lanes)), folded)
+        half //= 2
+    return total
+
+
+def _order(places: Iterable[int]) -> str:
+    """The mask of a shuffle."""
+    numbers = [f"i32 {i}" for i in places]
+    return f"<{len(numbers)} x i32> <{', '.join(numbers)}>"
 
 
 def _store_row(f: Function, dot: Dot, sums: str, r: int, target: str, adds: str) -> None:
     """Store the sums of a row, or add them to what is there."""
     kind = f"<{dot.columns} x {dot.element}>"
-    places = ", ".join(f"i32 {r * dot.columns + q}" for q in range(dot.columns))
-    places = f"<{dot.columns} x i32> <{places}>"
+    places = _order(range(r * dot.columns, (r + 1) * dot.columns))
     value = f.let(f"shufflevector {dot.vector} {sums}, {dot.vector} poison, {places}")
     old = f.let(f"load {kind}, ptr {target}, align {size(dot.element)}")
     old = f.choose(adds, kind, old, "zeroinitializer")

@@ -43,8 +43,9 @@ _SHORTEST_SLICE = 256
 # The largest block of C.
 _MOST_TILES = 10
 _MOST_PANELS = 16
-# Sums over no more than this are formed in registers, row by row.
-_OUTER_K = 4
+# Sums over no more than this are formed in registers, row by row, from so many vectors of B.
+_OUTER_K = 16
+_OUTER_VECTORS = 192
 _OUTER_ROWS = 64
 
 
@@ -160,13 +161,18 @@ def plan(product: Product, machine: Machine) -> Plan:
     panels = ceil_div(product.n, vectors * lanes)
     parts = _parts(product)
     slices, slice_k, k_block = _k_blocks(product, tiles * panels, parts, lanes)
-    block_tiles, block_panels, group = _blocks(product, tiles, panels, parts, slices)
+    block_tiles, block_panels, group = _blocks(
+        product, tiles, panels, parts, slices, is_outer=kernel == "outer"
+    )
     a_mode, b_mode = "direct", "direct"
     if kernel == "tile" and not _reads_a_in_place(product):
         a_mode = "part" if slices > 1 or panels == block_panels or parts == 1 else "stage"
-    if kernel != "dot" and not _reads_b_in_place(product):
-        once = slices > 1 or tiles == block_tiles or parts == 1
-        b_mode = "part" if once or kernel == "outer" else "stage"
+    if kernel == "outer" and (
+        product.n % lanes or product.m >= _OUTER_ROWS // 2 or not _reads_b_in_place(product)
+    ):
+        b_mode = "part"  # also to align vectors, which are loaded for every row
+    if kernel == "tile" and not _reads_b_in_place(product):
+        b_mode = "part" if slices > 1 or tiles == block_tiles or parts == 1 else "stage"
     return Plan(
         kernel=kernel,
         lanes=lanes,
@@ -190,7 +196,7 @@ def _kernel(product: Product, lanes: int) -> str:
     """Which kernel suits a product."""
     if product.source != product.element:
         return "tile"  # only packing converts
-    if 0 < product.k <= _OUTER_K:
+    if 0 < product.k <= (_OUTER_K if product.n > 4 * lanes else _OUTER_K // 4):
         return "outer"
     along_k = product.a_strides[-1] == 1 and product.b_strides[-2] == 1
     # A dot product costs as much as a few vectors of k to start and to end; packing B costs as
@@ -217,12 +223,14 @@ def _tiles(product: Product, registers: int, lanes: int, kernel: str) -> tuple[i
         rows = best_rows(lanes, m)
         return ceil_div(m, rows), rows, 0, 1
     if kernel == "outer":
-        vectors = min(across, 4, max(1, registers // 2 // product.k))
-        return ceil_div(m, _OUTER_ROWS), min(m, _OUTER_ROWS), 0, vectors
+        return ceil_div(m, _OUTER_ROWS), min(m, _OUTER_ROWS), 0, 1
     vectors = min(2, across)
     for wider in range(3, min(8, across) + 1):
         if most_rows(registers, wider) >= m:
             vectors = wider
+    if m == 1:
+        # Each vector of B is used once, from memory: the longer the pieces of its rows the better.
+        vectors = min(registers // 2, across)
     vectors = ceil_div(across, ceil_div(across, vectors))
     tiles = ceil_div(m, most_rows(registers, vectors))
     return tiles, *divmod(m, tiles), vectors
@@ -252,7 +260,7 @@ def _k_blocks(product: Product, cells: int, parts: int, lanes: int) -> tuple[int
 
 
 def _blocks(
-    product: Product, tiles: int, panels: int, parts: int, slices: int
+    product: Product, tiles: int, panels: int, parts: int, slices: int, is_outer: bool
 ) -> tuple[int, int, int]:
     """Tiles and panels of a block, and batches of a part."""
     batches = product.batches
@@ -260,10 +268,14 @@ def _blocks(
         return tiles, panels, batches
     if slices > 1:
         return tiles, panels, 1
-    rows, columns = ceil_div(tiles, _MOST_TILES), ceil_div(panels, _MOST_PANELS)
+    # Whole rows are best for an outer product, which writes more than it reads.
+    rows = 1 if is_outer else ceil_div(tiles, _MOST_TILES)
+    most_panels = ceil_div(_OUTER_VECTORS, product.k) if is_outer else _MOST_PANELS
+    columns = ceil_div(panels, most_panels)
     while batches * rows * columns < parts and rows * columns < tiles * panels:
         # Cut what is longer, so that blocks become square in tiles.
-        if ceil_div(tiles, rows) >= 2 * ceil_div(panels, columns):
+        longer = ceil_div(tiles, rows) >= 2 * ceil_div(panels, columns)
+        if longer or (is_outer and rows < tiles):
             rows += 1
         else:
             columns += 1
@@ -295,7 +307,7 @@ def _reads_b_in_place(product: Product) -> bool:
     if product.source != product.element or (n_stride != 1 and product.n > 1):
         return False
     pages = k_stride * size(product.element) % 4096 == 0 and product.k > 256
-    return not (pages and product.m >= 512)
+    return not (pages and product.m >= 128)
 
 
 def ceil_div(x: int, y: int) -> int:

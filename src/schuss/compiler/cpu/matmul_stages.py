@@ -48,15 +48,14 @@ class Stages:
             product, words[0], plan.a_mode, a, ceil_to(plan.tallest, lanes), plan.tiles, lanes, 0
         )
         b = (*b[:-2], b[-1], b[-2])
-        self.b = Operand(
-            product, words[1], plan.b_mode, b, plan.width, plan.panels, lanes, self.a.staged
-        )
+        row = plan.width * (plan.block_panels if plan.kernel == "outer" else 1)
+        self.b = Operand(product, words[1], plan.b_mode, b, row, plan.panels, lanes, self.a.staged)
         self.bytes = size(product.element)
         self.cell = plan.tallest * plan.width  # elements of a tile of C
         self.sums = self.a.staged + self.b.staged  # bytes in the workspace before sums of slices
         # The last panel of B may be narrower, and cannot be read in place if it ends in a vector.
         self.last_vectors = -(-(product.n - (plan.panels - 1) * plan.width) // lanes)
-        in_place = plan.b_mode == "direct" and plan.kernel != "dot"
+        in_place = plan.b_mode == "direct" and plan.kernel == "tile"
         self.packs_last = in_place and product.n % lanes != 0
 
     @property
@@ -195,8 +194,11 @@ class Stages:
             if plan.a_mode == "part":
                 with f.loop(tile0, tile1) as i:
                     self._pack_tile(f, block, i)
-            with f.loop(panel0, panel1) as j:
-                self._multiply_panel(f, block, j, tile0, tile1)
+            if plan.kernel == "outer":
+                self._outer(f, block, tile0, tile1, panel0)
+            else:
+                with f.loop(panel0, panel1) as j:
+                    self._multiply_panel(f, block, j, tile0, tile1)
         f.line("ret void")
         groups = -(-p.batches // plan.group)
         parts = groups * plan.row_blocks * plan.column_blocks * plan.slices
@@ -231,9 +233,6 @@ class Stages:
         first, columns = self._panel(f, j)
         is_last = f.let(f"icmp eq i64 {j}, {self.plan.panels - 1}")
         b, b_stride = self._read_b(f, block, j, first, columns, is_last)
-        if self.plan.kernel == "outer":
-            self._outer(f, block, (first, is_last), (b, b_stride), tile0, tile1)
-            return
         with f.loop(tile0, tile1) as i:
             row, rows = self._tile(f, i)
             a, a_stride, a_k = self._read_a(f, block, i, row)
@@ -271,71 +270,51 @@ class Stages:
         widths, lanes = self._widths(), self.plan.lanes
         return f.choose(is_last, "i64", widths[-1] * lanes, widths[0] * lanes)
 
-    def _outer(
-        self,
-        f: Function,
-        block: _Block,
-        panel: tuple[str, str],
-        b: tuple[str, str],
-        tile0: str,
-        tile1: str,
-    ) -> None:
-        """A panel for a small k: all of B in registers, and each row of A multiplied into it.
-
-        `panel` is its first column and whether it is the last one, `b` its address and stride.
+    def _outer(self, f: Function, block: _Block, tile0: str, tile1: str, panel0: str) -> None:
+        """A block for small k: rows of C one after the other, from vectors of B in the first-level
+        cache and elements of A in registers. All panels of B are packed side by side.
         """
-        first, is_last = panel
-        widths, tail = self._widths(), self.product.n % self.plan.width
-        same = len(widths) == 1 and tail == 0
-        cases = ["true"] if same or self.plan.panels == 1 else [_not(f, is_last), is_last]
-        for case, is_end in zip(cases, (self.plan.panels == 1 and not same, True), strict=False):
-            with f.when(case):
-                vectors = widths[-1] if is_end else widths[0]
-                rows_of_b = self._load_rows(f, vectors, *b)
-                with f.loop(tile0, tile1) as i:
-                    row, rows = self._tile(f, i)
-                    with f.loop(row, f.add(row, rows)) as m:
-                        self._outer_row(f, block.batch, m, first, rows_of_b, is_end)
-
-    def _load_rows(self, f: Function, vectors: int, b: str, stride: str) -> list[list[str]]:
-        """The vectors of all rows of a panel of B."""
-        element, lanes = self.product.element, self.plan.lanes
-        return [
-            [
-                f.let(
-                    f"load <{lanes} x {element}>, ptr "
-                    f"{f.at(element, b, f.add(f.mul(k, stride), v * lanes))}, align {self.bytes}"
-                )
-                for v in range(vectors)
-            ]
-            for k in range(self.product.k)
-        ]
-
-    def _outer_row(
-        self, f: Function, batch: str, m: str, first: str, b: list[list[str]], is_end: bool
-    ) -> None:
-        """A row of a panel of C, from the rows of a panel of B; `is_end`: of the last one."""
         p, lanes = self.product, self.plan.lanes
         kind = f"<{lanes} x {p.element}>"
-        multiply, add = (
-            ("fmul contract", "fadd contract") if plus(p.element) == "fadd" else ("mul", "add")
+        first = f.mul(panel0, self.plan.width)
+        columns = f.smaller(f.sub(p.n, first), self.plan.block_panels * self.plan.width)
+        b, b_stride = self.b.start(f, block.batch, first, "0"), str(self.b.k_stride)
+        if self.plan.b_mode == "part":
+            packed = f.at("i8", "%scratch", self._scratch().b)
+            self.b.call_pack(f, b, columns, str(p.k), packed)
+            b, b_stride = packed, str(self.b.row)
+        row0, row1 = f.mul(tile0, self.plan.height), f.mul(tile1, self.plan.height)
+        with f.loop(row0, f.smaller(row1, p.m)) as m:
+            start = self.a.start(f, block.batch, m, "0")
+            a = []
+            for k in range(p.k):
+                pointer = f.at(p.element, start, k * self.a.k_stride)
+                a.append(broadcast(f, kind, f.let(f"load {p.element}, ptr {pointer}")))
+
+            def vector(c: str, count: int) -> None:
+                terms = []
+                for k in range(p.k):
+                    pointer = f.at(p.element, b, f.add(f.mul(k, b_stride), c))
+                    terms.append(f.let(f"load {kind}, ptr {pointer}, align {self.bytes}"))
+                self._call_epilogue(
+                    f, block.batch, m, f.add(first, c), _dot(f, kind, a, terms), count
+                )
+
+            tail = p.n % lanes
+            full = f.let(f"and i64 {columns}, {-lanes}") if tail else columns
+            with f.loop(0, full, lanes) as c:
+                vector(c, lanes)
+            if tail:
+                with f.when(f.let(f"icmp slt i64 {full}, {columns}")):
+                    vector(full, tail)
+
+    def _call_epilogue(
+        self, f: Function, batch: str, m: str, n: str, value: str, count: int
+    ) -> None:
+        f.line(
+            f"call void @epilogue(ptr %args, i64 {batch}, i64 {m}, i64 {n}, "
+            f"<{self.plan.lanes} x {self.product.element}> {value}, i64 {count})"
         )
-        start = self.a.start(f, batch, m, "0")
-        a = []
-        for k in range(p.k):
-            pointer = f.at(p.element, start, k * self.a.k_stride)
-            a.append(broadcast(f, kind, f.let(f"load {p.element}, ptr {pointer}")))
-        for v in range(len(b[0])):
-            value = f.let(f"{multiply} {kind} {a[0]}, {b[0][v]}")
-            for k in range(1, p.k):
-                product = f.let(f"{multiply} {kind} {a[k]}, {b[k][v]}")
-                value = f.let(f"{add} {kind} {value}, {product}")
-            count = p.n % lanes if is_end and v == len(b[0]) - 1 and p.n % lanes else lanes
-            n = f.add(first, v * lanes)
-            f.line(
-                f"call void @epilogue(ptr %args, i64 {batch}, i64 {m}, i64 {n}, "
-                f"{kind} {value}, i64 {count})"
-            )
 
     def _read_a(self, f: Function, block: _Block, i: str, row: str) -> tuple[str, str, str]:
         """Address, row stride and k stride of tile i of A."""
@@ -411,10 +390,7 @@ class Stages:
                 term = f.let(f"load {vector}, ptr {pointer}, align {lanes * self.bytes}")
                 value = f.let(f"{plus(p.element)} {vector} {value}, {term}") if value else term
             m, n = f.add(rows[0], r), f.add(columns[0], c)
-            f.line(
-                f"call void @epilogue(ptr %args, i64 {batch}, i64 {m}, i64 {n}, "
-                f"{vector} {value}, i64 {count})"
-            )
+            self._call_epilogue(f, batch, m, n, value, count)
 
         tail = p.n % lanes
         with f.loop(0, rows[1]) as r:
@@ -482,3 +458,13 @@ class _Scratch:
 
 def _not(f: Function, condition: str) -> str:
     return f.let(f"xor i1 {condition}, true")
+
+
+def _dot(f: Function, kind: str, a: list[str], b: list[str]) -> str:
+    """The sum of products of vectors; float products and sums may be fused."""
+    is_float = "float" in kind or "double" in kind
+    multiply, add = ("fmul contract", "fadd contract") if is_float else ("mul", "add")
+    total = f.let(f"{multiply} {kind} {a[0]}, {b[0]}")
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total = f.let(f"{add} {kind} {total}, {f.let(f'{multiply} {kind} {x}, {y}')}")
+    return total

@@ -41,7 +41,7 @@ class Pool:
         self._reset = _PLAIN(addresses["schuss_reset"])
         self.size = 1
         self._lock = threading.Lock()
-        self._workers: list[threading.Thread] = []
+        self._workers: list[threading.Thread] = []  # from `size - 1` on: told to leave
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._start_anew)
 
@@ -51,28 +51,28 @@ class Pool:
         Where the system gives no more threads, there are fewer; the results are the same.
         """
         with self._lock:
-            if threads < self.size:
-                self._set_workers(threads - 1)
-            else:
+            if threads == self.size:
+                return
+            if threads > self.size:
                 # Who was told to leave has to be gone before there is another of its number.
                 for each in self._workers[self.size - 1 :]:
                     each.join()
                 del self._workers[self.size - 1 :]
-                self._set_workers(threads - 1)
-                self._start(threads - 1 - len(self._workers))
+            self._set_workers(threads - 1)
+            while len(self._workers) < threads - 1 and self._start(len(self._workers)):
+                pass
             self.size = threads
 
-    def _start(self, count: int) -> None:
-        for _ in range(count):
-            number = len(self._workers)
-            worker = threading.Thread(
-                target=self._work, args=(number,), name=f"schuss-{number + 1}", daemon=True
-            )
-            try:
-                worker.start()
-            except RuntimeError:  # no more threads, or the interpreter is about to end
-                return
-            self._workers.append(worker)
+    def _start(self, number: int) -> bool:
+        worker = threading.Thread(
+            target=self._work, args=(number,), name=f"schuss-{number + 1}", daemon=True
+        )
+        try:
+            worker.start()
+        except RuntimeError:  # no more threads, or the interpreter is about to end
+            return False
+        self._workers.append(worker)
+        return True
 
     def _start_anew(self) -> None:
         """In a forked process: forget the threads of the parent, whatever they were doing."""
