@@ -25,7 +25,6 @@ EXACT = frozenset(
     alias detach reshape permute broadcast_to slice reverse windows slice_update concat gather
     scatter where negative abs relu sign floor ceil trunc round max min maximum minimum copysign
     nextafter checked_index positions random_bits real imag conj astype argmax argmin argsort
-    masked_product_of_zero
     """.split()
 )
 _FUNCTIONS = frozenset(
@@ -67,6 +66,7 @@ class Noise:
 
     def _moved(self, value: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
         wide = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
+        reach = np.where(np.isfinite(reach), reach, 0.0)
         return (wide + self.rng.uniform(-1, 1, value.shape) * reach).astype(value.dtype)
 
     def _of_sum(self, node: Node) -> np.ndarray:

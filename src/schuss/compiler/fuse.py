@@ -120,6 +120,9 @@ class _Fusion:
         for value in self.graph.values:
             for operand in _memory_operands(value):
                 self.in_memory.add(_memory(operand, self.forced))
+        for value in self.forced:
+            if not _nest(value):
+                self.in_memory.add(_memory(value.inputs[0], self.forced))
         for value in self.graph.values:
             if value.op in ("input", "constant"):
                 self.cost[value] = 0
@@ -179,6 +182,8 @@ class _Fusion:
         if group.kind == "loops":
             shape = anchor.inputs[0].shape if anchor.op in REDUCTIONS else anchor.shape
             group.bounds = bounds_of(shape) if 0 not in shape else frozenset({1})
+            if anchor.op == "reshape":  # a copy, in loops that both shapes are made of
+                group.bounds |= bounds_of(anchor.inputs[0].shape)
             if anchor.op in REDUCTIONS:
                 group.row = group.size // max(1, anchor.size)
         elif group.kind == "product":
@@ -444,7 +449,15 @@ def _kind(anchor: Value) -> str:
         return "loops" if last else "column"
     if anchor.op == "matmul" and lowered(anchor):
         return "product"
+    if anchor.op == "reshape":
+        return "loops" if _nest(anchor) else "single"
     return "loops" if is_map(anchor) or anchor.op in VIEWS else "single"
+
+
+def _nest(reshape: Value) -> bool:
+    """Whether loops can be cut so that they walk through both shapes."""
+    shapes = reshape.shape, reshape.inputs[0].shape
+    return sizes_between(bounds_of(shapes[0]) | bounds_of(shapes[1])) is not None
 
 
 def lowered(value: Value) -> bool:

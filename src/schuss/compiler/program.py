@@ -272,7 +272,7 @@ class Program:
     def _on_host(self, host: Host, arrays: Any, memories: Any) -> None:
         value = host.value
         operands = [self._operand(chain, arrays, memories) for chain in host.operands]
-        op = REGISTRY[value.op]
+        op = value.definition or REGISTRY[value.op]
         with np.errstate(all="ignore"):
             made = op.reference(*operands, **value.attributes)
         self._array(value, arrays, memories)[...] = made

@@ -31,9 +31,7 @@ def simplify(graph: Graph) -> Graph:
             renamed[value] = builder.keep(value)
             continue
         inputs = tuple([renamed[each] for each in value.inputs])
-        renamed[value] = builder.add(
-            value.op, inputs, value.attributes, value.shape, value.dtype
-        )
+        renamed[value] = builder.again(value, inputs)
     outputs = [renamed[each] for each in graph.outputs]
     checks = list(dict.fromkeys(builder.checks))
     return turned(without_dead(Graph(builder.values, graph.inputs, outputs, checks)))
@@ -57,9 +55,7 @@ def turned(graph: Graph) -> Graph:
             operands = (_matrix_transpose(builder, y), _matrix_transpose(builder, x))
             renamed[value] = builder.add("matmul", operands, {}, value.shape, value.dtype)
         else:
-            renamed[value] = builder.add(
-                value.op, inputs, value.attributes, value.shape, value.dtype
-            )
+            renamed[value] = builder.again(value, inputs)
     outputs = [renamed[each] for each in graph.outputs]
     checks = [renamed[each] for each in graph.checks]
     return without_dead(Graph(builder.values, graph.inputs, outputs, checks))
@@ -133,6 +129,13 @@ class _Builder:
             self.known[key] = known
             self.values.append(known)
         return known
+
+    def again(self, value: Value, inputs: tuple[Value, ...]) -> Value:
+        """The value on other inputs."""
+        made = self.add(value.op, inputs, value.attributes, value.shape, value.dtype)
+        if made.op == value.op:
+            made.definition = value.definition
+        return made
 
     def constant(self, value: float, dtype: DType) -> Value:
         return self.add("constant", (), {"value": value}, (), dtype)

@@ -29,6 +29,7 @@ class Value:
         op: a primitive's name; "input" for what comes from outside, "constant" for a number that
             the structure fixes (in `attributes["value"]`).
         number: its place in the order; inputs of a value have smaller numbers.
+        definition: the record of the op, for what stays on the host.
         strides: of an input whose memory is not dense, in elements; None where it is dense.
     """
 
@@ -39,7 +40,7 @@ class Value:
     dtype: DType
     number: int = -1
     strides: tuple[int, ...] | None = None
-    key: Hashable = field(default=None, repr=False)
+    definition: Any = None
 
     @property
     def size(self) -> int:

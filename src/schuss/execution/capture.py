@@ -52,6 +52,7 @@ class Capture:
             operands = tuple([made[each] for each in node.inputs])
             value = Value(node.op.name, operands, node.attributes, node.shape, node.dtype)  # type: ignore[union-attr]
             value.number = len(values)
+            value.definition = node.op
             made[node] = value
             values.append(value)
         return Graph(values, inputs, [made[node] for node in self.outputs])

@@ -1,84 +1,26 @@
-"""The steps that the attention kernels are made of, each printed into the kernel's one function.
+"""The steps that the attention kernels are made of.
 
 A block of queries is worked on with its scores turned over: the keys are rows, and the queries
 (WIDTH of them) lie side by side in vectors. Maxima and sums over keys are then plain vector
-arithmetic without any shuffling, and both products that read the scores broadcast elements that
-are neighbours in memory.
+arithmetic without any shuffling, and the products that read the scores broadcast elements that are
+neighbours in memory.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.cpu.attention_text import SIZES, Index, Matrix, Printer
 
 WIDTH = 32  # queries in a block
 GROUP = 2  # vectors side by side in a register tile
 
-Index = str | int
+# span(row, height) -> (first, last): see `product`.
+Span = Callable[[Index, int], tuple[Index, Index]]
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What the steps compute with.
-
-    Attributes:
-        element: the LLVM type of all arithmetic, "float" or "double".
-        lanes: its elements in a vector.
-        rows: rows of a register tile, each of `GROUP` vectors.
-        exp: the name of the vector function.
-    """
-
-    element: str
-    lanes: int
-    rows: int
-    exp: str
-
-    @property
-    def vector(self) -> str:
-        return f"<{self.lanes} x {self.element}>"
-
-    @property
-    def suffix(self) -> str:
-        """How intrinsics name the vector type."""
-        return f"v{self.lanes}f{8 * self.size}"
-
-    @property
-    def size(self) -> int:
-        return SIZES[self.element]
-
-    @property
-    def width(self) -> int:
-        """Vectors that hold a block of queries."""
-        return WIDTH // self.lanes
-
-    def padded(self, n: int) -> int:
-        """n rounded up to whole vectors."""
-        return -(-n // self.lanes) * self.lanes
-
-
-SIZES = {"float": 4, "double": 8, "half": 2, "bfloat": 2}
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A matrix in memory: strides count elements of the LLVM type `kind`."""
-
-    pointer: str
-    row: int
-    column: int
-    kind: str
-
-    def moved(self, f: Function, row: Index) -> Matrix:
-        """The same from a later row on."""
-        pointer = f.at(self.kind, self.pointer, f.mul(row, self.row))
-        return Matrix(pointer, self.row, self.column, self.kind)
-
-    def turned(self) -> Matrix:
-        """The same with rows and columns exchanged."""
-        return Matrix(self.pointer, self.column, self.row, self.kind)
+# --- products ---
 
 
 def tiles(count: int, largest: int) -> list[tuple[int, int, int]]:
@@ -88,296 +30,220 @@ def tiles(count: int, largest: int) -> list[tuple[int, int, int]]:
     number = -(-count // largest)
     height, taller = divmod(count, number)
     middle = taller * (height + 1)
-    return [
-        part
-        for part in ((0, middle, height + 1), (middle, count, height))
-        if part[0] < part[1]
-    ]  # fmt: skip
+    parts = ((0, middle, height + 1), (middle, count, height))
+    return [part for part in parts if part[0] < part[1]]
 
 
-def tile_end(count: int, largest: int, row: int) -> int:
-    """The row behind the tile that ends at `row` or contains the row before it."""
-    for start, stop, height in tiles(count, largest):
-        if row <= stop:
-            return start + -(-(row - start) // height) * height
-    return count
-
-
-# --- vectors ---
-
-
-def splat(f: Function, m: Machine, scalar: str) -> str:
-    """A vector of one scalar."""
-    first = f.let(f"insertelement {m.vector} poison, {m.element} {scalar}, i64 0")
-    zeros = f"<{m.lanes} x i32> zeroinitializer"
-    return f.let(f"shufflevector {m.vector} {first}, {m.vector} poison, {zeros}")
-
-
-def number(m: Machine, value: float) -> str:
-    """A constant of the machine's element type."""
-    rounded = value if m.element == "double" else struct.unpack("<f", struct.pack("<f", value))[0]
-    return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
-
-
-def constant(m: Machine, value: float) -> str:
-    """A vector of one constant."""
-    return f"splat ({m.element} {number(m, value)})"
-
-
-def load(f: Function, m: Machine, pointer: str, index: Index = 0, whole: bool = True) -> str:
-    """A vector; `whole` where the address is that of a whole vector in scratch."""
-    align = m.size * (m.lanes if whole else 1)
-    return f.let(f"load {m.vector}, ptr {f.at(m.element, pointer, index)}, align {align}")
-
-
-def store(f: Function, m: Machine, value: str, pointer: str, index: Index = 0) -> None:
-    """A whole vector to scratch."""
-    address = f.at(m.element, pointer, index)
-    f.line(f"store {m.vector} {value}, ptr {address}, align {m.size * m.lanes}")
-
-
-def multiply_add(m: Machine, x: str, y: str, z: str) -> str:
-    """The expression x * y + z."""
-    # fmuladd, not fma: where the machine has no fused instruction it is a product and a sum.
-    name = f"@llvm.fmuladd.{m.suffix}"
-    return f"call {m.vector} {name}({m.vector} {x}, {m.vector} {y}, {m.vector} {z})"
-
-
-def scalar_at(f: Function, m: Machine, x: Matrix, row: Index, column: Index) -> str:
-    """One element, in the type that is computed in."""
-    place = f.add(f.mul(row, x.row), f.mul(column, x.column))
-    value = f.let(f"load {x.kind}, ptr {f.at(x.kind, x.pointer, place)}, align {SIZES[x.kind]}")
-    return value if x.kind == m.element else f.let(f"fpext {x.kind} {value} to {m.element}")
-
-
-def _flags(m: Machine, count: int) -> str:
-    bits = ", ".join(f"i1 {int(lane < count)}" for lane in range(m.lanes))
-    return f"<{bits}>"
-
-
-def load_some(f: Function, m: Machine, kind: str, pointer: str, count: int) -> str:
-    """The first `count` elements at an address and zeros behind them, as a computed vector."""
-    vector = f"<{m.lanes} x {kind}>"
-    if count >= m.lanes:
-        value = f.let(f"load {vector}, ptr {pointer}, align {SIZES[kind]}")
-    else:
-        name = f"@llvm.masked.load.v{m.lanes}{_suffix(kind)}.p0"
-        mask = f"<{m.lanes} x i1> {_flags(m, count)}"
-        value = f.let(f"call {vector} {name}(ptr align {SIZES[kind]} {pointer}, {mask}, "
-                      f"{vector} zeroinitializer)")  # fmt: skip
-    return value if kind == m.element else f.let(f"fpext {vector} {value} to {m.vector}")
-
-
-def store_some(f: Function, m: Machine, kind: str, value: str, pointer: str, count: int) -> None:
-    """The first `count` elements of a computed vector to an address, rounded to `kind`."""
-    vector = f"<{m.lanes} x {kind}>"
-    if kind != m.element:
-        value = f.let(f"fptrunc {m.vector} {value} to {vector}")
-    if count >= m.lanes:
-        f.line(f"store {vector} {value}, ptr {pointer}, align {SIZES[kind]}")
-    else:
-        name = f"@llvm.masked.store.v{m.lanes}{_suffix(kind)}.p0"
-        mask = f"<{m.lanes} x i1> {_flags(m, count)}"
-        f.line(f"call void {name}({vector} {value}, ptr align {SIZES[kind]} {pointer}, {mask})")
-
-
-def _suffix(kind: str) -> str:
-    return "bf16" if kind == "bfloat" else f"f{8 * SIZES[kind]}"
-
-
-def declarations(m: Machine, kind: str) -> set[str]:
-    """The intrinsics that the steps call, for arrays of the LLVM type `kind`."""
-    vector, flags = f"<{m.lanes} x {kind}>", f"<{m.lanes} x i1>"
-    masked = f"v{m.lanes}{_suffix(kind)}.p0"
-    return {
-        "declare i64 @llvm.smin.i64(i64, i64)",
-        "declare i64 @llvm.smax.i64(i64, i64)",
-        f"declare {m.vector} @llvm.fmuladd.{m.suffix}({m.vector}, {m.vector}, {m.vector})",
-        f"declare {vector} @llvm.masked.load.{masked}(ptr, {flags}, {vector})",
-        f"declare void @llvm.masked.store.{masked}({vector}, ptr, {flags})",
-    }
-
-
-# --- products ---
-
-
-Span = Callable[[Index, int], tuple[Index, Index]]
+def tile_end(f: Printer, rows: int, row: Index) -> Index:
+    """The first row behind the tile that row - 1 lies in."""
+    end: Index = rows
+    for start, stop, height in reversed(tiles(rows, f.machine.rows)):
+        whole, _ = f.divide(f.add(f.sub(row, start), height - 1), height)
+        here = f.add(f.mul(whole, height), start)
+        end = f.choose(f.let(f"icmp sle i64 {row}, {stop}"), "i64", here, end)
+    return end
 
 
 def product(
-    f: Function, m: Machine, a: Matrix, b: Matrix, c: Matrix, *, rows: int, below: Index,
-    columns: int, span: Span, add: bool = False,
+    f: Printer, a: Matrix, b: Matrix, c: Matrix, *, rows: int, below: Index, columns: int,
+    span: Span, add: bool = False,
 ) -> None:  # fmt: skip
     """c = a b, or c += a b, for the tiles of c that start above row `below`.
 
     Elements of a are broadcast, rows of b and c are vectors (`columns` counts elements and is a
     multiple of the lanes; c lies in scratch). `rows` is the height of c, which fixes the tiles.
-    span(row, height) -> (first, last) tells for the tile of `height` rows from `row` on over
-    which columns of a and rows of b to sum: what lies outside is known to be 0.
+    span(row, height) tells for the tile of `height` rows from `row` on over which columns of a and
+    rows of b to sum: what lies outside is known to be 0.
     """
-    vectors = columns // m.lanes
+    element, lanes = f.machine.element, f.machine.lanes
+    vectors = columns // lanes
     whole = vectors - vectors % GROUP
     groups = [(0, whole, GROUP)] if whole else []
     groups += [(whole, vectors, 1)] if vectors > whole else []
     for first, last, wide in groups:
         with f.loop(first, last, wide) as group:
-            column = f.mul(group, m.lanes)
-            right = Matrix(f.at(m.element, b.pointer, column), b.row, 1, m.element)
-            out = Matrix(f.at(m.element, c.pointer, column), c.row, 1, m.element)
-            for start, end, height in tiles(rows, m.rows):
+            column = f.mul(group, lanes)
+            right, out = (x.at(f.at(element, x.pointer, column)) for x in (b, c))
+            for start, end, height in tiles(rows, f.machine.rows):
                 with f.loop(start, f.smaller(end, below), height) as row:
-                    tile = (a.moved(f, row), right, out.moved(f, row))
-                    _tile(f, m, *tile, height=height, wide=wide, span=span(row, height), add=add)
+                    k, stop = span(row, height)
+                    left = f.from_row(f.from_row(a, row).turned, k).turned
+                    target = f.from_row(out, row)
+                    name = _tile(f, left, right, target, height, wide, add)
+                    pointers = (left.pointer, f.from_row(right, k).pointer, target.pointer)
+                    listed = ", ".join(f"ptr {pointer}" for pointer in pointers)
+                    f.line(f"call void @{name}({listed}, i64 {f.sub(stop, k)})")
 
 
-def _tile(
-    f: Function, m: Machine, a: Matrix, b: Matrix, c: Matrix, *, height: int, wide: int,
-    span: tuple[Index, Index], add: bool,
-) -> None:  # fmt: skip
-    """`height` rows of `wide` vectors, held in registers while the sum over `span` runs."""
-    first, last = span
-    a, b = a.turned().moved(f, first).turned(), b.moved(f, first)
+def _tile(f: Printer, a: Matrix, b: Matrix, c: Matrix, height: int, wide: int, add: bool) -> str:
+    """The function of a tile: (a, b, c, depth), the strides are part of it."""
+    strides = (a.row, a.column, b.row, c.row)
+    name = "_".join(["tile", a.kind, *map(str, (*strides, height, wide)), "add" if add else "set"])
+    parameters = "ptr %a, ptr %b, ptr %c, i64 %depth"
+
+    def body(f: Printer) -> None:
+        _print_tile(f, a.at("%a"), b.at("%b"), c.at("%c"), height, wide, add)
+
+    return f.helper(name, parameters, body)
+
+
+def _print_tile(
+    f: Printer, a: Matrix, b: Matrix, c: Matrix, height: int, wide: int, add: bool
+) -> None:
+    """`height` rows of `wide` vectors stay in registers while the sum over `%depth` runs."""
+    lanes = f.machine.lanes
     cells = [(r, v) for r in range(height) for v in range(wide)]
-    place = {(r, v): f.add(f.mul(r, c.row), v * m.lanes) for r, v in cells}
-    start = {
-        cell: load(f, m, c.pointer, place[cell]) if add else "zeroinitializer" for cell in cells
-    }
-    name, before = f.fresh("tile"), f.block
-    total = {(r, v): f"%{name}.c{r}.{v}" for r, v in cells}
-    f.line(f"br label %{name}.head")
-    f.label(f"{name}.head")
-    _phi(f, "i64", f"%{name}.k", str(first), before, name)
-    for which, x in (("a", a), ("b", b)):
-        _phi(f, "ptr", f"%{name}.{which}", x.pointer, before, name)
-    for cell in cells:
-        _phi(f, m.vector, total[cell], start[cell], before, name)
-    f.line(f"%{name}.more = icmp slt i64 %{name}.k, {last}")
-    f.line(f"br i1 %{name}.more, label %{name}.body, label %{name}.end")
-    f.label(f"{name}.body")
-    line = [load(f, m, f"%{name}.b", v * m.lanes, whole=False) for v in range(wide)]
-    column = Matrix(f"%{name}.a", a.row, a.column, a.kind)
+    place = {(r, v): f.add(f.mul(r, c.row), v * lanes) for r, v in cells}
+    start = {cell: f.load("%c", place[cell]) if add else "zeroinitializer" for cell in cells}
+    f.line("br label %head")
+    f.label("head")
+    for kind, name, first in [
+        ("i64", "%k", "0"), ("ptr", "%ap", "%a"), ("ptr", "%bp", "%b"),
+        *((f.vector, f"%c{r}.{v}", start[r, v]) for r, v in cells),
+    ]:  # fmt: skip
+        f.line(f"{name} = phi {kind} [{first}, %entry], [{name}.next, %body]")
+    f.line("%more = icmp slt i64 %k, %depth")
+    f.line("br i1 %more, label %body, label %end")
+    f.label("body")
+    line = [f.load("%bp", v * lanes, aligned=False) for v in range(wide)]
     for r in range(height):
-        left = splat(f, m, scalar_at(f, m, column, r, 0))
+        left = f.splat(f.element(a.at("%ap"), r, 0))
         for v in range(wide):
-            f.line(f"{total[r, v]}.next = {multiply_add(m, left, line[v], total[r, v])}")
-    f.line(f"%{name}.k.next = add nsw i64 %{name}.k, 1")
-    f.line(f"%{name}.a.next = getelementptr {a.kind}, ptr %{name}.a, i64 {a.column}")
-    f.line(f"%{name}.b.next = getelementptr {m.element}, ptr %{name}.b, i64 {b.row}")
-    f.line(f"br label %{name}.head")
-    f.label(f"{name}.end")
-    for cell in cells:
-        store(f, m, total[cell], c.pointer, place[cell])
-
-
-def _phi(f: Function, kind: str, name: str, first: str, before: str, loop: str) -> None:
-    f.line(f"{name} = phi {kind} [{first}, %{before}], [{name}.next, %{loop}.body]")
+            f.line(f"%c{r}.{v}.next = {f.multiply_add(left, line[v], f'%c{r}.{v}')}")
+    f.line("%k.next = add nsw i64 %k, 1")
+    f.line(f"%ap.next = getelementptr {a.kind}, ptr %ap, i64 {a.column}")
+    f.line(f"%bp.next = getelementptr {b.kind}, ptr %bp, i64 {b.row}")
+    f.line("br label %head")
+    f.label("end")
+    for r, v in cells:
+        f.store(f"%c{r}.{v}", "%c", place[r, v])
 
 
 # --- moving between the caller's layouts and scratch ---
 
 
-def copy_rows(f: Function, m: Machine, x: Matrix, to: str, rows: Index, columns: int) -> Matrix:
+def copy_rows(f: Printer, x: Matrix, to: str, rows: Index, columns: int) -> Matrix:
     """Rows of x, dense in scratch, each filled up with zeros to whole vectors."""
-    width = m.padded(columns)
+    element, lanes, width = f.machine.element, f.machine.lanes, f.machine.padded(columns)
     with f.loop(0, rows) as row:
-        source, target = x.moved(f, row), f.at(m.element, to, f.mul(row, width))
+        source, target = f.from_row(x, row), f.at(element, to, f.mul(row, width))
         if x.column == 1:
-            for start in range(0, columns, m.lanes):
-                pointer = f.at(x.kind, source.pointer, start)
-                value = load_some(f, m, x.kind, pointer, columns - start)
-                store(f, m, value, target, start)
+            for start in range(0, columns, lanes):
+                address = f.at(x.kind, source.pointer, start)
+                f.store(f.load_some(x.kind, address, columns - start), target, start)
         else:
-            for start in range(0, width, m.lanes):
-                store(f, m, "zeroinitializer", target, start)
+            clear(f, target, width)
             with f.loop(0, columns) as column:
-                value = scalar_at(f, m, source, 0, column)
-                f.line(f"store {m.element} {value}, ptr {f.at(m.element, target, column)}")
-    return Matrix(to, width, 1, m.element)
+                value = f.element(source, 0, column)
+                f.line(f"store {element} {value}, ptr {f.at(element, target, column)}")
+    return Matrix(to, width, 1, element)
 
 
 def write_rows(
-    f: Function, m: Machine, x: Matrix, to: Matrix, rows: Index, columns: int, factors: str | None
+    f: Printer, x: Matrix, to: Matrix, rows: Index, columns: int, factors: str | None = None
 ) -> None:
     """Rows of x, which lies in scratch, to the caller; row i times factors[i], if given."""
+    lanes = f.machine.lanes
     with f.loop(0, rows) as row:
-        source, target = x.moved(f, row), to.moved(f, row)
-        factor = None
-        if factors is not None:
-            address = f.at(m.element, factors, row)
-            factor = splat(f, m, f.let(f"load {m.element}, ptr {address}"))
-        for start in range(0, columns, m.lanes):
-            value = load(f, m, source.pointer, start)
+        source, target = f.from_row(x, row), f.from_row(to, row)
+        factor = None if factors is None else f.load_splat(factors, row)
+        for start in range(0, columns, lanes):
+            value = f.load(source.pointer, start)
             if factor is not None:
-                value = f.let(f"fmul {m.vector} {value}, {factor}")
-            count = min(m.lanes, columns - start)
+                value = f.op("fmul", value, factor)
+            count = min(lanes, columns - start)
             if to.column == 1:
-                store_some(f, m, to.kind, value, f.at(to.kind, target.pointer, start), count)
+                f.store_some(to.kind, value, f.at(to.kind, target.pointer, start), count)
             else:
-                _scatter(f, m, value, target, start, count)
+                _scatter(f, value, target, start, count)
 
 
-def _scatter(f: Function, m: Machine, value: str, to: Matrix, start: int, count: int) -> None:
+def _scatter(f: Printer, value: str, to: Matrix, start: int, count: int) -> None:
     for lane in range(count):
-        element = f.let(f"extractelement {m.vector} {value}, i64 {lane}")
-        if to.kind != m.element:
-            element = f.let(f"fptrunc {m.element} {element} to {to.kind}")
+        element = f.let(f"extractelement {f.vector} {value}, i64 {lane}")
+        if to.kind != f.machine.element:
+            element = f.let(f"fptrunc {f.machine.element} {element} to {to.kind}")
         address = f.at(to.kind, to.pointer, (start + lane) * to.column)
         f.line(f"store {to.kind} {element}, ptr {address}, align {SIZES[to.kind]}")
 
 
-def turn(
-    f: Function, m: Machine, x: Matrix, to: str, count: Index, columns: int, factor: float = 1.0
-) -> Matrix:
+def turn(f: Printer, x: Matrix, to: str, count: Index, columns: int, factor: float = 1.0) -> Matrix:
     """x, `count` rows (at most WIDTH) of `columns`, turned over in scratch: (columns, WIDTH).
 
     Places behind the last row repeat it: they hold numbers of the same kind, never rubbish.
     """
+    element, lanes = f.machine.element, f.machine.lanes
     last = f.sub(count, 1)
     if x.column != 1:
         with f.loop(0, columns) as column, f.loop(0, WIDTH) as row:
-            value = scalar_at(f, m, x, f.smaller(row, last), column)
-            value = f.let(f"fmul {m.element} {value}, {number(m, factor)}")
-            place = f.at(m.element, to, f.add(f.mul(column, WIDTH), row))
-            f.line(f"store {m.element} {value}, ptr {place}")
-        return Matrix(to, WIDTH, 1, m.element)
-    whole = columns // m.lanes
-    parts = [(0, whole, m.lanes)] if whole else []
-    parts += [(whole, whole + 1, columns % m.lanes)] if columns % m.lanes else []
-    with f.loop(0, WIDTH, m.lanes) as start:
-        rows = [x.moved(f, f.smaller(f.add(start, lane), last)).pointer for lane in range(m.lanes)]
-        for first, end, wide in parts:
-            with f.loop(first, end) as part:
-                column = f.mul(part, m.lanes)
-                _turn_square(f, m, x.kind, rows, to, start, column, wide, factor)
-    return Matrix(to, WIDTH, 1, m.element)
+            value = f.element(x, f.smaller(row, last), column)
+            value = f.let(f"fmul {element} {value}, {f.number(factor)}")
+            place = f.at(element, to, f.add(f.mul(column, WIDTH), row))
+            f.line(f"store {element} {value}, ptr {place}")
+        return Matrix(to, WIDTH, 1, element)
+    whole = columns - columns % lanes
+    parts = [(0, whole, lanes)] if whole else []
+    parts += [(whole, columns, columns - whole)] if columns > whole else []
+    for first, end, wide in parts:
+        name = f.helper(
+            f"turn_{x.kind}_{wide}",
+            f"ptr %x, i64 %stride, i64 %last, ptr %to, {element} %factor",
+            lambda f, wide=wide: _print_turn(f, x.kind, wide),
+        )
+        with f.loop(0, WIDTH, lanes) as start, f.loop(first, end, wide) as column:
+            source = f.at(x.kind, f.from_row(x, f.smaller(start, last)).pointer, column)
+            target = f.at(element, to, f.add(f.mul(column, WIDTH), start))
+            rest = f.positive(f.sub(last, start))
+            f.line(f"call void @{name}(ptr {source}, i64 {x.row}, i64 {rest}, ptr {target}, "
+                   f"{element} {f.number(factor)})")  # fmt: skip
+    return Matrix(to, WIDTH, 1, element)
 
 
-def _turn_square(
-    f: Function, m: Machine, kind: str, rows: list[str], to: str, start: str, column: str,
-    wide: int, factor: float,
-) -> None:  # fmt: skip
-    """Exchange rows and columns of a square by log2(lanes) rounds of pairwise shuffles."""
-    square = [load_some(f, m, kind, f.at(kind, row, column), wide) for row in rows]
-    half = m.lanes // 2
+def _print_turn(f: Printer, kind: str, wide: int) -> None:
+    """A square of `lanes` rows, of which rows behind `%last` repeat it, and `wide` columns.
+
+    Rows and columns are exchanged by log2(lanes) rounds of pairwise shuffles.
+    """
+    lanes = f.machine.lanes
+    square = []
+    for lane in range(lanes):
+        offset = f.mul(f.smaller(lane, "%last"), "%stride")
+        square.append(f.load_some(kind, f.at(kind, "%x", offset), wide))
+    half = lanes // 2
     while half:
-        low = [n - half + m.lanes if n & half else n for n in range(m.lanes)]
-        high = [n + m.lanes if n & half else n + half for n in range(m.lanes)]
-        for i in range(m.lanes):
+        low = [n - half + lanes if n & half else n for n in range(lanes)]
+        high = [n + lanes if n & half else n + half for n in range(lanes)]
+        for i in range(lanes):
             if not i & half:
                 x, y = square[i], square[i + half]
-                square[i], square[i + half] = (_shuffle(f, m, x, y, way) for way in (low, high))
+                square[i], square[i + half] = (f.shuffle(x, y, way) for way in (low, high))
         half //= 2
-    for c in range(wide):
-        value = square[c]
-        if factor != 1.0:
-            value = f.let(f"fmul {m.vector} {value}, {constant(m, factor)}")
-        store(f, m, value, to, f.add(f.mul(f.add(column, c), WIDTH), start))
+    factor = f.splat("%factor")
+    for column in range(wide):
+        f.store(f.op("fmul", square[column], factor), "%to", column * WIDTH)
 
 
-def _shuffle(f: Function, m: Machine, x: str, y: str, lanes: list[int]) -> str:
-    listed = ", ".join(f"i32 {lane}" for lane in lanes)
-    vectors = f"{m.vector} {x}, {m.vector} {y}"
-    return f.let(f"shufflevector {vectors}, <{m.lanes} x i32> <{listed}>")
+def clear(f: Printer, pointer: str, count: Index) -> None:
+    """`count` zeros, a multiple of the lanes."""
+    with f.loop(0, count, f.machine.lanes) as place:
+        f.store("zeroinitializer", pointer, place)
+
+
+def rescale(f: Printer, x: Matrix, factors: str, columns: int) -> None:
+    """Row i of x, WIDTH rows in scratch, times factors[i]."""
+    with f.loop(0, WIDTH) as row:
+        factor, pointer = f.load_splat(factors, row), f.from_row(x, row).pointer
+        for start in range(0, columns, f.machine.lanes):
+            f.store(f.op("fmul", f.load(pointer, start), factor), pointer, start)
+
+
+def add_up(f: Printer, parts: str, to: str, count: Index, number: int, apart: int) -> None:
+    """The sum of `number` arrays of `count` elements, `apart` elements from each other."""
+    with f.loop(0, count, f.machine.lanes) as place:
+        f.store(f.load(parts, place), to, place)
+        with f.loop(1, number) as part:
+            more = f.load(parts, f.add(f.mul(part, apart), place))
+            f.store(f.op("fadd", f.load(to, place), more), to, place)
 
 
 # --- the softmax of a block of queries ---
@@ -385,26 +251,26 @@ def _shuffle(f: Function, m: Machine, x: str, y: str, lanes: list[int]) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """Vectors that run along a block of queries, one stack slot for each: a maximum, a sum, ..."""
+    """Vectors that run along a block of queries: maxima, sums, ... They end up in registers."""
 
     slots: tuple[str, ...]
 
-    def get(self, f: Function, m: Machine) -> list[str]:
-        return [f.let(f"load {m.vector}, ptr {slot}") for slot in self.slots]
+    def get(self, f: Printer) -> list[str]:
+        return [f.let(f"load {f.vector}, ptr {slot}") for slot in self.slots]
 
-    def set(self, f: Function, m: Machine, values: list[str]) -> None:
+    def set(self, f: Printer, values: list[str]) -> None:
         for slot, value in zip(self.slots, values, strict=True):
-            f.line(f"store {m.vector} {value}, ptr {slot}")
+            f.line(f"store {f.vector} {value}, ptr {slot}")
 
 
-def block(f: Function, m: Machine) -> Block:
+def block(f: Printer) -> Block:
     """Room for such vectors; to be called at the start of a function."""
-    return Block(tuple(f.let(f"alloca {m.vector}") for _ in range(m.width)))
+    return Block(tuple(f.let(f"alloca {f.vector}") for _ in range(WIDTH // f.machine.lanes)))
 
 
 def largest(
-    f: Function, m: Machine, scores: str, keys: tuple[Index, Index], top: Block, *,
-    query: Index | None, bias: Matrix | None, first_key: Index = 0,
+    f: Printer, scores: str, keys: tuple[Index, Index], top: Block, *, query: Index | None,
+    bias: Matrix | None, first_key: Index = 0,
 ) -> None:  # fmt: skip
     """Raise `top` to the largest score of each query over some keys, after bias and causal cut.
 
@@ -416,131 +282,81 @@ def largest(
         first_key: the number of the key in row 0.
     """
     with f.loop(*keys) as key:
-        row = f.at(m.element, scores, f.mul(key, WIDTH))
-        values = [load(f, m, row, v * m.lanes) for v in range(m.width)]
-        if bias is not None:
-            values = [
-                f.let(f"fadd {m.vector} {value}, {_bias(f, m, bias, key, v)}")
-                for v, value in enumerate(values)
-            ]
-        if query is not None:
-            number_of_key = f.add(key, first_key)
-            values = [
-                _cut(f, m, value, number_of_key, f.add(query, v * m.lanes))
-                for v, value in enumerate(values)
-            ]
-        if bias is not None or query is not None:
-            for v, value in enumerate(values):
-                store(f, m, value, row, v * m.lanes)
-        tops = top.get(f, m)
-        top.set(f, m, [maximum(f, m, a, b) for a, b in zip(values, tops, strict=True)])
+        row = f.at(f.machine.element, scores, f.mul(key, WIDTH))
+        values = []
+        for place in range(0, WIDTH, f.machine.lanes):
+            value = f.load(row, place)
+            if bias is not None:
+                value = f.op("fadd", value, _bias(f, bias, key, place))
+            if query is not None:
+                value = _cut(f, value, f.add(key, first_key), f.add(query, place))
+            if bias is not None or query is not None:
+                f.store(value, row, place)
+            values.append(value)
+        top.set(f, [f.larger(*pair) for pair in zip(values, top.get(f), strict=True)])
 
 
-def maximum(f: Function, m: Machine, x: str, y: str) -> str:
-    """The larger; y where x is NaN."""
-    more = f.let(f"fcmp ogt {m.vector} {x}, {y}")
-    return f.let(f"select <{m.lanes} x i1> {more}, {m.vector} {x}, {m.vector} {y}")
-
-
-def _bias(f: Function, m: Machine, bias: Matrix, key: str, v: int) -> str:
+def _bias(f: Printer, bias: Matrix, key: str, place: int) -> str:
     if bias.column == 1:
-        return load(f, m, bias.moved(f, key).pointer, v * m.lanes)
-    return splat(f, m, scalar_at(f, m, bias, key, 0))
+        return f.load(f.from_row(bias, key).pointer, place)
+    return f.splat(f.element(bias, key, 0))
 
 
-def _cut(f: Function, m: Machine, value: str, key: str, query: str) -> str:
+def _cut(f: Printer, value: str, key: Index, query: Index) -> str:
     """-inf in the lanes whose query comes before the key."""
-    ahead = f.let(f"trunc i64 {f.sub(key, query)} to i32")
-    integers = f"<{m.lanes} x i32>"
-    first = f.let(f"insertelement {integers} poison, i32 {ahead}, i64 0")
-    vectors = f"{integers} {first}, {integers} poison"
-    spread = f.let(f"shufflevector {vectors}, {integers} zeroinitializer")
-    lanes = ", ".join(f"i32 {lane}" for lane in range(m.lanes))
-    hidden = f.let(f"icmp sgt {integers} {spread}, <{lanes}>")
-    infinity = constant(m, float("-inf"))
-    return f.let(f"select <{m.lanes} x i1> {hidden}, {m.vector} {infinity}, {m.vector} {value}")
+    ahead = f.splat(f.let(f"trunc i64 {f.sub(key, query)} to i32"), "i32")
+    lanes = ", ".join(f"i32 {lane}" for lane in range(f.machine.lanes))
+    hidden = f.let(f"icmp sgt <{f.machine.lanes} x i32> {ahead}, <{lanes}>")
+    return f.where(hidden, f.constant(float("-inf")), value)
 
 
-def powers(
-    f: Function, m: Machine, scores: str, keys: tuple[Index, Index], top: Block, total: Block
-) -> None:
+def powers(f: Printer, scores: str, keys: tuple[Index, Index], top: Block, total: Block) -> None:
     """Scores become exp(score - top), and are added to `total`."""
-    tops = top.get(f, m)
+    tops = top.get(f)
     with f.loop(*keys) as key:
-        row = f.at(m.element, scores, f.mul(key, WIDTH))
-        sums = total.get(f, m)
-        for v in range(m.width):
-            below = f.let(f"fsub {m.vector} {load(f, m, row, v * m.lanes)}, {tops[v]}")
-            power = f.let(f"call {m.vector} {m.exp}({m.vector} {below})")
-            store(f, m, power, row, v * m.lanes)
-            sums[v] = f.let(f"fadd {m.vector} {sums[v]}, {power}")
-        total.set(f, m, sums)
+        row = f.at(f.machine.element, scores, f.mul(key, WIDTH))
+        sums = total.get(f)
+        for v, place in enumerate(range(0, WIDTH, f.machine.lanes)):
+            power = f.exp(f.op("fsub", f.load(row, place), tops[v]))
+            f.store(power, row, place)
+            sums[v] = f.op("fadd", sums[v], power)
+        total.set(f, sums)
 
 
-def inverses(f: Function, m: Machine, total: Block) -> list[str]:
+def inverses(f: Printer, total: Block) -> list[str]:
     """1 / total, and 0 where the total is 0: queries that no key counts for."""
-    found = []
-    for value in total.get(f, m):
-        inverse = f.let(f"fdiv {m.vector} {constant(m, 1.0)}, {value}")
-        empty = f.let(f"fcmp oeq {m.vector} {value}, zeroinitializer")
-        zero = f"{m.vector} zeroinitializer"
-        found.append(f.let(f"select <{m.lanes} x i1> {empty}, {zero}, {m.vector} {inverse}"))
-    return found
-
-
-def rescale(f: Function, m: Machine, x: Matrix, factors: str, columns: int) -> None:
-    """Row i of x, WIDTH rows in scratch, times factors[i]."""
-    with f.loop(0, WIDTH) as row:
-        factor = splat(f, m, f.let(f"load {m.element}, ptr {f.at(m.element, factors, row)}"))
-        place = x.moved(f, row).pointer
-        for start in range(0, columns, m.lanes):
-            value = f.let(f"fmul {m.vector} {load(f, m, place, start)}, {factor}")
-            store(f, m, value, place, start)
-
-
-def clear(f: Function, m: Machine, pointer: str, count: int) -> None:
-    """`count` zeros, a multiple of the lanes."""
-    with f.loop(0, count, m.lanes) as place:
-        store(f, m, "zeroinitializer", pointer, place)
+    return [
+        f.where(
+            f.op("fcmp oeq", value, "zeroinitializer"),
+            "zeroinitializer",
+            f.op("fdiv", f.constant(1.0), value),
+        )
+        for value in total.get(f)
+    ]
 
 
 def slopes(
-    f: Function, m: Machine, weights: str, towards: str, keys: Index, inverse: list[str],
-    dots: Block,
-) -> None:  # fmt: skip
-    """Weights become P = weights * inverse, and `towards` (dP) becomes dS = P * (dP - dots)."""
-    subtracted = dots.get(f, m)
-    with f.loop(0, keys) as key:
-        place = f.mul(key, WIDTH)
-        upper, lower = f.at(m.element, weights, place), f.at(m.element, towards, place)
-        for v in range(m.width):
-            at = v * m.lanes
-            weight = f.let(f"fmul {m.vector} {load(f, m, upper, at)}, {inverse[v]}")
-            store(f, m, weight, upper, at)
-            slope = f.let(f"fsub {m.vector} {load(f, m, lower, at)}, {subtracted[v]}")
-            store(f, m, f.let(f"fmul {m.vector} {slope}, {weight}"), lower, at)
-
-
-def dot_columns(f: Function, m: Machine, x: str, y: str, rows: int, to: Block) -> None:
-    """The dot products of the columns of two (rows, WIDTH) matrices in scratch."""
-    to.set(f, m, ["zeroinitializer"] * m.width)
-    with f.loop(0, rows) as row:
-        place = f.mul(row, WIDTH)
-        left, right = f.at(m.element, x, place), f.at(m.element, y, place)
-        sums = to.get(f, m)
-        for v in range(m.width):
-            a, b = (load(f, m, each, v * m.lanes) for each in (left, right))
-            sums[v] = f.let(multiply_add(m, a, b, sums[v]))
-        to.set(f, m, sums)
-
-
-def add_up(
-    f: Function, m: Machine, parts: str, to: str, count: Index, number: int, apart: int
+    f: Printer, weights: str, towards: str, keys: Index, inverse: list[str], dots: Block
 ) -> None:
-    """The sum of `number` arrays of `count` elements, `apart` elements from each other."""
-    with f.loop(0, count, m.lanes) as place:
-        store(f, m, load(f, m, parts, place), to, place)
-        with f.loop(1, number) as part:
-            more = load(f, m, parts, f.add(f.mul(part, apart), place))
-            total = f.let(f"fadd {m.vector} {load(f, m, to, place)}, {more}")
-            store(f, m, total, to, place)
+    """Weights become P = weights * inverse, and `towards` (dP) becomes dS = P * (dP - dots)."""
+    subtracted = dots.get(f)
+    with f.loop(0, keys) as key:
+        row = f.mul(key, WIDTH)
+        upper, lower = (f.at(f.machine.element, x, row) for x in (weights, towards))
+        for v, place in enumerate(range(0, WIDTH, f.machine.lanes)):
+            weight = f.op("fmul", f.load(upper, place), inverse[v])
+            f.store(weight, upper, place)
+            slope = f.op("fsub", f.load(lower, place), subtracted[v])
+            f.store(f.op("fmul", slope, weight), lower, place)
+
+
+def dot_columns(f: Printer, x: str, y: str, rows: int, to: Block) -> None:
+    """The dot products of the columns of two (rows, WIDTH) matrices in scratch."""
+    to.set(f, ["zeroinitializer"] * len(to.slots))
+    with f.loop(0, rows) as row:
+        left, right = (f.at(f.machine.element, z, f.mul(row, WIDTH)) for z in (x, y))
+        sums = to.get(f)
+        for v, place in enumerate(range(0, WIDTH, f.machine.lanes)):
+            product = f.multiply_add(f.load(left, place), f.load(right, place), sums[v])
+            sums[v] = f.let(product)
+        to.set(f, sums)

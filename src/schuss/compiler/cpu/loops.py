@@ -21,7 +21,7 @@ from schuss.compiler.cpu.random import random_bits
 from schuss.compiler.cpu.text import Text, memory_type, register_type, vector
 from schuss.compiler.emit import COST
 from schuss.compiler.index import Affine
-from schuss.compiler.kernel import Kernel, Line
+from schuss.compiler.kernel import Kernel, Line, Store
 from schuss.dtypes import DType
 
 _DEAR = 8  # lines of this cost are kept between passes
@@ -206,6 +206,12 @@ class Printer:
         else:
             indices = t.lanes_from(self.offset(affine), step, lanes)
             t.store_at(base, indices, value, dtype, lanes, self.mask)
+
+    def store_all(self, stores: Sequence[Store], lanes: int) -> None:
+        """All values first, then the stores: they may go to memory that the values came from."""
+        values = [self.line(store.line, lanes) for store in stores]
+        for store, value in zip(stores, values, strict=True):
+            self.store(store.word, store.affine, value, store.dtype, lanes)
 
     def _iota(self, affine: Affine, dtype: DType, lanes: int) -> str:
         step = affine[self.vector_axis] if len(affine) > 1 else 0
@@ -437,20 +443,14 @@ class _Rows(Printer):
 
     def _print_row(self, row: str, low: str, high: str, length: int | None) -> None:
         """All passes over a row; `low` to `high` of its last axis."""
-        t = self.t
         self._decode(row, self.kernel.sizes[: self.first])
         if self.vector_axis < 0 and not self.reducing:
-            for store in self.kernel.stores:
-                value = self.line(store.line, 1)
-                self.store(store.word, store.affine, value, store.dtype, 1)
+            self.store_all(self.kernel.stores, 1)
             return
         for step in range(self.passes):
             self._print_pass(step, low, high, length)
-        for i, store in enumerate(self.kernel.stores):
-            if not self.is_full_store(i):
-                value = self.line(store.line, 1)
-                self.store(store.word, store.affine, value, store.dtype, 1)
-        del t
+        rows = [s for i, s in enumerate(self.kernel.stores) if not self.is_full_store(i)]
+        self.store_all(rows, 1)
 
     def _decode(self, linear: str, sizes: Sequence[int]) -> None:
         """The counters of the outer axes from their common one."""
@@ -566,10 +566,7 @@ class _Rows(Printer):
                     dtype = _wide(self.kernel.lines[i].dtype)
                     value = self.line(i, lanes)
                     t.store(self._kept_pointer(i, place), value, dtype, lanes, self.mask)
-            for i in stores:
-                store = self.kernel.stores[i]
-                value = self.line(store.line, lanes)
-                self.store(store.word, store.affine, value, store.dtype, lanes)
+            self.store_all([self.kernel.stores[i] for i in stores], lanes)
             for i in reductions:
                 line = self.kernel.lines[i]
                 value = self.line(line.inputs[0], lanes)
@@ -644,9 +641,7 @@ class Epilogue(Printer):
             if line.op == "given":
                 self.set(i, self.lanes, "%value")
         with self.masked(t.mask("%count", self.lanes)):
-            for store in kernel.stores:
-                value = self.line(store.line, self.lanes)
-                self.store(store.word, store.affine, value, store.dtype, self.lanes)
+            self.store_all(kernel.stores, self.lanes)
         t.put("ret void")
         given = next((line for line in kernel.lines if line.op == "given"), None)
         element = register_type(given.dtype) if given else register_type(dtypes.float32)
@@ -728,9 +723,7 @@ class _Columns(Printer):
             with self.scope(), self.masked(masks[u]):
                 for i in self.reductions:
                     self.set(i, lanes, totals[i][u])
-                for store in self.kernel.stores:
-                    value = self.line(store.line, lanes)
-                    self.store(store.word, store.affine, value, store.dtype, lanes)
+                self.store_all(self.kernel.stores, lanes)
 
     def _reduce(self, low: str, wide: int, masks: list[str | None]) -> dict[int, list[str]]:
         t, lanes = self.t, self.lanes

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cache
 
 from schuss.compiler.cpu import math_exponential, math_logarithm, math_trigonometry
+from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.math_values import Body, Value
 
 KINDS = {"float32": "float", "float64": "double"}
@@ -67,7 +68,7 @@ def definition(function: str, dtype: str, lanes: int) -> tuple[str, frozenset[st
     LLVM accepts each line only once. Functions are those in FUNCTIONS, dtypes float32 and float64.
     """
     kind = KINDS[dtype]
-    body = Body(lanes, symbol(function, dtype, lanes))
+    body = Body(lanes, symbol(function, dtype, lanes), host().is_x86 and host().vector_bits == 512)
     arguments = [Value(body, f"%{name}", kind) for name in ("x", "y")[: arity(function)]]
     result = _FORMULAS[function](*arguments)
     vector = body.type(kind)

@@ -15,8 +15,10 @@ from schuss.compiler.cpu.math_values import (
     larger,
     lookup,
     polynomial,
+    rounded,
     select,
     smaller,
+    times_power_of_two,
 )
 
 # ln(2) = high + low; the high part has so few digits that its product with an exponent is exact.
@@ -39,53 +41,25 @@ def exp_of_negative(x: Value) -> Value:
 
 
 def _exp_of_clamped(x: Value) -> Value:
-    shifted, r = _reduced(x)
-    p = polynomial(r, (1.0, 1.0, *tables.EXP[x.kind]))
-    half, other_half = powers_of_two(shifted)
-    return p * half * other_half
+    bits, n, r = _reduced(x)
+    return times_power_of_two(_exp_of_reduced(r), bits, n)
 
 
 def exp_of_sum(x: Value, rest: Value) -> Value:
     """exp(x + rest) in float64 for -800 <= x <= 800 and a small rest."""
-    shifted, r = _reduced(x)
-    r = r + rest
-    p = polynomial(r, (1.0, 1.0, *tables.EXP[x.kind]))
-    half, other_half = powers_of_two(shifted)
-    return p * half * other_half
+    bits, n, r = _reduced(x)
+    return times_power_of_two(_exp_of_reduced(r + rest), bits, n)
 
 
-def rounded_with_bits(x: Value, factor: float) -> tuple[Value, Value]:
-    """The integer nearest to x times factor, as bits for `powers_of_two` and as a number.
-
-    At numbers of the size of 1.5 * 2**mantissa_bits the floats are the integers: adding one rounds
-    and leaves the integer in the lowest bits.
-    """
-    magic = magic_number(x.kind)
-    shifted = fma(x, factor, magic)
-    return shifted.bits(), shifted - magic
+def _exp_of_reduced(r: Value) -> Value:
+    return polynomial(r, (1.0, 1.0, *tables.EXP[r.kind]))
 
 
-def magic_number(kind: str) -> float:
-    return 1.5 * 2.0 ** MANTISSA_BITS[kind] + 2 * EXPONENT_BIAS[kind]
-
-
-def powers_of_two(shifted: Value) -> tuple[Value, Value]:
-    """Two powers of two whose product is 2**n, for n from twice the least exponent to the greatest.
-
-    Multiplying by one after the other is exact but for the last rounding, also where 2**n alone is
-    no normal number. `shifted` has n + 2 bias in its low bits; half of that is the biased exponent
-    of half the power.
-    """
-    places = MANTISSA_BITS["float" if shifted.kind == "i32" else "double"]
-    half = shifted.shifted_down(1)
-    return (half << places).from_bits(), ((shifted - half) << places).from_bits()
-
-
-def _reduced(x: Value) -> tuple[Value, Value]:
-    """(bits of n, r) with x = n ln(2) + r and |r| <= ln(2) / 2."""
-    bits, n = rounded_with_bits(x, 1 / math.log(2))
+def _reduced(x: Value) -> tuple[Value, Value, Value]:
+    """(bits of n, n, r) with x = n ln(2) + r and |r| <= ln(2) / 2."""
+    bits, n = rounded(x, 1 / math.log(2))
     high, low = LN2[x.kind]
-    return bits, fma(n, -low, fma(n, -high, x))
+    return bits, n, fma(n, -low, fma(n, -high, x))
 
 
 def expm1(x: Value) -> Value:
@@ -101,11 +75,10 @@ def _is_tiny(x: Value) -> Value:
 
 
 def _expm1_of_clamped(x: Value) -> Value:
-    shifted, r = _reduced(x)
+    bits, _, r = _reduced(x)
     p = fma(r * r, polynomial(r, tables.EXPM1[x.kind]), r)
     places = MANTISSA_BITS[x.kind]
-    exponent = shifted - (EXPONENT_BIAS[x.kind] + 1)
-    half = (exponent << places).from_bits()  # 2**(n - 1)
+    half = ((bits - (EXPONENT_BIAS[x.kind] + 1)) << places).from_bits()  # 2**(n - 1)
     return fma(half, p, half - 0.5) * 2.0
 
 
@@ -124,9 +97,8 @@ def cosh(x: Value) -> Value:
 
 def _half_exp(x: Value) -> Value:
     """exp(x) / 2 for x >= 0, which is finite a little longer than exp(x)."""
-    shifted, r = _reduced(smaller(HIGHEST[x.kind] + 1, x))
-    half, other_half = powers_of_two(shifted - 1)
-    return polynomial(r, (1.0, 1.0, *tables.EXP[x.kind])) * half * other_half
+    bits, n, r = _reduced(smaller(HIGHEST[x.kind] + 1, x))
+    return times_power_of_two(_exp_of_reduced(r), bits - 1, n - 1.0)
 
 
 def sigmoid(x: Value) -> Value:

@@ -98,7 +98,6 @@ def even(function: Function) -> Function:
 
 
 HALF_LN2 = 0.35  # a little more than ln(2) / 2
-THIRD = 0.3334
 QUARTER_PI = 0.79  # more, since the quadrant comes from a rounded quotient
 
 
@@ -131,12 +130,12 @@ def polynomials(dtype: str) -> dict[str, tuple[list[float], float]]:
     found["EXPM1"] = near(
         mpmath.expm1, lambda r: r, 2, -HALF_LN2, HALF_LN2, choose(5, 10), (0.5,)
     )  # fmt: skip
-    # log(1 + f) = f - f^2 / 2 + f^3 q(f) and, with s = f / (2 + f),
-    # log(1 + f) = 2 atanh(s) = 2 s + s^3 q(s^2)
+    # log(1 + f) = f + f^2 q(f) and, with s = f / (2 + f),
+    # log(1 + f) = 2 atanh(s) = 2 s + s^3 q(s^2), for 0.75 <= 1 + f < 1.5
     if short:
-        found["LOG"] = near(mpmath.log1p, lambda f: f - f * f / 2, 3, -THIRD, THIRD, 7)
+        found["LOG"] = near(mpmath.log1p, lambda f: f, 2, -0.25, 0.5, 8, (-0.5,))
     else:
-        found["LOG"] = near_even(lambda s: 2 * mpmath.atanh(s), lambda s: 2 * s, 3, 0.1716, 6)
+        found["LOG"] = near_even(lambda s: 2 * mpmath.atanh(s), lambda s: 2 * s, 3, 0.2, 7)
     # sin(r) = r + r^3 q(r^2), cos(r) = 1 - r^2 / 2 + r^4 q(r^2)
     found["SIN"] = near_even(mpmath.sin, lambda r: r, 3, QUARTER_PI, choose(2, 5))
     found["COS"] = near_even(mpmath.cos, lambda r: 1 - r * r / 2, 4, QUARTER_PI, choose(2, 5))

@@ -12,6 +12,7 @@ from schuss.compiler.cpu.math_values import (
     Value,
     absolute,
     copysign,
+    exponent_and_mantissa,
     fma,
     larger,
     lookup,
@@ -22,17 +23,14 @@ from schuss.compiler.cpu.math_values import (
     truncate,
 )
 
-# The bits of 2/3 (float32) and sqrt(1/2) (float64): mantissas are taken from there to twice that.
-ORIGIN = {"float": 0x3F2AAAAB, "double": 0x3FE6A09E667F3BCD}
 # Powers take the parts of math_fit.nodes, which begin at 0.6992.
 NODE_ORIGIN = 0x3FE6600000000000
 EXACT_LN2 = (0.6931471805598903, 5.497923018708371e-14)  # the first is a multiple of 2**-42
-SMALLEST_NORMAL = {"float": 2.0**-126, "double": 2.0**-1022}
 
 
 def log(x: Value) -> Value:
-    e, f = _exponent_and_fraction(x)
-    return _corrected(x, _e_ln2_plus_log1p(e, f), 0.0)
+    e, m = exponent_and_mantissa(x)
+    return _e_ln2_plus_log1p(e, m - 1.0)
 
 
 def log1p(x: Value) -> Value:
@@ -45,7 +43,7 @@ def _log1p(x: Value, doublings: Value | None = None) -> Value:
     The fraction f = (1 + x) / 2^e - 1 is taken from x itself, not from the rounded 1 + x.
     """
     places = MANTISSA_BITS[x.kind]
-    exponent = ((1.0 + x).bits() - ORIGIN[x.kind]) >> places
+    exponent = ((1.0 + x).bits() - x.like(0.75).bits()) >> places
     # 2^(2 - e) and a quarter of x, since 2^-e is not a normal number for the largest x
     scale = ((EXPONENT_BIAS[x.kind] + 2 - exponent) << places).from_bits()
     f = fma(scale, x * 0.25, fma(scale, 0.25, -1.0))
@@ -85,23 +83,10 @@ def atanh(x: Value) -> Value:
     return select(_is_tiny(x), x, y)
 
 
-def _exponent_and_fraction(x: Value) -> tuple[Value, Value]:
-    """(e, f) with x = 2^e (1 + f) and 1 + f around 1, for positive x, also subnormal ones."""
-    places = MANTISSA_BITS[x.kind]
-    subnormal = x < SMALLEST_NORMAL[x.kind]
-    bits = select(subnormal, x * 2.0**places, x).bits()
-    shifted = bits - ORIGIN[x.kind]
-    exponent = shifted >> places
-    mantissa = (bits - (exponent << places)).from_bits()
-    zero = x.body.constant(0.0, x.kind)
-    return exponent.to(x.kind) - select(subnormal, x.like(places), zero), mantissa - 1.0
-
-
 def _e_ln2_plus_log1p(e: Value, f: Value) -> Value:
     """e ln(2) + log(1 + f)."""
     if f.kind == "float":
-        tail = f * f * fma(f, polynomial(f, tables.LOG["float"]), -0.5)
-        return fma(e, math.log(2), f + tail)
+        return fma(e, math.log(2), fma(f * f, polynomial(f, tables.LOG["float"]), f))
     high, low = LN2[f.kind]
     s = f / (2.0 + f)
     z = s * s
@@ -168,7 +153,7 @@ def _finite(y: Value) -> Value:
 
 def _double_power(size: Value, y: Value) -> Value:
     """exp(y log(size)), where the logarithm is the sum of two numbers, good to 64 bits or more."""
-    subnormal = size < SMALLEST_NORMAL["double"]
+    subnormal = size < 2.0**-1022
     e, i, m = _node(select(subnormal, size * 2.0**52, size))
     e = select(subnormal, e - 52.0, e)
     r = fma(m, lookup(tables.EXACT_INVERSE, i, "double"), -1.0)  # exact

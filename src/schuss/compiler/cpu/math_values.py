@@ -12,6 +12,7 @@ is one correctly rounded operation, and a result has the same bits for any numbe
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 
@@ -23,11 +24,15 @@ EXPONENT_BIAS = {"float": 127, "double": 1023}
 
 
 class Body:
-    """The lines of one LLVM function whose values all have `lanes` elements."""
+    """The lines of one LLVM function whose values all have `lanes` elements.
 
-    def __init__(self, lanes: int, symbol: str):
+    With `avx512` and vectors of 512 bits some things are one instruction, with the same results.
+    """
+
+    def __init__(self, lanes: int, symbol: str, avx512: bool):
         self.lanes = lanes
         self.symbol = symbol
+        self.avx512 = avx512
         self.globals: list[str] = []
         self.lines: list[str] = []
         self.declarations: set[str] = set()
@@ -57,6 +62,23 @@ class Body:
         self.declarations.add(f"declare {self.type(kind)} @{name}({types})")
         listed = ", ".join(f"{self.type(each.kind)} {each.name}" for each in arguments)
         return self.emit(f"call {self.type(kind)} @{name}({listed})", kind)
+
+    def is_avx512(self, kind: str) -> bool:
+        return self.avx512 and self.type(kind) in {"<16 x float>", "<8 x double>"}
+
+    def avx512_call(self, name: str, *arguments: Value, immediate: int | None = None) -> Value:
+        """One of AVX-512's instructions that work on exponents: getexp, getmant or scalef."""
+        kind = arguments[0].kind
+        vector, mask = self.type(kind), "i16" if kind == "float" else "i8"
+        listed = [f"{vector} {each.name}" for each in arguments]
+        if immediate is not None:
+            listed.append(f"i32 {immediate}")
+        listed += [f"{vector} zeroinitializer", f"{mask} -1", "i32 4"]  # no mask, usual rounding
+        types = ", ".join(each.rsplit(" ", 1)[0] for each in listed)
+        suffix = "ps" if kind == "float" else "pd"
+        intrinsic = f"@llvm.x86.avx512.mask.{name}.{suffix}.512"
+        self.declarations.add(f"declare {vector} {intrinsic}({types})")
+        return self.emit(f"call {vector} {intrinsic}({', '.join(listed)})", kind)
 
     def constant(self, number: float, kind: str) -> Value:
         text = literal(number, kind)
@@ -272,6 +294,50 @@ def polynomial(x: Value, coefficients: Sequence[float | Value]) -> Value:
     for coefficient in reversed(rest):
         result = fma(result, x, coefficient)
     return result
+
+
+def rounded(x: Value, factor: float) -> tuple[Value, Value]:
+    """The integer n nearest to x times factor: as bits for `times_power_of_two`, and as a number.
+
+    Among numbers of the size of 1.5 * 2**mantissa_bits the floats are the integers: adding that
+    rounds, and leaves n + 2 * bias in the lowest bits.
+    """
+    magic = 1.5 * 2.0 ** MANTISSA_BITS[x.kind] + 2 * EXPONENT_BIAS[x.kind]
+    shifted = fma(x, factor, magic)
+    return shifted.bits(), shifted - magic
+
+
+def times_power_of_two(x: Value, bits: Value, n: Value) -> Value:
+    """x 2**n, rounded once if it is subnormal, for n from twice the least exponent to the greatest.
+
+    Where 2**n is no normal number it is the product of two that are. The first has the exponent
+    n // 2, whose biased form is half of n + 2 * bias.
+    """
+    if x.body.is_avx512(x.kind):
+        return x.body.avx512_call("scalef", x, n)
+    places = MANTISSA_BITS[x.kind]
+    half = bits.shifted_down(1)
+    return x * (half << places).from_bits() * ((bits - half) << places).from_bits()
+
+
+def exponent_and_mantissa(x: Value) -> tuple[Value, Value]:
+    """(e, m) with x = m 2**e and 0.75 <= m < 1.5 for positive finite x, also subnormal ones.
+
+    For 0 e is -inf and for infinity inf, m being finite; for NaN and numbers below 0 m is NaN.
+    """
+    if x.body.is_avx512(x.kind):
+        from_three_quarters, negative_to_nan = 3, 2
+        m = x.body.avx512_call("getmant", x, immediate=from_three_quarters + 4 * negative_to_nan)
+        return x.body.avx512_call("getexp", x) - x.body.avx512_call("getexp", m), m
+    places = MANTISSA_BITS[x.kind]
+    smallest_normal = 2.0 ** (1 - EXPONENT_BIAS[x.kind])
+    subnormal = absolute(x) < smallest_normal
+    bits = select(subnormal, x * 2.0**places, x).bits()
+    exponent = (bits - x.like(0.75).bits()) >> places
+    m = (bits - (exponent << places)).from_bits()
+    e = exponent.to(x.kind) - select(subnormal, x.like(places), 0.0)
+    e = select(x.equals(0.0), x.like(-math.inf), select(x < math.inf, e, x))
+    return e, select(x < 0.0, x.like(math.nan), m)
 
 
 def lookup(table: Sequence[float], index: Value, kind: str) -> Value:

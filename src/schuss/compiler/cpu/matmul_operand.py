@@ -15,8 +15,7 @@ from schuss.compiler.cpu.matmul_text import Function
 class Operand:
     """A or B as the stages see it: `extent` rows of A or columns of B ("lines"), each k long.
 
-    Lines are packed in panels: k, rounded up to whole vectors, times `row` elements, of which the
-    lines fill the first few.
+    Lines are packed in panels: k times `row` elements, of which the lines fill the first few.
     """
 
     product: Product
@@ -30,7 +29,7 @@ class Operand:
 
     def panel(self, k: int) -> int:
         """Elements of a panel with k rows."""
-        return self.row * ceil_to(k, self.lanes)
+        return self.row * k
 
     @property
     def line_stride(self) -> int:

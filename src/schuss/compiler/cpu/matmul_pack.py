@@ -8,6 +8,7 @@ take strides at run time and are compiled once for a machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from schuss.compiler.cpu.matmul_micro import size
@@ -56,8 +57,7 @@ def definition(pack: Pack) -> str:
         void name(src, width_stride, k_stride, width, k, dst, row)
 
     writes dst[kk * row + w] = src[w * width_stride + kk * k_stride] for w < width and kk < k.
-    Elements of dst beyond `width`, up to `lanes`, and rows beyond k, up to the next multiple of
-    `lanes`, may be overwritten with anything. 1 <= width <= lanes; nothing outside of the
+    Elements of dst beyond `width`, up to `lanes`, may be overwritten with anything. 1 <= width <= lanes; nothing outside of the
     width x k elements of src is read.
     """
     f = Function(
@@ -84,23 +84,27 @@ def _copy(f: Function, pack: Pack) -> None:
 
 
 def _transpose(f: Function, pack: Pack) -> None:
-    """Blocks of lanes x lanes; missing columns repeat the last one, missing rows are masked."""
-    last = f.sub("%width", 1)
-    columns = [f.mul(f.smaller(w, last), "%width_stride") for w in range(pack.lanes)]
-    full = f.let(f"and i64 %k, {-pack.lanes}")
-    vector = f"<{pack.lanes} x {_stored(pack.source)}>"
-    for start, stop in (("0", full), (full, "%k")):
-        mask = mask_below(f, pack.lanes, f.sub("%k", full)) if start != "0" else ""
-        with f.loop(start, stop, pack.lanes) as k:
-            here = f.at(_stored(pack.source), "%src", k)
+    """Blocks of lanes x lanes. The last block ends with k, and so may do rows a second time;
+    missing columns repeat the last one. Where there are fewer rows than lanes they are moved one
+    element at a time.
+    """
+    lanes, kind = pack.lanes, _stored(pack.source)
+    vector = f"<{lanes} x {kind}>"
+    few = f.let(f"icmp slt i64 %k, {lanes}")
+    with f.when(few):
+        _strided(f, pack)
+    with f.when(f.let(f"xor i1 {few}, true")):
+        last = f.sub("%width", 1)
+        columns = [f.mul(f.smaller(w, last), "%width_stride") for w in range(lanes)]
+        end = f.sub("%k", lanes)
+        with f.loop(0, "%k", lanes) as start:
+            k = f.smaller(start, end)
+            here = f.at(kind, "%src", k)
             block = []
             for column in columns:
-                source = f.at(_stored(pack.source), here, column)
-                if mask:
-                    value = masked_load(f, pack.source, pack.lanes, source, mask)
-                else:
-                    value = f.let(f"load {vector}, ptr {source}, align {size(pack.source)}")
-                block.append(convert(f, pack.source, pack.element, pack.lanes, value))
+                source = f.at(kind, here, column)
+                value = f.let(f"load {vector}, ptr {source}, align {size(pack.source)}")
+                block.append(convert(f, pack.source, pack.element, lanes, value))
             for i, value in enumerate(transposed(f, pack.element, block)):
                 _put_converted(f, pack, value, f.add(k, i))
 
@@ -120,22 +124,53 @@ def _strided(f: Function, pack: Pack) -> None:
 def transposed(f: Function, element: str, rows: list[str]) -> list[str]:
     """The columns of a square block of vectors.
 
-    Merging row i with row i + n/2, element by element, moves the top bit of the row number to the
-    bottom of the column number; after log2(n) merges the two have changed places.
+    Shuffles inside 128 bits, and of whole 128 bits, are the cheap ones on x86. So squares inside
+    128 bits are transposed first, and then the matrix of these squares.
     """
     lanes = len(rows)
     kind = f"<{lanes} x {element}>"
-    halves = []
-    for start in (0, lanes // 2):
-        order = [x for i in range(start, start + lanes // 2) for x in (i, lanes + i)]
-        halves.append(f"<{lanes} x i32> <{', '.join(f'i32 {i}' for i in order)}>")
-    for _ in range(lanes.bit_length() - 1):
-        rows = [
-            f.let(f"shufflevector {kind} {rows[i]}, {kind} {rows[i + lanes // 2]}, {half}")
-            for i in range(lanes // 2)
-            for half in halves
-        ]
-    return rows
+    side = max(1, min(lanes, 16 // size(element)))  # of a small square
+
+    def shuffle(x: str, y: str, order: Iterable[int]) -> str:
+        places = ", ".join(f"i32 {i}" for i in order)
+        return f.let(f"shufflevector {kind} {x}, {kind} {y}, <{lanes} x i32> <{places}>")
+
+    # Merging row i with row i + side/2, element by element, moves the top bit of the row number
+    # to the bottom of the column number; after log2(side) merges the two have changed places.
+    half = side // 2
+    groups = []
+    for at in range(0, lanes, side):
+        group = rows[at : at + side]
+        for _ in range(side.bit_length() - 1):
+            group = [
+                shuffle(group[i], group[i + half], _merge(lanes, side, first))
+                for i in range(half)
+                for first in (0, half)
+            ]
+        groups.append(group)
+    columns = [[group[q] for group in groups] for q in range(side)]
+    # Taking the even and the odd squares of two rows moves bits the other way around.
+    for q, column in enumerate(columns):
+        for _ in range(len(groups).bit_length() - 1):
+            column = [
+                shuffle(column[i], column[i + 1], _every_other(lanes, side, odd))
+                for odd in (0, 1)
+                for i in range(0, len(column), 2)
+            ]
+        columns[q] = column
+    return [columns[i % side][i // side] for i in range(lanes)]
+
+
+def _merge(lanes: int, side: int, first: int) -> list[int]:
+    """Elements first to first + side/2 of each square of two rows, alternating between them."""
+    squares = range(0, lanes, side)
+    return [at + first + i + x for at in squares for i in range(side // 2) for x in (0, lanes)]
+
+
+def _every_other(lanes: int, side: int, odd: int) -> list[int]:
+    """The even or the odd squares of two rows, one row after the other."""
+    starts = range(odd * side, 2 * lanes, 2 * side)
+    return [at + i for at in starts for i in range(side)]
 
 
 def convert(f: Function, source: str, element: str, lanes: int, value: str) -> str:

@@ -307,7 +307,7 @@ def _reads_b_in_place(product: Product) -> bool:
     if product.source != product.element or (n_stride != 1 and product.n > 1):
         return False
     pages = k_stride * size(product.element) % 4096 == 0 and product.k > 256
-    return not (pages and product.m >= 128)
+    return not (pages and product.m >= 512)
 
 
 def ceil_div(x: int, y: int) -> int:
