@@ -17,6 +17,7 @@ import numpy as np
 
 import schuss
 from schuss import nn, optim
+from schuss.context import context
 from schuss.functions.arguments import adopt
 from schuss.graph import REGISTRY, apply
 
@@ -180,6 +181,15 @@ class Outcome:
     error: BaseException | None = None
 
 
+def flattened(value: Any) -> list[Any]:
+    """Tensors, arrays and numbers out of lists and dicts; None is nothing."""
+    if isinstance(value, dict):
+        return [each for part in value.values() for each in flattened(part)]
+    if isinstance(value, list):
+        return [each for part in value for each in flattened(part)]
+    return [] if value is None else [value]
+
+
 def run(program: Program, function: Callable[..., list[Any]], number: int) -> Outcome:
     """Call a program with the inputs of a run and look at its outputs.
 
@@ -188,12 +198,15 @@ def run(program: Program, function: Callable[..., list[Any]], number: int) -> Ou
     arrays = program.arrays(number)
     before = {name: each.copy() for name, each in arrays.items()}
     schuss.manual_seed(number)
+    context.pending, context.pending_bytes, context.pruned = [], 0, 0  # of programs that failed
     try:
         found = function(*[adopt(each) for each in arrays.values()])
-        tensors = [each for each in found if isinstance(each, schuss.Tensor)]
+        found = flattened(found)
         if program.together:
-            schuss.evaluate(*tensors)
-        values = [np.asarray(each.numpy() if hasattr(each, "numpy") else each) for each in found]
+            schuss.evaluate(*[each for each in found if isinstance(each, schuss.Tensor)])
+        values = [
+            each.numpy() if isinstance(each, schuss.Tensor) else np.asarray(each) for each in found
+        ]
     except Exception as error:
         return Outcome(error=error)
     for name, each in arrays.items():

@@ -37,7 +37,10 @@ def step(weight: float) -> Callable[[Step], Step]:
 
 @step(8)
 def unary(m: Any) -> str:
-    return f"{m.fresh()} = schuss.{m.random.choice(UNARY)}({m.pick('f')})"
+    function = m.random.choice(UNARY)
+    if m.wild and function == "signbit":  # NaN has no sign to speak of
+        function = "isnan"
+    return f"{m.fresh()} = schuss.{function}({m.pick('f')})"
 
 
 @step(2)
@@ -51,7 +54,10 @@ def binary(m: Any) -> str:
     b = m.partner(a)
     if m.chance(0.3):
         a, b = b, a
-    return f"{m.fresh()} = schuss.{m.random.choice(BINARY)}({a}, {b})"
+    function = m.random.choice(BINARY)
+    if m.wild and function == "copysign":
+        function = "maximum"
+    return f"{m.fresh()} = schuss.{function}({a}, {b})"
 
 
 @step(3)

@@ -10,6 +10,7 @@ from schuss.compiler.index import (
     Index,
     NotAffineError,
     broadcast,
+    dense_memory,
     scaled_sum,
     through,
     zero,
@@ -210,7 +211,16 @@ class Emitter:
 
     def _defined(self, value: Value, index: Index) -> int:
         if value.op in VIEWS:
-            inner = through(value, index, self.kernel.sizes)
+            try:
+                inner = through(value, index, self.kernel.sizes)
+            except NotAffineError:
+                memory = dense_memory(value, self._in_memory)
+                if memory is None:
+                    raise
+                affine = scaled_sum(index, strides_of(value.shape), self.loops)
+                return self.kernel.add(
+                    "load", (), value.dtype, (self.kernel.word(memory), affine)
+                )
             return self.value(value.inputs[0], inner)
         if value.op == "positions":
             return self.kernel.add("iota", (), value.dtype, index[value.attributes["axis"]])
@@ -225,6 +235,11 @@ class Emitter:
             ]
         )
         return self.kernel.add(value.op, inputs, value.dtype)
+
+    def _in_memory(self, value: Value) -> bool:
+        if value in self.members or value.op == "constant":
+            return False
+        return value.op == "input" or not self.inlined(value)
 
     def _random(self, value: Value, index: Index) -> int:
         state = value.inputs[0]

@@ -25,6 +25,7 @@ from schuss.compiler.index import (
     Index,
     NotAffineError,
     broadcast,
+    dense_memory,
     identity,
     scaled_sum,
     through,
@@ -182,8 +183,8 @@ class _Fusion:
         if group.kind == "loops":
             shape = anchor.inputs[0].shape if anchor.op in REDUCTIONS else anchor.shape
             group.bounds = bounds_of(shape) if 0 not in shape else frozenset({1})
-            if anchor.op == "reshape":  # a copy, in loops that both shapes are made of
-                group.bounds |= bounds_of(anchor.inputs[0].shape)
+            if 0 not in shape and anchor.op not in REDUCTIONS:
+                group.bounds = self._fine_bounds(anchor)
             if anchor.op in REDUCTIONS:
                 group.row = group.size // max(1, anchor.size)
         elif group.kind == "product":
@@ -376,7 +377,7 @@ class _Fusion:
         return locate(value, (*batch, *rows), sizes, self.forced)
 
     def _single(self, anchor: Value) -> Unit:
-        if anchor.op in ("concat", "slice_update"):
+        if anchor.op in ("concat", "slice_update", "pieces") and lowered(anchor):
             return self._assemble(anchor)
         if anchor.op == "scatter_add" and scatters_rows(anchor):
             return self._scatter(anchor)
@@ -401,17 +402,39 @@ class _Fusion:
 
     def _copy(self, target: Value, source: Value, cut: Sequence[tuple[int, int, int]]) -> Kernel:
         """A kernel that writes `source` into a part of the memory of `target`."""
-        sizes = source.shape
+        sizes = self._fine_sizes(source)
+        place = identity(sizes) if sizes == source.shape else canonical(source.shape, sizes)
+        assert place is not None
         kernel = Kernel(sizes, len(sizes))
         emitter = Emitter(kernel, set(), self._inlined, None, None)
-        line = emitter.value(source, identity(sizes))
+        line = emitter.value(source, place)
         index: Index = tuple(
             (*[c * step for c in affine[:-1]], start)
-            for affine, (start, _, step) in zip(identity(sizes), cut, strict=True)
+            for affine, (start, _, step) in zip(place, cut, strict=True)
         )
         affine = scaled_sum(index, strides_of(target.shape), len(sizes))
         kernel.store(target, affine, line, target.dtype)
         return collapse(kernel)
+
+    def _fine_sizes(self, source: Value) -> Shape:
+        """Loops over `source` that are cut where the reshapes in its expression need cuts."""
+        bounds = self._fine_bounds(source)
+        found = sizes_between(bounds) if 0 not in source.shape else None
+        return found if found is not None and 1 not in source.shape else source.shape
+
+    def _fine_bounds(self, source: Value) -> frozenset[int]:
+        bounds, stack, seen = bounds_of(source.shape), [source], set()
+        while stack:
+            value = stack.pop()
+            for each in value.inputs if value is source or value not in self.is_anchor else ():
+                if each.size == source.size and each not in seen:
+                    seen.add(each)
+                    stack.append(each)
+            if value.op == "reshape" and value.size == source.size:
+                finer = bounds | bounds_of(value.inputs[0].shape)
+                if sizes_between(finer) is not None:
+                    bounds = finer
+        return bounds
 
     def _assemble(self, anchor: Value) -> Assemble:
         kernels = []
@@ -420,6 +443,19 @@ class _Fusion:
             whole = [(0, n, 1) for n in x.shape]
             kernels = [[self._copy(anchor, x, whole)],
                        [self._copy(anchor, part, anchor.attributes["cut"])]]  # fmt: skip
+        elif anchor.op == "pieces":
+            cuts = anchor.attributes["cuts"]
+            parts = [
+                self._copy(anchor, each, cut)
+                for each, cut in zip(anchor.inputs, cuts, strict=True)
+            ]
+            kernels = [parts]
+            if sum(each.size for each in anchor.inputs) < anchor.size:
+                zeros = Kernel(anchor.shape, len(anchor.shape))
+                line = zeros.add("constant", (), anchor.dtype, 0)
+                zeros.store(anchor, scaled_sum(identity(anchor.shape), strides_of(anchor.shape),
+                                               len(anchor.shape)), line, anchor.dtype)  # fmt: skip
+                kernels.insert(0, [collapse(zeros)])
         else:
             axis, start = anchor.attributes["axis"], 0
             side_by_side = []
@@ -524,7 +560,7 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[:1]
     if value.op == "scatter_add" and scatters_rows(value):
         return value.inputs[1:]
-    if is_map(value) or value.op in ("concat", "slice_update") and lowered(value):
+    if is_map(value) or value.op in ("concat", "slice_update", "pieces") and lowered(value):
         return ()
     if value.op in REDUCTIONS and lowered(value) or value.op in VIEWS:
         return ()
@@ -570,8 +606,18 @@ def locate(
     value: Value, index: Index, sizes: Sequence[int], forced: set[Value]
 ) -> tuple[Value, Affine]:
     """The memory behind a value, and the position there that `index` means."""
-    while value.op in VIEWS and value not in forced:
-        index = through(value, index, sizes)
+
+    def in_memory(each: Value) -> bool:
+        return each.op not in VIEWS or each in forced
+
+    while not in_memory(value):
+        try:
+            index = through(value, index, sizes)
+        except NotAffineError:
+            memory = dense_memory(value, in_memory)
+            if memory is None or memory.op == "constant":
+                raise
+            return memory, scaled_sum(index, strides_of(value.shape), len(sizes))
         value = value.inputs[0]
     return value, position(value, index, len(sizes))
 

@@ -17,6 +17,7 @@ from schuss.compiler.cpu.lower import Call, Calls, Place, lower
 from schuss.compiler.cpu.runtime import Launch
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import chain_of, fuse
+from schuss.compiler.layout import layout
 from schuss.compiler.plan import Plan, plan
 from schuss.compiler.simplify import simplify
 from schuss.compiler.units import Host, Unit
@@ -40,7 +41,7 @@ class Compiled:
 def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
-    simple = simplify(graph)
+    simple = layout(simplify(graph))
     units = fuse(simple)
     calls = [None if isinstance(unit, Host) else lower(unit) for unit in units]
     measured = dict(zip(map(id, units), calls, strict=True))
@@ -83,7 +84,11 @@ class _Arena:
     def view(self, offset: int, value: Value) -> np.ndarray:
         start = self.address - self.memory.ctypes.data + offset
         raw = self.memory[start : start + value.nbytes]
-        return raw.view(value.dtype).reshape(value.shape)
+        flat = raw.view(value.dtype)
+        if value.strides is None:
+            return flat.reshape(value.shape)
+        steps = [step * value.dtype.itemsize for step in value.strides]
+        return np.lib.stride_tricks.as_strided(flat, value.shape, steps)
 
 
 _arena = _Arena()
@@ -184,7 +189,8 @@ class Program:
         ]
         self._inputs, self._memories = inputs, memories
         self._pools: list[list[np.ndarray]] = [[] for _ in compiled.memories]
-        self._checks = [memories[value] for value in compiled.simplified.checks]
+        bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
+        self._checks = [memories[value] for value in bases if value in memories]
         self._results = [self._result(value) for value in compiled.simplified.outputs]
         self._segments = self._cut()
 
@@ -239,7 +245,7 @@ class Program:
             run(first, last)
             for host in hosts:
                 self._on_host(host, arrays, memories)
-            if look and any(memories[i][()] for i in self._checks):
+            if look and any(memories[i].item() for i in self._checks):
                 raise CheckFailedError
         return [self._seen(each, arrays, memories) for each in self._results]
 

@@ -288,9 +288,22 @@ def larger(bound: float, x: Value) -> Value:
 
 
 def polynomial(x: Value, coefficients: Sequence[float | Value]) -> Value:
-    """coefficients[0] + coefficients[1] x + ... by Horner's rule, one fused multiply-add a degree."""
-    *rest, result = coefficients
-    result = x.like(result)
+    """coefficients[0] + coefficients[1] x + ... by Horner's rule, a fused multiply-add a degree.
+
+    The end of a long one is p(x^2) + x q(x^2), so that steps wait for fewer others. The beginning
+    stays as it is, since that is where roundings count.
+    """
+    if len(coefficients) < 12:
+        return _horner(x, coefficients)
+    first, second, *rest = coefficients
+    square = x * x
+    end = fma(_horner(square, rest[1::2]), x, _horner(square, rest[::2]))
+    return _horner(x, (first, second, end))
+
+
+def _horner(x: Value, coefficients: Sequence[float | Value]) -> Value:
+    *rest, last = coefficients
+    result = x.like(last)
     for coefficient in reversed(rest):
         result = fma(result, x, coefficient)
     return result

@@ -53,10 +53,9 @@ class Stages:
         self.bytes = size(product.element)
         self.cell = plan.tallest * plan.width  # elements of a tile of C
         self.sums = self.a.staged + self.b.staged  # bytes in the workspace before sums of slices
-        # The last panel of B may be narrower, and cannot be read in place if it ends in a vector.
-        self.last_vectors = -(-(product.n - (plan.panels - 1) * plan.width) // lanes)
+        # The last panel of B cannot be read in place if it ends in the middle of a vector.
         in_place = plan.b_mode == "direct" and plan.kernel == "tile"
-        self.packs_last = in_place and product.n % lanes != 0
+        self.packs_last = in_place and product.n % self._widths()[-1][0] != 0
 
     @property
     def workspace(self) -> int:
@@ -85,11 +84,10 @@ class Stages:
         """The micro-kernels in use, for each height of tiles and width of panels."""
         if self.plan.kernel != "tile":
             return []
-        element, lanes = self.product.element, self.plan.lanes
         return [
-            Micro(element, lanes, rows, vectors)
+            Micro(self.product.element, lanes, rows, vectors)
             for rows in self._heights()
-            for vectors in self._widths()
+            for lanes, vectors in self._widths()
         ]
 
     def _dots(self) -> list[Dot]:
@@ -109,10 +107,17 @@ class Stages:
         """Rows of tiles: of the higher, then of the others."""
         return [self.plan.height + 1, self.plan.height] if self.plan.tall else [self.plan.height]
 
-    def _widths(self) -> list[int]:
-        """Vectors of panels: of all, then of the last where it is narrower."""
-        full = [] if self.plan.panels == 1 else [self.plan.vectors]
-        return list(dict.fromkeys([*full, self.last_vectors]))
+    def _widths(self) -> list[tuple[int, int]]:
+        """Lanes and vectors of panels: of all, then of the last one if it is narrower, where half
+        a vector may do.
+        """
+        plan, lanes = self.plan, self.plan.lanes
+        rest = self.product.n - (plan.panels - 1) * plan.width
+        last = lanes, -(-rest // lanes)
+        if plan.kernel == "tile" and rest <= lanes // 2 and lanes * self.bytes >= 32:
+            last = lanes // 2, 1
+        full = [] if plan.panels == 1 else [(lanes, plan.vectors)]
+        return list(dict.fromkeys([*full, last]))
 
     def _kernel(self, name: str) -> tuple[Function, str]:
         full_name = f"{self.stem}_{name}"
@@ -267,8 +272,8 @@ class Stages:
 
     def _tile_row(self, f: Function, is_last: str) -> str:
         """Elements from a row of a tile to the next."""
-        widths, lanes = self._widths(), self.plan.lanes
-        return f.choose(is_last, "i64", widths[-1] * lanes, widths[0] * lanes)
+        rows = [lanes * vectors for lanes, vectors in self._widths()]
+        return f.choose(is_last, "i64", rows[-1], rows[0])
 
     def _outer(self, f: Function, block: _Block, tile0: str, tile1: str, panel0: str) -> None:
         """A block for small k: rows of C one after the other, from vectors of B in the first-level
@@ -381,13 +386,14 @@ class Stages:
         """
         p, lanes = self.product, self.plan.lanes
         vector = f"<{lanes} x {p.element}>"
+        align = self._widths()[-1][0] * self.bytes
 
         def one(r: str, c: str, count: int) -> None:
             index = f.add(f.mul(r, tile_row), c)
             value = ""
             for source in (tile, *others):
                 pointer = f.at(p.element, source, index)
-                term = f.let(f"load {vector}, ptr {pointer}, align {lanes * self.bytes}")
+                term = f.let(f"load {vector}, ptr {pointer}, align {align}")
                 value = f.let(f"{plus(p.element)} {vector} {value}, {term}") if value else term
             m, n = f.add(rows[0], r), f.add(columns[0], c)
             self._call_epilogue(f, batch, m, n, value, count)
