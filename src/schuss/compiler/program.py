@@ -71,13 +71,15 @@ class _Arena:
 
     def __init__(self) -> None:
         self.memory = np.empty(0, np.uint8)
+        self.size = 0  # what is usable behind the aligned address
         self.address = 0
         self.version = 0
 
     def need(self, size: int) -> None:
-        if size > self.memory.size:
+        if size > self.size:
             self.memory = np.empty(0, np.uint8)  # give back before asking for more
             self.memory = np.empty(size + 64, np.uint8)
+            self.size = size
             self.address = -(-self.memory.ctypes.data // 64) * 64
             self.version += 1
 
@@ -230,7 +232,7 @@ class Program:
         Raises CheckFailedError before anything is overwritten where an index points outside.
         """
         slots = self.waves.slots
-        if self._version != _arena.version or self.compiled.plan.arena > _arena.memory.size:
+        if self._version != _arena.version or self.compiled.plan.arena > _arena.size:
             _arena.need(self.compiled.plan.arena)
             for slot, offset in self._of_arena:
                 slots[slot] = _arena.address + offset
@@ -248,6 +250,10 @@ class Program:
             if look and any(memories[i].item() for i in self._checks):
                 raise CheckFailedError
         return [self._seen(each, arrays, memories) for each in self._results]
+
+    def owns(self, array: np.ndarray) -> bool:
+        """Whether a pool of this program holds the array, besides whoever uses it."""
+        return any(each is array for pool in self._pools for each in pool)
 
     def _memory(
         self, i: int, arrays: Sequence[np.ndarray], dying: Sequence[bool] | None

@@ -327,7 +327,7 @@ def _reduce_rule(op: str) -> Rule:
             return b.add("broadcast_to", (nothing,), {"shape": shape}, shape, dtype)
         if all(x.shape[axis] == 1 for axis in axes):
             if op in ("any", "all") and x.dtype != dtypes.bool_:
-                return None
+                x = b.map("not_equal", x, b.constant(0, x.dtype), dtype=dtypes.bool_)
             return b.reshape(x, shape)
         return _in_two(b, op, x, axes, shape, dtype)
 

@@ -144,7 +144,7 @@ def _on_program(
     for node in work.outputs:
         check_allocation(node)
     leaves = [leaf for leaf in work.leaves if leaf.constant is None]
-    dying = _dying(work, leaves, replaced)
+    dying = _dying(program, work, leaves, replaced)
     try:
         values = program.run([leaf.value for leaf in leaves], dying)  # type: ignore[misc]
     except (tiers.CheckFailedError, BadValueError):
@@ -162,7 +162,9 @@ def _on_program(
     report.take_from(program)
 
 
-def _dying(work: Capture, leaves: list[Node], replaced: Sequence[Handle]) -> list[bool]:
+def _dying(
+    program: tiers.Program, work: Capture, leaves: list[Node], replaced: Sequence[Handle]
+) -> list[bool]:
     """Which leaves nobody will look at after this evaluation, except by what `replaced` holds.
 
     All references to such a node and to its array are accounted for: a single one more, and its
@@ -189,7 +191,7 @@ def _dying(work: Capture, leaves: list[Node], replaced: Sequence[Handle]) -> lis
             and value.base is None
             and value.flags.writeable
             and sys.getrefcount(leaf) == handles + used[leaf] + _OWN_REFERENCES
-            and sys.getrefcount(value) <= _MOST_ARRAY_REFERENCES
+            and sys.getrefcount(value) <= _ARRAY_REFERENCES + program.owns(value)
         )
         found.append(dying)
     return found
@@ -197,8 +199,8 @@ def _dying(work: Capture, leaves: list[Node], replaced: Sequence[Handle]) -> lis
 
 # References to a leaf from here: `leaf`, the argument, `leaves`, `work.leaves`, `held`, `used`.
 _OWN_REFERENCES = 6
-# References to its array: the node, `value`, the argument, and the pool of the program that made it.
-_MOST_ARRAY_REFERENCES = 4
+# References to its array: the node, `value`, the argument; and the pool of the program, if there.
+_ARRAY_REFERENCES = 3
 
 
 def _on_reference(order: list[Node], kept: set[Node], report: Run) -> None:

@@ -246,13 +246,21 @@ def test_features_apart_from_each_other(dtype: str) -> None:
 
 def test_small_batches_are_shared_out() -> None:
     """One place of the batch in several parts, whose sums a second stage adds up."""
-    case = Case((), 200, 200, 16, 16, True)
+    case = Case((), 300, 200, 16, 16, True)
     assert [stage.parts > 1 for stage in lower_backward(case.spec).stages] == [True, True]
     case.check()
 
 
+def test_workspace_has_a_limit() -> None:
+    """A long sequence is not shared out at the cost of memory."""
+    for t in (1024, 16384, 262144):
+        lowered = lower_backward(Attention("float32", (1,), t, t, 64, 64, False, SCALE))
+        assert lowered.workspace <= template.WORKSPACE
+        assert (lowered.stages[0].parts > 1) == (t < 262144)
+
+
 def test_any_number_of_threads_gives_the_same_bits() -> None:
-    case = Case((3,), 150, 150, 16, 16, True)
+    case = Case((3,), 300, 150, 16, 16, True)
     results = []
     for threads in (1, 2, 3):
         set_num_threads(threads)

@@ -238,6 +238,11 @@ class TestSequence:
         assert Sequence([], 1).run() == OK
         assert Sequence([[], []], 1).run() == OK
 
+    @pytest.mark.parametrize("waves", [(0, 3), (-1, 1), (2, 1)])
+    def test_there_must_be_such_waves(self, waves):
+        with pytest.raises(AssertionError, match="no such waves"):
+            Sequence([[], []], 1).run(*waves)
+
     def test_words_are_slots(self, kernels):
         with pytest.raises(AssertionError, match="a word of no slot"):
             Sequence([[Launch(kernels["count"], (1,))]], 1)

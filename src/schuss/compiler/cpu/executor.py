@@ -467,10 +467,10 @@ NAMES = ("schuss_run", "schuss_worker", "schuss_set_workers", "schuss_reset", "s
 
 
 def source(polling: bool = False) -> Source:
-    """The executor for this system. Each load of it has a pool of its own.
+    """The executor for this system. Its state is part of the code: there is one pool.
 
     Args:
-        polling: do without futexes, as on systems that have none.
+        polling: do without futexes, as on systems that have none. This has a pool of its own.
     """
     text = _TYPES + _STATE + _WORK + _WORKER + _RUN + waiting(polling)
     for name, value in {"POLITE": POLITE, "SPIN": SPIN, "PATIENCE": PATIENCE}.items():

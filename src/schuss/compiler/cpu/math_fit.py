@@ -2,9 +2,9 @@
 
     python -m schuss.compiler.cpu.math_fit > src/schuss/compiler/cpu/math_tables.py
 
-Each polynomial is nearly the best one in the sense of Chebyshev: its largest weighted error is close
-to as small as can be. C. L. Lawson's algorithm finds it by weighted least squares, in which places
-with large errors gain weight from round to round (J. R. Rice and K. H. Usow, "The Lawson algorithm
+Each polynomial is nearly the best one in the sense of Chebyshev: its largest weighted error is
+close to as small as can be. C. L. Lawson's algorithm finds it by weighted least squares, in which
+places with large errors gain weight from round to round (J. R. Rice and K. H. Usow, "The Lawson algorithm
 and extensions", Mathematics of Computation 22, 1968). The lowest coefficients are rounded to the
 dtype one at a time and the others fitted again around them, so that rounding costs next to nothing.
 """
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
-import mpmath
-from mpmath import mp, mpf
-
-Function = Callable[[mpf], mpf]
+mpmath = import_module("mpmath")  # by name, since it is no dependency and has no types
+mp, mpf = mpmath.mp, mpmath.mpf
+Function = Callable[[Any], Any]  # of mpmath's numbers
 
 mp.dps = 50
 GRID = 12  # points at which the error is looked at, for each coefficient
@@ -25,13 +26,13 @@ ROUNDS = 12
 ONE_BY_ONE = 3  # so many coefficients are rounded before the others are fitted
 
 
-def rounded(number: mpf, dtype: str) -> float:
+def rounded(number: Any, dtype: str) -> float:
     if dtype == "float64":
         return float(number)
     return struct.unpack("<f", struct.pack("<f", float(number)))[0]
 
 
-def lawson(target: list[mpf], weight: list[mpf], columns: list[list[mpf]]) -> list[mpf]:
+def lawson(target: list[Any], weight: list[Any], columns: list[list[Any]]) -> list[Any]:
     """The factors of the columns for which max |weight (target - sum of columns)| is smallest."""
     share = [mpf(1)] * len(target)
     best, smallest = [], mp.inf
@@ -68,7 +69,7 @@ def fit(
     columns = [[x**power for x in points] for power in range(degree + 1)]
     coefficients: list[float] = []
 
-    def settle(number: mpf) -> None:
+    def settle(number: Any) -> None:
         column = columns[len(coefficients)]
         coefficients.append(rounded(number, dtype))
         rest[:] = [r - coefficients[-1] * x for r, x in zip(rest, column, strict=True)]
@@ -85,7 +86,7 @@ def fit(
 def divided(function: Function, known: Function, power: int) -> Function:
     """(function(x) - known(x)) / x**power: what is left when the first terms are set apart."""
 
-    def quotient(x: mpf) -> mpf:
+    def quotient(x: Any) -> Any:
         with mp.workdps(50 + 12 * power):
             return (function(x) - known(x)) / x**power
 
@@ -148,7 +149,7 @@ def polynomials(dtype: str) -> dict[str, tuple[list[float], float]]:
     ):
         found[name] = near_even(function, lambda x: x, 3, limit, choose(*degrees))
     if not short:
-        minus_log_erfc = divided(lambda x: -mpmath.log(mpmath.erfc(x)), lambda x: mpf(0), 1)
+        minus_log_erfc = divided(lambda x: -mpmath.log(mpmath.erfc(x)), lambda x: Any(0), 1)
         found["ERF"] = fit(
             minus_log_erfc, lambda x: x * mpmath.erfc(x) / mpmath.erf(x), 1e-6, 5.95, 24, dtype
         )
@@ -172,10 +173,13 @@ def pieces(function: Function, step: float, degree: int) -> tuple[list[list[floa
     first[0].insert(0, 0.0)
     found = [first]
     for i in range(1, 16):
-        around = lambda h, centre=i * step: function(centre + h)
         found.append(
-            fit(around, lambda h, f=around: 1 / f(h), -step / 2, step / 2, degree, "float32")
-        )
+            fit(
+                lambda h, centre=i * step: function(centre + h),
+                lambda h, centre=i * step: 1 / function(centre + h),
+                -step / 2, step / 2, degree, "float32",
+            )
+        )  # fmt: skip
     rows = [list(row) for row in zip(*(piece for piece, _ in found), strict=True)]
     return rows, max(error for _, error in found)
 
@@ -189,13 +193,15 @@ def nodes(dtype: str) -> tuple[list[float], list[float], list[float]]:
     """
     parts = [(1 + mpf(i) / 16, mpf(1) / 16, 32) for i in range(8)]
     parts += [(mpf(3) / 4 + mpf(i) / 32, mpf(1) / 32, 16) for i in range(8)]
-    inverses = [float(mpmath.nint(steps / (low + width / 2)) / steps) for low, width, steps in parts]
+    inverses = [
+        float(mpmath.nint(steps / (low + width / 2)) / steps) for low, width, steps in parts
+    ]
     inverses[0] = inverses[15] = 1.0
     pairs = [split(-mpmath.log(each), dtype) for each in inverses]
     return inverses, [high for high, _ in pairs], [low for _, low in pairs]
 
 
-def split(number: mpf, dtype: str) -> tuple[float, float]:
+def split(number: Any, dtype: str) -> tuple[float, float]:
     """A sum of two numbers, of which the first times an exponent is exact."""
     places = 16 if dtype == "float32" else 42
     high = mpmath.nint(number * 2**places) / 2**places
@@ -217,8 +223,7 @@ def text(values: object, indent: int = 0) -> str:
 
 def main() -> None:
     print('"""Coefficients; see math_fit.py, which printed this file.\n')
-    print('Beside each is the largest error relative to the whole function."""\n')
-    print("# ruff: noqa: E501")
+    print('Beside each is the largest error relative to the whole function."""')
     short, long = polynomials("float32"), polynomials("float64")
     for name in dict.fromkeys([*short, *long]):
         print(f"\n{name} = {{")
@@ -247,7 +252,11 @@ def main() -> None:
     print("}")
     print("\n# The first 1280 bits of 2 / pi after the point.")
     with mp.workdps(500):
-        print(f"TWO_OVER_PI = {int(mpmath.floor(2 / mp.pi * mpf(2) ** 1280)):#x}")
+        digits = f"{int(mpmath.floor(2 / mp.pi * mpf(2) ** 1280)):0320X}"
+    print("TWO_OVER_PI = int(")
+    for start in range(0, len(digits), 80):
+        print(f'    "{digits[start : start + 80]}"')
+    print("    , 16)  # fmt: skip")
 
 
 if __name__ == "__main__":

@@ -155,9 +155,7 @@ def _nearest(product: Value) -> tuple[Value, Value]:
     return quadrant, product - (quadrant << 62)
 
 
-def _with_sign(
-    x: Value, quadrant: Value, r: Value, rest: Value
-) -> tuple[Value, Value, Value]:
+def _with_sign(x: Value, quadrant: Value, r: Value, rest: Value) -> tuple[Value, Value, Value]:
     """The same for -|x| if x is negative; NaN for infinities."""
     negative = x < 0.0
     r = select(absolute(x) < math.inf, select(negative, -r, r), math.nan)

@@ -116,7 +116,10 @@ class Body:
 
 
 class Value:
-    """A computed vector. Python numbers beside it become constants of its kind."""
+    """A computed vector of a kind: float, double, i32, i64, or i1 for conditions.
+
+    Python numbers beside it become constants of its kind. `&`, `|` and `~` also join conditions.
+    """
 
     __slots__ = ("body", "kind", "name")
 
@@ -382,9 +385,7 @@ def _permute(table: Sequence[float], index: Value, kind: str) -> Value:
             chosen = f"{body.type(index.kind)} {masked.name}, i32 {first + lane}"
             at = body.line(f"extractelement {chosen}")
             entry = body.line(f"extractelement {constant}, {index.kind} {at}")
-            part = body.line(
-                f"insertelement <{width} x {kind}> {part}, {kind} {entry}, i32 {lane}"
-            )
+            part = body.line(f"insertelement <{width} x {kind}> {part}, {kind} {entry}, i32 {lane}")
         parts.append(part)
     if len(parts) == 1:
         return Value(body, parts[0], kind)

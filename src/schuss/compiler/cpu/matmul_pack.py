@@ -19,12 +19,14 @@ from schuss.compiler.cpu.matmul_text import Function
 _LARGEST_TRANSPOSE = 16
 
 SIGNATURE = "(ptr, i64, i64, i64, i64, ptr, i64)"
+ROWS_SIGNATURE = "(ptr, i64, i64, i64, i64, ptr, i64, i64)"
 
 
 @dataclass(frozen=True)
 class Pack:
     """A packing function from elements of type `source` to `element`; `mode` says which stride
-    is 1: 'copy' that of the width, 'transpose' that of k, 'strided' neither.
+    is 1: 'copy' that of the width, 'transpose' that of k, 'strided' neither. 'rows' is 'copy' for
+    several panels, which reads whole rows.
     """
 
     source: str
@@ -48,7 +50,7 @@ def choose(source: str, element: str, lanes: int, width_stride: int, k_stride: i
 
 def declaration(pack: Pack) -> str:
     """The line with which a module refers to the function."""
-    return f"declare void @{pack.name}{SIGNATURE}"
+    return f"declare void @{pack.name}{ROWS_SIGNATURE if pack.mode == 'rows' else SIGNATURE}"
 
 
 def definition(pack: Pack) -> str:
@@ -59,7 +61,16 @@ def definition(pack: Pack) -> str:
     writes dst[kk * row + w] = src[w * width_stride + kk * k_stride] for w < width and kk < k.
     Elements of dst beyond `width`, up to `lanes`, may be overwritten with anything.
     1 <= width <= lanes; nothing outside of the width x k elements of src is read.
+
+    In mode 'rows' the function is
+
+        void name(src, k_stride, width, step, k, dst, row, panel)
+
+    and packs all of a width x k matrix in panels of `step` columns, `panel` elements apart. A panel
+    gets the columns after its own too, up to a whole number of vectors, which fit into `row`.
     """
+    if pack.mode == "rows":
+        return _rows(pack)
     f = Function(
         f"define void @{pack.name}(ptr noalias readonly %src, i64 %width_stride, i64 %k_stride, "
         "i64 %width, i64 %k, ptr noalias %dst, i64 %row)"
@@ -81,6 +92,38 @@ def _copy(f: Function, pack: Pack) -> None:
         with f.loop(0, "%k") as k:
             source = f.at(_stored(pack.source), "%src", f.mul(k, "%k_stride"))
             _put(f, pack, masked_load(f, pack.source, pack.lanes, source, mask), k)
+
+
+def _rows(pack: Pack) -> str:
+    f = Function(
+        f"define void @{pack.name}(ptr noalias readonly %src, i64 %k_stride, i64 %width, "
+        "i64 %step, i64 %k, ptr noalias %dst, i64 %row, i64 %panel)"
+    )
+    kind, lanes = _stored(pack.source), pack.lanes
+    vector = f"<{lanes} x {kind}>"
+    panels = f.let(f"udiv i64 {f.add('%width', f.sub('%step', 1))}, %step")
+    with f.loop(0, "%k") as k:
+        source = f.at(kind, "%src", f.mul(k, "%k_stride"))
+        target = f.at(pack.element, "%dst", f.mul(k, "%row"))
+        with f.loop(0, panels) as p:
+            first = f.mul(p, "%step")
+            here = f.at(pack.element, target, f.mul(p, "%panel"))
+            end = f.smaller(f.add(first, "%step"), "%width")
+            with f.loop(first, end, lanes) as w:
+                left = f.sub("%width", w)
+                place = f.at(pack.element, here, f.sub(w, first))
+                full = f.let(f"icmp sge i64 {left}, {lanes}")
+                with f.when(full):
+                    value = f.let(
+                        f"load {vector}, ptr {f.at(kind, source, w)}, align {size(pack.source)}"
+                    )
+                    _put_at(f, pack, convert(f, pack.source, pack.element, lanes, value), place)
+                with f.when(f.let(f"xor i1 {full}, true")):
+                    mask = mask_below(f, lanes, left)
+                    value = masked_load(f, pack.source, lanes, f.at(kind, source, w), mask)
+                    _put_at(f, pack, convert(f, pack.source, pack.element, lanes, value), place)
+    f.line("ret void")
+    return f"{f}\n{declare_masked_load(pack.source, lanes)}"
 
 
 def _transpose(f: Function, pack: Pack) -> None:
@@ -204,10 +247,12 @@ def _put(f: Function, pack: Pack, value: str, k: str) -> None:
 
 
 def _put_converted(f: Function, pack: Pack, value: str, k: str) -> None:
-    target = f.at(pack.element, "%dst", f.mul(k, "%row"))
-    f.line(
-        f"store <{pack.lanes} x {pack.element}> {value}, ptr {target}, align {size(pack.element)}"
-    )
+    _put_at(f, pack, value, f.at(pack.element, "%dst", f.mul(k, "%row")))
+
+
+def _put_at(f: Function, pack: Pack, value: str, target: str) -> None:
+    vector = f"<{pack.lanes} x {pack.element}>"
+    f.line(f"store {vector} {value}, ptr {target}, align {size(pack.element)}")
 
 
 def masked_load(f: Function, source: str, lanes: int, pointer: str, mask: str) -> str:

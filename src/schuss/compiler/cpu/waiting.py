@@ -1,9 +1,10 @@
 """How a thread waits on this system, as LLVM IR: pause, look at the clock, sleep, be woken.
 
-    @pause()                                 a moment, without giving the processor away
-    @now() -> i64                            nanoseconds of a clock that only goes forward
+    @pause()                   a moment, without giving the processor away
+    @now() -> i64              nanoseconds of a clock that only goes forward
     @sleep(ptr word, i32 value, i32 microseconds)
-    @wake(ptr word, i32 count) -> i64        wake so many that sleep on the word; how many there were
+    @wake(ptr word, i32 count) -> i64
+                               wake so many that sleep on the word; how many there were
 
 A thread that sleeps does so while the word has the value, until @wake is called on it, or for no
 reason. On Linux that is the futex system call. Other POSIX systems poll: @sleep lasts so many
