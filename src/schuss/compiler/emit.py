@@ -91,6 +91,8 @@ class Emitter:
         inlined: whether another anchor is computed again rather than loaded.
         given: the anchor whose value a template hands in.
         column: for sums over other than the last axes, the first of the reductions.
+        rehearsed: write only this anchor, to see whether it fits; other members stand for
+            themselves.
     """
 
     def __init__(
@@ -100,12 +102,14 @@ class Emitter:
         inlined: Callable[[Value], bool],
         given: Value | None,
         column: Value | None,
+        rehearsed: Value | None = None,
     ) -> None:
         self.kernel = kernel
         self.members = members
         self.inlined = inlined
         self.given = given
         self.column = column
+        self.rehearsed = rehearsed
         self.loops = len(kernel.sizes)
         self.lines: dict[tuple[Value, Index], int] = {}
         self.places: dict[Value, Index] = {}
@@ -199,7 +203,10 @@ class Emitter:
         key = (anchor, index)
         found = self.lines.get(key)
         if found is None:
-            if anchor is self.given:
+            if self.rehearsed not in (None, anchor):
+                name = "reduce.member" if anchor.op in REDUCTIONS else "member"
+                found = self.kernel.add(name, (), anchor.dtype, anchor.number)
+            elif anchor is self.given:
                 found = self.kernel.add("given", (), anchor.dtype, 0)
             elif anchor.op in REDUCTIONS:
                 inner = self.value(anchor.inputs[0], self._input_place(anchor))

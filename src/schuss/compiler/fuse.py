@@ -36,6 +36,7 @@ from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, strid
 
 _MOST_COST = 48  # of one expression between anchors
 _MOST_LOADS = 10
+_MOST_GROUP_COST = 400
 _RECOMPUTED_COST = 24  # up to which an anchor is computed again instead of stored
 
 
@@ -63,6 +64,7 @@ class Group:
             products of sizes from the left.
         row: for loops with reductions: how many elements a row has.
         reads: what its anchors look at.
+        cost: of all its anchors.
     """
 
     kind: str
@@ -73,6 +75,7 @@ class Group:
     bounds: frozenset[int] = frozenset()
     row: int | None = None
     reads: set[Value] = field(default_factory=set)
+    cost: int = 0
 
 
 def bounds_of(shape: Sequence[int]) -> frozenset[int]:
@@ -105,6 +108,7 @@ class _Fusion:
         self.anchors: list[Value] = []
         self.is_anchor: set[Value] = set()
         self.cost: dict[Value, int] = {}
+        self.own_cost: dict[Value, int] = {}
         self.loads: dict[Value, frozenset[Value]] = {}
         self.group_of: dict[Value, Group] = {}
         self.groups: list[Group] = []
@@ -139,6 +143,7 @@ class _Fusion:
             if self._is_anchor(value, cost, loads):
                 self.anchors.append(value)
                 self.is_anchor.add(value)
+                self.own_cost[value] = cost
                 self.cost[value], self.loads[value] = 0, frozenset((value,))
 
     def _is_anchor(self, value: Value, cost: int, loads: frozenset[Value]) -> bool:
@@ -210,7 +215,8 @@ class _Fusion:
             if each.op != "input":
                 found[self.group_of[each]] += each.size
         ranked = sorted(found, key=lambda group: (-found[group], -group.bit))
-        return [group for group in ranked if group.kind != "single"]
+        cost = self.own_cost[anchor]
+        return [g for g in ranked if g.kind != "single" and g.cost + cost <= _MOST_GROUP_COST]
 
     def _joined(self, group: Group, anchor: Value) -> tuple[frozenset[int], int | None] | None:
         """The cuts and the row of the group with `anchor` in it; None where it does not fit."""
@@ -262,7 +268,7 @@ class _Fusion:
         self, group: Group, anchor: Value, sizes: tuple[int, ...], row: int | None
     ) -> bool:
         """Whether the anchor can be written down in the group: a rehearsal."""
-        trial = self._emitter(group, sizes, row, {*group.anchors, anchor})
+        trial = self._emitter(group, sizes, row, {*group.anchors, anchor}, anchor)
         try:
             trial.anchor(anchor)
         except NotInStepError:
@@ -281,6 +287,7 @@ class _Fusion:
 
     def _join(self, group: Group, anchor: Value, needs: list[Group]) -> None:
         group.anchors.append(anchor)
+        group.cost += self.own_cost[anchor]
         self.group_of[anchor] = group
         for each in anchor.inputs:
             group.reads |= self.loads[each]
@@ -296,8 +303,9 @@ class _Fusion:
     # --- writing down ---
 
     def _emitter(
-        self, group: Group, sizes: tuple[int, ...], row: int | None, members: set[Value]
-    ) -> Emitter:
+        self, group: Group, sizes: tuple[int, ...], row: int | None, members: set[Value],
+        rehearsed: Value | None = None,
+    ) -> Emitter:  # fmt: skip
         if group.kind == "column":
             first = group.anchors[0]
             outer, reduced, _ = column_order(first)
@@ -312,7 +320,7 @@ class _Fusion:
             kernel = Kernel(sizes, len(sizes))
         given = group.anchors[0] if group.kind == "product" else None
         column = group.anchors[0] if group.kind == "column" else None
-        return Emitter(kernel, members, self._inlined, given, column)
+        return Emitter(kernel, members, self._inlined, given, column, rehearsed)
 
     def _inlined(self, value: Value) -> bool:
         """Whether a value is part of expressions, computed wherever it is used."""
@@ -344,9 +352,23 @@ class _Fusion:
         emitter = self._emitter(group, sizes, group.row, set(group.anchors))
         if group.size == 0 and group.kind == "loops" and group.anchors[0].op not in REDUCTIONS:
             return Loops(Kernel((0,), 1, buffers=list(stored)))
+        self._emit(group, emitter, stored)
+        return Loops(collapse(emitter.kernel))
+
+    def _emit(self, group: Group, emitter: Emitter, stored: list[Value]) -> None:
+        """Write the anchors that the stored ones need, in order, so that no walk goes deep."""
+        needed: set[Value] = set()
+        stack = list(stored)
+        while stack:
+            anchor = stack.pop()
+            if anchor not in needed:
+                needed.add(anchor)
+                reads = frozenset().union(*[self.loads[each] for each in anchor.inputs])
+                stack += [each for each in reads if self.group_of.get(each) is group]
+        for anchor in sorted(needed, key=lambda each: each.number):
+            emitter.anchor(anchor)
         for anchor in stored:
             emitter.store(anchor)
-        return Loops(collapse(emitter.kernel))
 
     def _product(self, group: Group, stored: list[Value], asked: set[Value]) -> Unit | None:
         product = group.anchors[0]
@@ -355,8 +377,7 @@ class _Fusion:
         sizes = sizes_between(group.bounds) if product.size else tuple(product.shape)
         assert sizes is not None
         emitter = self._emitter(group, sizes, None, set(group.anchors))
-        for anchor in stored:
-            emitter.store(anchor)
+        self._emit(group, emitter, stored)
         sources = [self._operand(product, i) for i in (0, 1)]
         runs = _runs(emitter.kernel, product.shape)
         return Product(product, collapse(runs, keep_last=True), sources[0], sources[1])

@@ -261,7 +261,8 @@ class Program:
         """An array for an output: a dying input's, one that nobody holds any more, or a new one."""
         donor = self._donors[i]
         if donor >= 0 and dying is not None and dying[donor]:
-            return arrays[donor].reshape(self.compiled.memories[i].shape)
+            array, shape = arrays[donor], self.compiled.memories[i].shape
+            return array if array.shape == shape else array.reshape(shape)
         pool = self._pools[i]
         for each in pool:
             if sys.getrefcount(each) == 3:  # the pool, `each` and the argument

@@ -4,9 +4,10 @@
 
 Each polynomial is nearly the best one in the sense of Chebyshev: its largest weighted error is
 close to as small as can be. C. L. Lawson's algorithm finds it by weighted least squares, in which
-places with large errors gain weight from round to round (J. R. Rice and K. H. Usow, "The Lawson algorithm
-and extensions", Mathematics of Computation 22, 1968). The lowest coefficients are rounded to the
-dtype one at a time and the others fitted again around them, so that rounding costs next to nothing.
+places with large errors gain weight from round to round (J. R. Rice and K. H. Usow, "The Lawson
+algorithm and extensions", Mathematics of Computation 22, 1968). The lowest coefficients are rounded
+to the dtype one at a time and the others fitted again around them, so that rounding costs next to
+nothing.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def polynomials(dtype: str) -> dict[str, tuple[list[float], float]]:
     ):
         found[name] = near_even(function, lambda x: x, 3, limit, choose(*degrees))
     if not short:
-        minus_log_erfc = divided(lambda x: -mpmath.log(mpmath.erfc(x)), lambda x: Any(0), 1)
+        minus_log_erfc = divided(lambda x: -mpmath.log(mpmath.erfc(x)), lambda x: 0, 1)
         found["ERF"] = fit(
             minus_log_erfc, lambda x: x * mpmath.erfc(x) / mpmath.erf(x), 1e-6, 5.95, 24, dtype
         )
@@ -173,13 +174,14 @@ def pieces(function: Function, step: float, degree: int) -> tuple[list[list[floa
     first[0].insert(0, 0.0)
     found = [first]
     for i in range(1, 16):
-        found.append(
-            fit(
-                lambda h, centre=i * step: function(centre + h),
-                lambda h, centre=i * step: 1 / function(centre + h),
-                -step / 2, step / 2, degree, "float32",
-            )
-        )  # fmt: skip
+
+        def around(h: Any, centre: float = i * step) -> Any:
+            return function(centre + h)
+
+        def relative(h: Any, centre: float = i * step) -> Any:
+            return 1 / function(centre + h)
+
+        found.append(fit(around, relative, -step / 2, step / 2, degree, "float32"))
     rows = [list(row) for row in zip(*(piece for piece, _ in found), strict=True)]
     return rows, max(error for _, error in found)
 
@@ -188,8 +190,8 @@ def nodes(dtype: str) -> tuple[list[float], list[float], list[float]]:
     """1 / c, and log(c) as a sum of two, for nodes c near the 16 parts of 0.75 <= m < 1.5.
 
     Four bits of m tell the part: 0 to 7 are sixteenths from 1 on, 8 to 15 thirty-seconds from 0.75
-    on. 1 / c has so few bits that m / c - 1 is exact, and is 1 on both sides of 1, so that log(1) is
-    exactly 0. The larger part of log(c) is a multiple of 2**-16 or 2**-42, as is that of log(2).
+    on. 1 / c has so few bits that m / c - 1 is exact, and is 1 on both sides of 1, so that log(1)
+    is exactly 0. The larger part of log(c) is a multiple of 2**-16 or 2**-42, as is that of log(2).
     """
     parts = [(1 + mpf(i) / 16, mpf(1) / 16, 32) for i in range(8)]
     parts += [(mpf(3) / 4 + mpf(i) / 32, mpf(1) / 32, 16) for i in range(8)]
@@ -237,9 +239,9 @@ def main() -> None:
         ("ERF", mpmath.erf, ERF_STEP, 5),
         ("TANH", mpmath.tanh, TANH_STEP, 7),
     ):
-        values, error = pieces(function, step, degree)
+        rows, error = pieces(function, step, degree)
         print(f"\n{name}_STEP = {step!r}")
-        print(f"{name}_PIECES = {text(values)}  # 2**{float(mpmath.log(error, 2)):.1f}")
+        print(f"{name}_PIECES = {text(rows)}  # 2**{float(mpmath.log(error, 2)):.1f}")
     tables = [nodes(dtype) for dtype in ("float32", "float64")]
     for i, name in enumerate(("NODE_INVERSE", "NODE_LOG_HIGH", "NODE_LOG_LOW")):
         print(f"\n{name} = {{")

@@ -20,6 +20,7 @@ from schuss.compiler.cpu.math_values import (
     select,
     smaller,
     square_root,
+    sum_with_rest,
     truncate,
 )
 
@@ -75,8 +76,9 @@ def atanh(x: Value) -> Value:
     size = absolute(x)
     double = size + size
     z = fma(double, size / (1.0 - size), double)
-    y = copysign(0.5 * _corrected(z, _log1p(z), -1.0), x)
-    return select(is_tiny(x), x, y)
+    y = select(z < math.inf, 0.5 * _log1p(z), z)
+    y = select(size > 1.0, x.like(math.nan), y)
+    return select(is_tiny(x), x, copysign(y, x))
 
 
 def _e_ln2_plus_log1p(e: Value, f: Value) -> Value:
@@ -139,16 +141,10 @@ def _log_with_rest(x: Value) -> tuple[Value, Value]:
     start = fma(e, high, c_high)
     half = r * -0.5
     square = r * half
-    a, a_rest = _sum_with_rest(start, r)
-    b, b_rest = _sum_with_rest(a, square)
+    a, a_rest = sum_with_rest(start, r)
+    b, b_rest = sum_with_rest(a, square)
     small = fma(r * r * r, polynomial(r, tables.POWER_LOG[x.kind]), fma(e, low, c_low))
     small = small + (a_rest + b_rest + fma(r, half, -square))
-    log, rest = _sum_with_rest(b, small)
+    log, rest = sum_with_rest(b, small)
     at_end = x.equals(0.0) | x.equals(math.inf)
     return select(at_end, e, log), rest
-
-
-def _sum_with_rest(a: Value, b: Value) -> tuple[Value, Value]:
-    """(s, t): s is a + b rounded and s + t is a + b exactly, for |a| >= |b| or a = 0 (T. Dekker)."""
-    total = a + b
-    return total, a - total + b

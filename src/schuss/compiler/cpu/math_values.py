@@ -312,6 +312,19 @@ def _horner(x: Value, coefficients: Sequence[float | Value]) -> Value:
     return result
 
 
+def sum_with_rest(a: Value, b: Value) -> tuple[Value, Value]:
+    """(s, t): s is a + b rounded and s + t exactly a + b, for |a| >= |b| or a = 0 (T. Dekker)."""
+    total = a + b
+    return total, a - total + b
+
+
+def any_sum_with_rest(a: Value, b: Value) -> tuple[Value, Value]:
+    """The same for any a and b (D. E. Knuth)."""
+    total = a + b
+    from_b = total - a
+    return total, (a - (total - from_b)) + (b - from_b)
+
+
 def rounded(x: Value, factor: float) -> tuple[Value, Value]:
     """The integer n nearest to x times factor: as bits for `times_power_of_two`, and as a number.
 

@@ -34,6 +34,7 @@ ALIGN = 64  # bytes; where scratch memory and the workspace are cut
 # Multiply-adds: below _SERIAL a product is one part; above it parts have about _PART.
 _SERIAL = 50_000
 _PART = 100_000
+_LONG_PART = 500_000
 _MOST_PARTS = 32
 # Bytes along k: longer products are summed in blocks, of half the length.
 _LONGEST_BLOCK = 4096
@@ -239,9 +240,11 @@ def _tiles(product: Product, registers: int, lanes: int, kernel: str) -> tuple[i
 
 
 def _parts(product: Product) -> int:
-    """About how many parts the work is worth."""
+    """About how many parts the work is worth: more, for more threads, where they are long."""
     work = product.batches * product.m * product.n * product.k
-    return 1 if work <= _SERIAL else max(1, min(_MOST_PARTS, work // _PART))
+    if work <= _SERIAL:
+        return 1
+    return max(1, min(_MOST_PARTS, work // _PART), min(2 * _MOST_PARTS, work // _LONG_PART))
 
 
 def _k_blocks(product: Product, cells: int, parts: int, lanes: int) -> tuple[int, int, int]:
