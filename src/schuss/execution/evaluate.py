@@ -21,6 +21,7 @@ from schuss.context import context
 from schuss.errors import BadValueError, SchussError
 from schuss.execution import tiers
 from schuss.execution.capture import Capture, capture
+from schuss.execution.compare import compare
 from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
 from schuss.execution.report import Run
@@ -125,7 +126,9 @@ def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
     report = Run()
     work = None if watchers or tiers.reference_only() else capture(order, kept)
     program = None if work is None else tiers.program_for(work, report)
-    if program is None or work is None:
+    if program is not None and work is not None and tiers.checking():
+        _on_both(program, work, order, kept, report)
+    elif program is None or work is None:
         _on_reference(order, kept, report)
         if work is not None:
             tiers.note_reference(work)
@@ -160,6 +163,22 @@ def _on_program(
             leaf.value = None  # its memory holds something else now
     report.tier = "compiled"
     report.take_from(program)
+
+
+def _on_both(
+    program: tiers.Program, work: Capture, order: list[Node], kept: set[Node], report: Run
+) -> None:
+    """Both tiers, which must agree; the values of the reference tier stay."""
+    leaves = [leaf.value for leaf in work.leaves if leaf.constant is None]
+    try:
+        values = program.run(leaves)  # type: ignore[arg-type]
+        values = [each.copy() for each in values]
+    except (tiers.CheckFailedError, BadValueError):
+        values = None
+    _on_reference(order, kept, report)
+    if values is not None:
+        compare(work.outputs, values)
+    report.tier = "both"
 
 
 def _dying(

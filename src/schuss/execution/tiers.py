@@ -36,6 +36,7 @@ _seen: OrderedDict[tuple[int, ...], str] = OrderedDict()  # with their digests
 _compiled: dict[tuple[int, ...], str] = {}
 _expected: set[str] = set()
 _mode: str | None = None
+_checks: bool | None = None
 
 
 def mode() -> str:
@@ -56,6 +57,14 @@ def using(name: str) -> Iterator[None]:
         yield
     finally:
         _mode = before
+
+
+def checking() -> bool:
+    """Whether both tiers compute and are compared: SCHUSS_CHECK=1."""
+    global _checks
+    if _checks is None:
+        _checks = settings.check()
+    return _checks
 
 
 def reference_only() -> bool:

@@ -244,6 +244,19 @@ def test_features_apart_from_each_other(dtype: str) -> None:
     close(back.swapaxes(1, 2), case.y, TOLERANCE[dtype])
 
 
+def test_gradients_beside_each_other() -> None:
+    """q, k and v are cut from one (B, T, 3, H, d), and so are their gradients."""
+    case = Case((2, 3), 40, 40, 8, 8, True)
+    together = np.stack([x.transpose(0, 2, 1, 3) for x in (case.q, case.k, case.v)], axis=2)
+    case.q, case.k, case.v = (together[:, :, i:] for i in range(3))
+    strides = (40 * 72, 8, 72, 1)
+    names: dict[str, Any] = dict.fromkeys(("q", "k", "v", "dq", "dk", "dv_"), strides)
+    spec = Attention("float32", (2, 3), 40, 40, 8, 8, True, SCALE, **names, starts=(0, 24, 48))
+    close(case.forward(spec), case.y, 1e-5)
+    found = case.backward(spec).reshape(2, 40, 3, 3, 8).transpose(2, 0, 3, 1, 4)
+    close(found, case.gradient.reshape(found.shape), 1e-5)
+
+
 def test_small_batches_are_shared_out() -> None:
     """One place of the batch in several parts, whose sums a second stage adds up."""
     case = Case((), 300, 200, 16, 16, True)

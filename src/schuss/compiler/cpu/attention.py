@@ -12,7 +12,8 @@ its query blocks where the batch is small; then the contributions to dk and dv g
 workspace, and a second stage adds them up in a fixed order.
 
 Words of `%args`, in both: 0 q, 1 k, 2 v, 3 mask (anything where there is none), 4 output,
-5 workspace; backward also 6 g, 7 y. The output is dense, unless the spec says how it is strided.
+5 workspace (aligned to 64 bytes); backward also 6 g, 7 y. The output is dense, unless the spec says
+how it is strided.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Attention:
             features; None where dense. Strides 0 (broadcast) are fine for what is read.
         mask: strides of the additive mask over (*batch, tq, tk), 0 where it broadcasts; None
             where there is no mask.
-        dq, dk, dv_: strides of the gradients, each within its own share of the output.
+        dq, dk, dv_: strides of the gradients.
+        starts: where in the output, in elements, dq, dk and dv begin; None: behind each other.
         causal: query i sees keys 0 to i.
         scale: the factor of the dot products.
     """
@@ -75,6 +77,7 @@ class Attention:
     dq: Strides | None = None
     dk: Strides | None = None
     dv_: Strides | None = None
+    starts: tuple[int, int, int] | None = None
 
     @property
     def heads(self) -> int:
@@ -134,12 +137,13 @@ class _Kernel:
         return Matrix(f.at(self.kind, f.word(word), place), row, column, self.kind)
 
     def gradient(self, which: int) -> Matrix:
-        """dq (0), dk (1) or dv (2) in the output, where they lie one behind the other."""
+        """dq (0), dk (1) or dv (2) in the output."""
         spec = self.spec
         rows, columns = (spec.tq, spec.tk, spec.tk)[which], (spec.d, spec.d, spec.dv)[which]
-        before = (0, spec.tq * spec.d, (spec.tq + spec.tk) * spec.d)[which]
+        sizes = spec.heads * spec.tq * spec.d, spec.heads * spec.tk * spec.d
+        starts = spec.starts or (0, sizes[0], sum(sizes))
         strides = (spec.dq, spec.dk, spec.dv_)[which]
-        return self.operand(4, rows, columns, strides, spec.heads * before)
+        return self.operand(4, rows, columns, strides, starts[which])
 
     def rows(self, x: Matrix, count: Index, room: int, columns: int) -> Matrix:
         """x as rows of whole vectors: itself where it is that, else a copy in scratch.
