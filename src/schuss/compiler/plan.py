@@ -76,7 +76,8 @@ def plan(
     steps = [Step(unit, *measure(unit)) for unit in units]
     made = Plan(steps)
     needs = _needs(steps)
-    made.donations = _donations(steps, needs, set(outputs))
+    seen = {_memory(value) for value in graph.outputs}  # outputs may be views of inputs
+    made.donations = _donations(steps, needs, set(outputs), seen)
     _set_waves(made, needs, {_memory(value) for value in graph.checks})
     _set_places(made, set(outputs))
     return made
@@ -100,11 +101,11 @@ def _needs(steps: list[Step]) -> list[set[int]]:
 
 
 def _donations(
-    steps: list[Step], needs: list[set[int]], outputs: set[Value]
+    steps: list[Step], needs: list[set[int]], outputs: set[Value], seen: set[Value]
 ) -> dict[Value, Value]:
     """Pairs of an output and an input that one kernel reads and writes at the same places.
 
-    All other readers of the input have to come first, which `needs` is told.
+    Inputs in `seen` go on to be looked at. All other readers of the input have to come first, which `needs` is told.
     """
     readers: dict[Value, set[int]] = {}
     for i, step in enumerate(steps):
@@ -116,7 +117,7 @@ def _donations(
     taken: set[Value] = set()
     for i, step in enumerate(steps):
         for output, source in _alike(step.unit):
-            if output not in outputs or output in found or source in taken:
+            if output not in outputs or output in found or source in taken or source in seen:
                 continue
             others = readers[source] - {i}
             if any(before[other] >> i & 1 for other in others):
