@@ -35,6 +35,7 @@ from schuss.tensor import Tensor
 from schuss.version import __version__
 
 from schuss.autodiff import check_gradients, grad, value_and_grad  # isort: skip
+from schuss.compiler.cpu.host import get_num_threads, set_num_threads  # isort: skip
 from schuss.execution import Run, last_run  # isort: skip
 from schuss.execution import evaluate as _evaluate_nodes  # isort: skip
 from schuss.functions.creation import (  # isort: skip
@@ -89,7 +90,7 @@ __all__ = [
     "cumulative_sum", "diff", "divide", "e", "einsum", "empty", "empty_like", "enable_grad",
     "equal", "erf", "evaluate", "exp", "expand_dims", "expm1", "eye", "finfo", "flatten", "flip",
     "float16", "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
-    "grad", "greater", "greater_equal", "hypot", "iinfo", "imag", "inf", "int16", "int32", "int64",
+    "get_num_threads", "grad", "greater", "greater_equal", "hypot", "iinfo", "imag", "inf", "int16", "int32", "int64",
     "int8", "isdtype", "isfinite", "isinf", "isnan", "last_run", "less", "less_equal", "linspace",
     "log", "log10", "log1p", "log2", "log_softmax", "logaddexp", "logical_and", "logical_not",
     "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max",
@@ -97,7 +98,7 @@ __all__ = [
     "newaxis", "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot", "ones",
     "ones_like", "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod", "real",
     "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type", "roll", "round", "rsqrt",
-    "searchsorted", "sigmoid", "sign", "signbit", "sin", "sinh", "softmax", "solve", "sort",
+    "searchsorted", "set_num_threads", "sigmoid", "sign", "signbit", "sin", "sinh", "softmax", "solve", "sort",
     "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "take",
     "take_along_axis", "tan", "tanh", "tensor", "tensordot", "tile", "topk", "tril", "triu",
     "trunc", "uint16", "uint32", "uint64", "uint8", "unique_all", "unique_counts", "unique_inverse",

@@ -96,7 +96,9 @@ def check(a, b, machine=MACHINES[0]):
     a, b = a.astype(np.float64), b.astype(np.float64)
     bound = 1e-30 + np.abs(a) @ np.abs(b)  # the scale of the rounding errors of a sum
     error = np.abs(got - a @ b)
-    assert (error <= 8 * np.finfo(got.dtype).eps * bound).all()  # NaN fails
+    # Equal terms, which broadcasts make, are all rounded the same way.
+    roundings = 8 + a.shape[-1] / 4
+    assert (error <= roundings * np.finfo(got.dtype).eps * bound).all()  # NaN fails
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=NAMES)

@@ -69,8 +69,7 @@ def definition(function: str, dtype: str, lanes: int) -> tuple[str, frozenset[st
     dtypes float32 and float64, lanes 1 (then the types are scalars), 2, 4, 8 or 16.
     """
     kind = KINDS[dtype]
-    avx512 = host().is_x86 and host().vector_bits == 512
-    body = Body(lanes, symbol(function, dtype, lanes), avx512)
+    body = Body(lanes, symbol(function, dtype, lanes), _extension())
     arguments = [Value(body, f"%{name}", kind) for name in ("x", "y")[: arity(function)]]
     result = _FORMULAS[function](*arguments)
     vector = body.type(kind)
@@ -79,3 +78,10 @@ def definition(function: str, dtype: str, lanes: int) -> tuple[str, frozenset[st
     foot = f"  ret {vector} {result.name}"
     text = "\n".join([*body.globals, head, "entry:", *body.lines, foot, "}", ""])
     return text, frozenset(body.declarations)
+
+
+def _extension() -> str:
+    """The instruction set of which `Body` knows some instructions."""
+    if host().is_x86:
+        return "avx512" if host().vector_bits == 512 else ""
+    return "neon" if host().triple.startswith(("aarch64", "arm64")) else ""
