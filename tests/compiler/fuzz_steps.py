@@ -98,8 +98,14 @@ def where(m: Any) -> str:
 
 
 @step(4)
-def cast(m: Any) -> str:
-    return f"{m.fresh()} = {m.pick()}.astype(schuss.{m.random.choice(DTYPES)})"
+def cast(m: Any) -> str | None:
+    name, dtype = m.pick(), m.random.choice(DTYPES)
+    if "int" in dtype and m.env[name].dtype.kind not in "biu":
+        if m.wild or m.env[name].dtype.kind == "c":
+            return None
+        # What is outside of the integers' range is undefined, as in C.
+        name = f"schuss.clip({name}, {0 if dtype[0] == 'u' else -100}, 100)"
+    return f"{m.fresh()} = {name}.astype(schuss.{dtype})"
 
 
 @step(1)

@@ -100,7 +100,8 @@ def _product(unit: Product) -> Calls:
     )
 
     def epilogue(name: str, lanes: int, accumulator: str) -> str:
-        return Epilogue(unit.kernel, name, lanes, words=3).print()
+        wide = dtypes.as_dtype(accumulator)
+        return Epilogue(unit.kernel, name, lanes, words=3, accumulator=wide).print()
 
     lowered = matmul.lower(product, epilogue)
     size = unit.value.dtype.itemsize
