@@ -145,13 +145,14 @@ def wide(x: np.ndarray) -> np.ndarray:
 # --- the compiled tier ---
 
 POSITIONS = {"gather", "scatter", "scatter_add", "checked_index", "random_bits"}  # hold indices
+OF_GRADIENTS = {"masked_product"}  # which are floating
 LAYOUTS = (np.ascontiguousarray, spread_out, backwards)
 
 
 def as_dtype(x: np.ndarray, dtype: np.dtype, op: Op) -> np.ndarray:
     """A sample's input in another dtype: whole numbers for integers, positive where unsigned."""
     if dtypes.is_complex(dtype):
-        return (x + 0.5j * x[..., ::-1] if x.ndim else x + 0.5j).astype(dtype)
+        return (np.nan_to_num(x, posinf=2, neginf=-2) * (1 + 0.5j) - 0.2j).astype(dtype)
     if dtypes.is_integral(dtype):
         if is_floating(x):
             x = np.round(3 * np.nan_to_num(x, posinf=2, neginf=-2))
@@ -163,6 +164,8 @@ def as_dtype(x: np.ndarray, dtype: np.dtype, op: Op) -> np.ndarray:
 def in_dtype(op: Op, sample: Sample, dtype: np.dtype) -> Sample | None:
     """The sample in another dtype; None where the op does not know that dtype."""
     if any(dtypes.is_complex(x.dtype) for x in sample.inputs) and not dtypes.is_complex(dtype):
+        return None
+    if op.name in OF_GRADIENTS and not dtypes.is_floating(dtype):
         return None
     moved = [dtypes.is_inexact(x.dtype) for x in sample.inputs]
     if not any(moved) and op.name not in POSITIONS:

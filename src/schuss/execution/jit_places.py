@@ -160,9 +160,7 @@ class Walk:
         self.handles[tensor] = tensor._node
         self._place(tensor, ATTRIBUTE, _ABOUT_GRADIENTS, f"{name}.grad")
 
-    def _place(
-        self, container: Any, how: str, key: Any, name: str, relevant: bool = True
-    ) -> None:
+    def _place(self, container: Any, how: str, key: Any, name: str, relevant: bool = True) -> None:
         place = Place(container, how, key, name)
         value = place.read()
         if not relevant and _unknown(value):

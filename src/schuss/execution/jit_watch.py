@@ -126,5 +126,3 @@ def _effect(function: Callable[..., Any]) -> str:
     module = kind.__module__
     known = module == "builtins" or _is_harmless(module) or not is_library(module)
     return "" if known else f"{module}.{kind.__name__}.{name}"
-
-

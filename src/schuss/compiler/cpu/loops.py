@@ -229,7 +229,8 @@ class Printer:
     def _gather(self, line: Line, lanes: int) -> str:
         """Elements at positions that are data. A position outside is 0: the check reports it."""
         t = self.t
-        word, affine, pairs = line.detail  # type: ignore[misc]
+        detail: Any = line.detail
+        word, affine, pairs = detail
         along = lanes > 1 and any(self.along_vector(each) for each in line.inputs)
         width = lanes if along else 1
         kind = vector("i64", width)
@@ -253,9 +254,7 @@ class Printer:
             return t.load_at(base, total, line.dtype, lanes, self.mask)
         pointer = t.address(base, total, memory_type(line.dtype))
         if lanes > 1 and step != 1:
-            return t.load_at(
-                pointer, t.lanes_from("0", step, lanes), line.dtype, lanes, self.mask
-            )
+            return t.load_at(pointer, t.lanes_from("0", step, lanes), line.dtype, lanes, self.mask)
         return t.load(pointer, line.dtype, lanes, self.mask)
 
     # --- what all reductions share ---
@@ -371,9 +370,7 @@ class _Rows(Printer):
         return {
             i: steps[0]
             for i, steps in sorted(seen.items())
-            if len(steps) > 1
-            and cost_of(self.kernel.lines[i]) >= _DEAR
-            and self.length <= 1 << 16
+            if len(steps) > 1 and cost_of(self.kernel.lines[i]) >= _DEAR and self.length <= 1 << 16
         }
 
     # --- shares of the work ---
