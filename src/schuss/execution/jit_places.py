@@ -46,7 +46,6 @@ _IMMUTABLE = (
     np.generic, enum.Enum, BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType,
     weakref.ref, np.ufunc, type(NotImplemented),
 )  # fmt: skip
-_ABOUT_GRADIENTS = "grad"
 
 
 class Place:
@@ -158,7 +157,10 @@ class Walk:
         if tensor in self.handles:
             return
         self.handles[tensor] = tensor._node
-        self._place(tensor, ATTRIBUTE, _ABOUT_GRADIENTS, f"{name}.grad")
+        place = Place(tensor, ATTRIBUTE, "grad", f"{name}.grad")
+        self.places.append((place, tensor.grad))
+        if tensor.grad is not None:
+            self.handles.setdefault(tensor.grad, tensor.grad._node)
 
     def _place(self, container: Any, how: str, key: Any, name: str, relevant: bool = True) -> None:
         place = Place(container, how, key, name)

@@ -17,13 +17,21 @@ from schuss.execution.jit_numbers import Tape
 from schuss.execution.jit_places import MISSING, Place, Walk, is_plain, same
 from schuss.execution.jit_trace import Trace
 from schuss.execution.report import Run
-from schuss.graph import Node, ancestors, is_wanted, shared_numbers
+from schuss.graph import Node, ancestors, is_shared_number, is_wanted
 from schuss.philox import Generator
 from schuss.tensor import Tensor
 
 
 class RefusedError(Exception):
-    """This run cannot be replayed; the message says why."""
+    """This run cannot be replayed; the message says why.
+
+    Args:
+        passing: another run may do better.
+    """
+
+    def __init__(self, problem: str, passing: bool = False) -> None:
+        super().__init__(problem)
+        self.passing = passing
 
 
 class Source(NamedTuple):
@@ -114,7 +122,7 @@ class Recording:
         if self.key != other.key:
             return "it does not record the same operations each time"
         mine, others = self.walk.places, other.walk.places
-        if [p.identity for p, _ in mine] != [p.identity for p, _ in others]:
+        if self._identities(mine) != other._identities(others):
             return "what it can reach has changed"
         if self._text() != other._text():
             return "what it changes differs from call to call"
@@ -139,6 +147,16 @@ class Recording:
             if is_plain(a) and not same(a, b)
         }
 
+    def _identities(self, places: Sequence[tuple[Place, Any]]) -> list[Any]:
+        """The same for places of two recordings that are the same place."""
+        index = {handle: i for i, handle in enumerate(self.walk.handles)}
+        return [
+            ("tensor", index[each.container])
+            if isinstance(each.container, Tensor)
+            else each.identity
+            for each, _ in places
+        ]
+
     def _sources(self) -> list[Source]:
         found = [each for each, _ in self.inputs] + [each.source for each in self.news]
         found += self.made + [each for _, each in self.rebound]
@@ -162,7 +180,7 @@ class Recording:
             for name, operands, outcome, register in lines
         ]
         sources = [(each.kind, each.index) for each in self._sources()]
-        places = [each.identity for each, _ in self.writes]
+        places = self._identities(self.writes)
         owners = [(each.owner, each.node.kind.number) for each in self.news]
         draws = [(id(generator), count) for generator, count in self.draws]
         rebound = [i for i, _ in self.rebound]
@@ -215,6 +233,7 @@ class _Conclusion:
         )  # fmt: skip
         targets = [node for node in self.new_at if node.value is None]
         self._check_leaks(set(targets))
+        check_gradients(list(self.new_at))
         order = ancestors(targets, lambda node: node.value is None)
         for node in order:
             if node.number < self.first:
@@ -241,7 +260,7 @@ class _Conclusion:
             else:
                 changed = container.keys() != before.keys()
             if changed:
-                raise RefusedError(f"it adds to or takes from {name}")
+                raise RefusedError(f"it adds to or takes from {name}", passing=True)
 
     def _check_generators(self) -> None:
         expected = {generator: dict(state) for generator, state in self.walk.generators.items()}
@@ -330,7 +349,7 @@ class _Conclusion:
             return Source("number", self.trace.numbers[leaf], leaf.dtype)
         if leaf in self.draw_at:
             return Source("draw", self.draw_at[leaf])
-        if leaf.op is None and (leaf.number >= self.first or leaf in shared_numbers()):
+        if leaf.op is None and (leaf.number >= self.first or is_shared_number(leaf)):
             return Source("frozen", -1, leaf.value)
         raise RefusedError(
             f"it uses a tensor ({leaf.name} {leaf.shape}, {describe_location(leaf.location)}) "
@@ -340,6 +359,8 @@ class _Conclusion:
     def _new(self, node: Node, outputs: dict[Node, int]) -> NewNode:
         owner = node.owner() if node.owner is not None else None
         at = -1 if owner is None else self.index.get(owner, -1)
+        if node.owner is not None and at < 0:
+            raise RefusedError("it makes a tensor that collects gradients")
         if node in outputs:
             source = Source("output", outputs[node])
         elif node in self.trace.numbers or node in self.draw_at or node.op is not None:

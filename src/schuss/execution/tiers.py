@@ -67,6 +67,11 @@ def reference_only() -> bool:
     return mode() == "reference"
 
 
+def is_known(work: Capture) -> bool:
+    """Whether there is a program of this structure, or it was met before."""
+    return work.key in _programs or work.key in _seen
+
+
 def program_for(work: Capture, report: Run) -> Program | None:
     """The program of this structure; None for the reference tier."""
     known = _programs.get(work.key)

@@ -387,15 +387,21 @@ class Stages:
         """Add the sums of all slices of k, in order, and call the epilogue."""
         p, plan = self.product, self.plan
         f, name = self._kernel("add")
-        loops = f.loop(0, p.batches), f.loop(0, plan.tiles), f.loop(0, plan.panels)
-        with loops[0] as batch, loops[1] as i, loops[2] as j:
+        cells = p.batches * plan.tiles * plan.panels
+        # Parts are worth having from some ten thousand sums on.
+        parts = min(16, cells, max(1, plan.slices * cells * self.cell // 50_000))
+        share = -(-cells // parts)
+        start = f.mul("%part", share)
+        with f.loop(start, f.smaller(f.add(start, share), cells)) as cell:
+            rest, j = f.divide(cell, plan.panels)
+            batch, i = f.divide(rest, plan.tiles)
             sums = [self._sums(f, str(s), batch, i, j) for s in range(plan.slices)]
             is_last = f.let(f"icmp eq i64 {j}, {plan.panels - 1}")
             tile_row = self._tile_row(f, is_last)
             place = self.a.lines(f, i), self.b.lines(f, j)
             self._finish(f, batch, *place, sums[0], tile_row, sums[1:])
         f.line("ret void")
-        return Stage(self._module(f, epilogue=True, calls=False), name, 1, 0)
+        return Stage(self._module(f, epilogue=True, calls=False), name, -(-cells // share), 0)
 
     def zeros(self) -> Stage:
         """The only stage of a product over no k: zeros for the epilogue."""
