@@ -62,7 +62,7 @@ def _kind_of(filename: str) -> str:
 def _is_generated(frame: FrameType) -> bool:
     """Whether this is text that we or the library compiled: methods of dataclasses, say."""
     module = frame.f_globals.get("__name__") or "?"
-    ours = module == "schuss" or module.startswith("schuss.")
+    ours = module == "schuss" or module.startswith(("schuss.", "namedtuple_"))
     return frame.f_code.co_filename.startswith("<") and (ours or is_library(module))
 
 

@@ -203,7 +203,7 @@ def recurrence(m: Any) -> str:
 # --- derivatives, looks ---
 
 
-@step(5)
+@step(10)
 def differentiate(m: Any) -> str | None:
     found = [name for name, value in m.env.items() if value.requires_grad and name[0] == "v"]
     if not found or not m.leaves:

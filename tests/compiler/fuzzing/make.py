@@ -186,6 +186,10 @@ class Maker:
             text = step(self)
             if text is not None and self.try_line(text):
                 made += 1
+        if self.leaves and self.chance(0.6):
+            text = differentiate(self)
+            if text is not None:
+                self.try_line(text)
         return self.finished()
 
     def used(self, name: str) -> bool:
@@ -272,6 +276,7 @@ def input_text(
 
 
 from . import compositions, movement  # noqa: E402, F401  # each adds to STEPS
+from .compositions import differentiate  # noqa: E402
 from .steps import STEPS  # noqa: E402
 
 _STEPS: list[Callable[[Maker], str | None]] = [step for step, _ in STEPS]

@@ -298,7 +298,7 @@ def einsum(m: Any) -> str:
     return f"{m.fresh()} = {text}"
 
 
-@step(1)
+@step(2)
 def convolve(m: Any) -> str:
     n, c, o = m.random.choice([1, 2]), m.random.choice([1, 2, 4]), m.random.choice([1, 2, 6])
     rank = m.random.choice([1, 2])
