@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.compiler.graphs import filled, recorded
 
 import schuss
 from schuss import nn, optim
@@ -13,7 +14,6 @@ from schuss.compiler.layout import layout
 from schuss.compiler.simplify import simplify
 from schuss.compiler.units import Host, Loops, Product, Unit
 from schuss.compiler.verify import verify_units
-from tests.compiler.graphs import filled, recorded
 
 
 def fused(*tensors: Any) -> list[Unit]:

@@ -44,7 +44,7 @@ def test_positions_are_those_of_numpy_views(op: str, shape: Any, attributes: Any
         linear = scaled_sum(index, strides_of(sizes), len(sizes))
         splits = strides_of(view.shape)
         index = tuple(
-            tuple(c // step if c // step and c // step < n else 0 for c in linear[:-1]) + (0,)
+            (*[c // step if c // step and c // step < n else 0 for c in linear[:-1]], 0)
             for step, n in zip(splits, view.shape, strict=True)
         )
     inner = through(view, index, sizes)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from tests.compiler.graphs import filled, recorded
 
 import schuss
 from schuss.compiler.program import Program, compile_graph
 from schuss.compiler.verify import verify
-from tests.compiler.graphs import filled, recorded
 
 
 def planned(*tensors: Any) -> Any:

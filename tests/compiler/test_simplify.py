@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.compiler.graphs import filled, ops, recorded
 
 import schuss
 from schuss.compiler.simplify import SPLIT_FROM, simplify
 from schuss.compiler.verify import verify_graph
-from tests.compiler.graphs import filled, ops, recorded
 
 
 def simplified(*tensors: object) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.compiler.graphs import filled
 
 from schuss import compiler
 from schuss.compiler.stages import STAGES
-from tests.compiler.graphs import filled
 
 
 def test_all_stages_are_shown() -> None:

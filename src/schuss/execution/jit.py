@@ -29,9 +29,9 @@ from schuss.execution.evaluate import (
     set_last_run,
     watchers,
 )
-from schuss.execution.jit_places import Walk, is_plain
+from schuss.execution.jit_places import At, Walk, is_plain
 from schuss.execution.jit_record import RefusedError, conclude
-from schuss.execution.jit_replay import FAILED, MISS, Replay
+from schuss.execution.jit_replay import FAILED, MISS, Replay, settle
 from schuss.execution.jit_trace import Trace
 from schuss.execution.jit_watch import Watch
 from schuss.execution.report import Run
@@ -192,7 +192,8 @@ class Jit:
             self._give_up(signature, walk.problem)
             return self.function(*args, **kwargs)
         try:
-            evaluate([tensor._node for tensor in walk.handles])
+            for tensor in walk.handles:
+                settle(tensor._node)
         except SchussError:  # the function may not look at that one
             return self.function(*args, **kwargs)
         names = {name for code in known.codes for name in code.co_names}
@@ -208,14 +209,14 @@ class Jit:
                 raise RefusedError(problem)
             if new:
                 raise RefusedError("it ran other code than before", passing=True)
-            recording = conclude(trace, walk, len(tensors), first, result)
+            recording = conclude(trace, walk, len(tensors), self._floating, first, result)
         except RefusedError as refusal:
             return self._refused(signature, refusal, trace, walk, result, args, kwargs)
         except Exception as problem:  # whatever it is: without us it happens in the right order
             walk.restore()
             self._count(signature, f"{type(problem).__name__} while recording")
             return self.function(*args, **kwargs)
-        self._keep(signature, Replay(recording, self._floating), unverified)
+        self._keep(signature, Replay(recording), unverified)
         return result
 
     def _refused(
@@ -249,7 +250,7 @@ class Jit:
                 recording.live = before.recording.live | recording.changed(before.recording)
                 signature.replays.remove(before)
         if recording.verified:
-            replay = Replay(recording, self._floating)
+            replay = Replay(recording)
         signature.replays.insert(0, replay)
         del signature.replays[_RECORDINGS:]
         self.why = problem or "recorded"
@@ -265,12 +266,14 @@ class Jit:
         """Places where another tensor is found than before are read anew from now on."""
         if fitting or not signature.replays:
             return
-        for place, value in signature.replays[0].recording.walk.places:
-            found = place.read()
-            if isinstance(value, Tensor) and isinstance(found, Tensor) and found is not value:
-                if place.identity not in self._floating:
-                    self._floating.add(place.identity)
-                    self._containers.append(place.container)
+        recording = signature.replays[0].recording
+        for place, value in recording.places:
+            if not isinstance(value, At) or isinstance(place.container, At):
+                continue
+            before, found = recording.tensors[value.index].fixed, place.read()
+            if before is not None and isinstance(found, Tensor) and found is not before:
+                self._floating.add(place.identity)
+                self._containers.append(place.container)
 
 
 def _describe(value: Any, tensors: list[Tensor], objects: list[Any]) -> Any:

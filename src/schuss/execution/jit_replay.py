@@ -2,13 +2,16 @@
 
 The text first compares what steers the function with what was recorded, then collects arrays, runs
 the program and puts the results where the function would have put them. `Replay.text` shows it.
+
+Names in the text: h tensors that were found, n their nodes, a their arrays; v numbers of the tape,
+x their arrays; d states of generators, p their positions before; o outputs of the program, m new
+nodes, t new tensors, c constants.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,15 +19,15 @@ import numpy as np
 from schuss.errors import BadValueError, CheckFailedError
 from schuss.execution.evaluate import evaluate
 from schuss.execution.jit_numbers import Operand
-from schuss.execution.jit_places import ITEM, MISSING, Place, same
-from schuss.execution.jit_record import NewNode, Recording, Source, Tree
+from schuss.execution.jit_places import ITEM, MISSING, At, Place, same
+from schuss.execution.jit_record import Found, NewNode, Recording, Source
 from schuss.graph import Node, number_array
 from schuss.tensor import Tensor
 
 MISS: Any = object()  # the recording does not fit this call
 FAILED: Any = object()  # a value was wrong; nothing has changed
 
-_WORTH_TAKING_OVER = 4096  # bytes; smaller memory is not worth the look at its references
+_WORTH_TAKING_OVER = 4096  # bytes; smaller memory is not worth a look at its references
 
 
 class Replay:
@@ -36,19 +39,18 @@ class Replay:
         fits: as `call`, but only compares: True, or `MISS`.
     """
 
-    def __init__(self, recording: Recording, floating: set[Any]) -> None:
+    def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        writer = _Writer(recording, floating)
-        self.text = writer.text(whole=True)
-        self.call: Callable[[list[Tensor]], Any] = writer.compile(self.text)
-        self._fits: Callable[[list[Tensor]], Any] | None = None
-        self._writer = writer
+        writer = _Writer(recording)
+        self.text = writer.text(recording.verified)
+        function = _compiled(self.text, writer.space)
+        self.call = function if recording.verified else None
+        self.fits = None if recording.verified else function
 
-    def fits(self, tensors: list[Tensor]) -> bool:
-        """Whether what steers the function is as it was recorded."""
-        if self._fits is None:
-            self._fits = self._writer.compile(self._writer.text(whole=False))
-        return self._fits(tensors) is True
+
+def _compiled(text: str, space: dict[str, Any]) -> Any:
+    exec(compile(text, "<replay of schuss.jit>", "exec"), space)
+    return space["replay"]
 
 
 def differs(a: Any, b: Any) -> bool:
@@ -57,20 +59,23 @@ def differs(a: Any, b: Any) -> bool:
 
 
 def settle(node: Node) -> np.ndarray:
-    """A dense value of a node; computed if need be."""
+    """The value of a node, dense; computed if need be."""
     if node.value is None:
         evaluate([node])
-    return np.ascontiguousarray(node.value).reshape(node.shape)
+    node.value = np.ascontiguousarray(node.value).reshape(node.shape)
+    return node.value
 
 
 class _Writer:
     """Writes the Python of a replay. Constants are names of its namespace."""
 
-    def __init__(self, recording: Recording, floating: set[Any]) -> None:
+    def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self.handles = list(recording.walk.handles)
-        self.index = {handle: i for i, handle in enumerate(self.handles)}
-        self.floating = self._floating(floating)
+        self.tensors = recording.tensors
+        self.floating = [i for i, each in enumerate(self.tensors) if each.fixed is None]
+        self.varying = {r for r, place in recording.reads.items() if place in recording.live}
+        self.lines: list[str] = []
+        self.read: set[int] = set()
         self.names: dict[int, str] = {}
         self.kept: list[Any] = []
         self.space: dict[str, Any] = {
@@ -80,22 +85,21 @@ class _Writer:
             "BadValueError": BadValueError,
         }  # fmt: skip
 
-    def _floating(self, learned: set[Any]) -> set[int]:
-        """The tensors that may be others at the next call: all their places are read anew."""
-        found = set(range(self.recording.arguments))
-        for i, (place, value) in enumerate(self.recording.walk.places):
-            if isinstance(value, Tensor) and (
-                i in self.recording.floating
-                or place.identity in learned
-                or isinstance(place.container, Tensor)  # a gradient
-            ):
-                found.add(self.index[value])
-        return found
-
-    def compile(self, text: str) -> Any:
-        space = dict(self.space)
-        exec(compile(text, "<replay of schuss.jit>", "exec"), space)
-        return space["replay"]
+    def text(self, whole: bool) -> str:
+        """The function; without `whole` it only compares."""
+        self._compare()
+        if whole:
+            arrays = self._collect()
+        else:
+            self.lines.append("return True")
+        body = ["try:", *("    " + line for line in self.lines)]
+        body += ["except Exception:", "    return MISS"]
+        if whole:
+            self.lines = []
+            self._run(arrays)
+            self._finish()
+            body += self.lines
+        return "\n".join(["def replay(a):", *("    " + line for line in body), ""])
 
     def constant(self, value: Any) -> str:
         name = self.names.get(id(value))
@@ -105,64 +109,52 @@ class _Writer:
             self.space[name] = value
         return name
 
-    def text(self, whole: bool) -> str:
-        self.lines: list[str] = []
-        self._compare()
-        if not whole:
-            body = ["    try:", *("        " + each for each in self.lines), "        return True"]
-        else:
-            body = ["    try:", *("        " + each for each in [*self.lines, *self._collect()])]
-        body += ["    except Exception:", "        return MISS"]
-        if whole:
-            self.lines = []
-            self._run()
-            self._finish()
-            body += ["    " + each for each in self.lines]
-        return "\n".join(["def replay(a):", *body, ""])
+    def add(self, *lines: str) -> None:
+        self.lines += lines
+
+    def unless(self, condition: str) -> None:
+        self.add(f"if not ({condition}): return MISS")
 
     # --- comparing ---
 
     def _compare(self) -> None:
-        recording, walk = self.recording, self.recording.walk
-        self.read: set[int] = set()
+        recording = self.recording
         for i in range(recording.arguments):
             self._tensor(i, f"a[{i}]")
-        reads = {place: register for register, place in recording.reads.items()}
-        for i, (place, value) in enumerate(walk.places):
-            shown = self._place(place)
+        registers = {place: register for register, place in recording.reads.items()}
+        for i, (place, value) in enumerate(recording.places):
             if value is MISSING:
                 continue
-            if isinstance(value, Tensor):
-                self._tensor(self.index[value], shown)
+            shown = self._place(place)
+            if isinstance(value, At):
+                self._tensor(value.index, shown)
             elif i in recording.live:
-                self.lines.append(f"v{reads[i]} = {shown}")
-                self._unless(f"type(v{reads[i]}) is {type(value).__name__}")
+                register = f"v{registers[i]}"
+                self.add(f"{register} = {shown}")
+                self.unless(f"type({register}) is {type(value).__name__}")
             else:
                 expected = self.constant(value)
-                self._unless(f"{shown} is {expected} or not differs({shown}, {expected})")
-        for container, copy, _ in walk.copies:
-            if isinstance(container, set):
-                same_content = f"{self.constant(container)} == {self.constant(copy)}"
-                self._unless(same_content)
-            else:
-                self._unless(f"len({self.constant(container)}) == {len(copy)}")
-        for names, name in walk.absent:
-            self._unless(f"{name!r} not in {self.constant(names)}")
-        for generator, state in walk.generators.items():
-            shown = self.constant(generator)
-            self._unless(f"{shown}.seed == {state['seed']} and {shown}.stream == {state['stream']}")
+                self.unless(f"{shown} is {expected} or not differs({shown}, {expected})")
+        self._compare_containers()
         self._aliases()
         self._numbers()
 
-    def _unless(self, condition: str) -> None:
-        self.lines.append(f"if not ({condition}): return MISS")
+    def _compare_containers(self) -> None:
+        for container, size in self.recording.sizes:
+            shown = self.constant(container)
+            if isinstance(size, frozenset):
+                self.unless(f"{shown} == {self.constant(size)}")
+            else:
+                self.unless(f"len({shown}) == {size}")
+        for names, name in self.recording.absent:
+            self.unless(f"{name!r} not in {self.constant(names)}")
+        for generator, seed, stream in self.recording.seeds:
+            shown = self.constant(generator)
+            self.unless(f"{shown}.seed == {seed} and {shown}.stream == {stream}")
 
     def _place(self, place: Place) -> str:
         container = place.container
-        if isinstance(container, Tensor):
-            shown = f"h{self.index[container]}"
-        else:
-            shown = self.constant(container)
+        shown = f"h{container.index}" if isinstance(container, At) else self.constant(container)
         if place.how == ITEM:
             plain = type(place.key) in (str, int)
             return f"{shown}[{place.key!r}]" if plain else f"{shown}[{self.constant(place.key)}]"
@@ -170,133 +162,109 @@ class _Writer:
 
     def _tensor(self, i: int, shown: str) -> None:
         if i in self.read:
-            self._unless(f"{shown} is h{i}")
+            self.unless(f"{shown} is h{i}")
             return
         self.read.add(i)
-        handle = self.handles[i]
-        node = self.recording.walk.handles[handle]
-        if i in self.floating:
-            self.lines.append(f"h{i} = {shown}")
-            self._unless(f"type(h{i}) is {self.constant(type(handle))}")
+        found = self.tensors[i]
+        self.add(f"h{i} = {shown}")
+        if found.fixed is None:
+            self.unless(f"type(h{i}) is {self.constant(found.owner)}")
         else:
-            self._unless(f"{shown} is {self.constant(handle)}")
-            self.lines.append(f"h{i} = {self.constant(handle)}")
-        self.lines.append(f"n{i} = h{i}._node")
-        negated = "" if node.requires_grad else "not "
-        self._unless(f"n{i}.kind.type == {node.kind.type} and {negated}n{i}.requires_grad")
+            self.unless(f"h{i} is {self.constant(found.fixed)}")
+        self.add(f"n{i} = h{i}._node")
+        wanted = "" if found.requires_grad else "not "
+        self.unless(f"n{i}.kind.type == {found.kind.type} and {wanted}n{i}.requires_grad")
+        if found.same_as != i:
+            self.unless(f"n{i} is n{found.same_as}")
 
     def _aliases(self) -> None:
-        """Tensors that were one are one; those that were several are several."""
-        first: dict[Node, int] = {}
-        for i, node in enumerate(self.recording.walk.handles.values()):
-            if node in first:
-                self._unless(f"n{i} is n{first[node]}")
-            first.setdefault(node, i)
+        """Tensors that were several are several: what changes one does not change the other."""
         if not (self.recording.rebound or self.recording.writes) or not self.floating:
             return
-        shown = ", ".join(f"h{i}" for i in sorted(self.floating))
-        self.lines.append(f"several = {{{shown}}}")
-        self._unless(f"len(several) == {len(self.floating)}")
-        fixed = [each for i, each in enumerate(self.handles) if i not in self.floating]
+        self.add(f"several = {{{', '.join(f'h{i}' for i in self.floating)}}}")
+        self.unless(f"len(several) == {len(self.floating)}")
+        fixed = frozenset(each.fixed for each in self.tensors if each.fixed is not None)
         if fixed:
-            self._unless(f"several.isdisjoint({self.constant(frozenset(fixed))})")
+            self.unless(f"several.isdisjoint({self.constant(fixed)})")
+        self.add("del several")
 
     def _numbers(self) -> None:
         """Compute the numbers of optimizers that depend on live places."""
-        recording = self.recording
-        self.varying = {r for r, place in recording.reads.items() if place in recording.live}
-        for line in recording.tape.lines:
+        for line in self.recording.tape.lines:
             if not any(each.register in self.varying for each in line.operands):
                 continue
             text = line.text(self._operand)
             if line.register >= 0:
                 self.varying.add(line.register)
-                self.lines.append(f"v{line.register} = {text}")
+                self.add(f"v{line.register} = {text}")
             else:
-                self._unless(f"({text}) is {line.outcome}")
+                self.unless(f"({text}) is {line.outcome}")
 
     def _operand(self, operand: Operand) -> str:
         if operand.register in self.varying:
             return f"v{operand.register}"
-        value = operand.number
         if operand.register >= 0:
-            value = self.recording.tape.values[operand.register]
-        return self.constant(value)
+            return self.constant(self.recording.tape.values[operand.register])
+        return self.constant(operand.number)
 
     # --- running ---
 
     def _collect(self) -> list[str]:
-        """Arrays for the inputs of the program."""
-        self.lines = []
-        self.arrays: list[str] = []
-        for source, strides in self.recording.inputs:
+        """Names of the arrays that go into the program."""
+        arrays = []
+        for source in self.recording.inputs:
+            i = source.index
             if source.kind == "handle":
-                self._array(source.index, strides)
-                self.arrays.append(f"a{source.index}")
-            elif source.kind == "number" and source.index in self.varying:
-                self.lines.append(
-                    f"x{source.index} = number_array(v{source.index}, "
-                    f"{self.constant(source.value)})"
-                )
-                self.arrays.append(f"x{source.index}")
-            elif source.kind == "number":
-                value = self.recording.tape.values[source.index]
-                self.arrays.append(self.constant(number_array(value, source.value)))
+                self.add(f"a{i} = n{i}.value")
+                self.add(f"if a{i} is None or not a{i}.flags.c_contiguous: a{i} = settle(n{i})")
+                arrays.append(f"a{i}")
             elif source.kind == "draw":
-                self.arrays.append(f"d{source.index}")
+                arrays.append(f"d{i}")
+            elif source.kind == "frozen":
+                arrays.append(self.constant(source.value))
+            elif i in self.varying:
+                self.add(f"x{len(arrays)} = number_array(v{i}, {self.constant(source.value)})")
+                arrays.append(f"x{len(arrays)}")
             else:
-                self.arrays.append(self.constant(source.value))
-        return self.lines
+                value = number_array(self.recording.tape.values[i], source.value)
+                arrays.append(self.constant(value))
+        return arrays
 
-    def _array(self, i: int, strides: tuple[int, ...] | None) -> None:
-        self.lines.append(f"a{i} = n{i}.value")
-        if strides is None:
-            self.lines.append(
-                f"if a{i} is None or not a{i}.flags.c_contiguous: a{i} = settle(n{i})"
-            )
-        else:
-            steps = tuple(step * self._itemsize(i) for step in strides)
-            self._unless(f"a{i}.strides == {steps}")
-
-    def _itemsize(self, i: int) -> int:
-        return self.recording.walk.handles[self.handles[i]].dtype.itemsize
-
-    def _run(self) -> None:
+    def _run(self, arrays: list[str]) -> None:
         recording = self.recording
         for i, (generator, count) in enumerate(recording.draws):
             shown = self.constant(generator)
-            self.lines.append(f"p{i} = {shown}.position")
-            self.lines.append(f"d{i} = {shown}.reserve({count})")
+            self.add(f"p{i} = {shown}.position", f"d{i} = {shown}.reserve({count})")
         if recording.program is None:
             return
-        dying = self._dying()
-        self.lines += [
+        run = self.constant(recording.program.run)
+        self.add(
             "try:",
-            f"    o = {self.constant(recording.program.run)}([{', '.join(self.arrays)}], {dying})",
+            f"    o = {run}([{', '.join(arrays)}], {self._dying()})",
             "except (CheckFailedError, BadValueError, MemoryError):",
-        ]
+        )
         for i, (generator, _) in reversed([*enumerate(recording.draws)]):
-            self.lines.append(f"    {self.constant(generator)}.position = p{i}")
-        self.lines.append("    return FAILED")
+            self.add(f"    {self.constant(generator)}.position = p{i}")
+        self.add("    return FAILED")
 
     def _dying(self) -> str:
         """For each input whether its memory may be overwritten: it is replaced, and nobody else
         can see it. All references are accounted for, as in evaluations."""
         recording = self.recording
-        replaced = {i for i, _ in recording.rebound}
-        written = {self._value_before(place) for place, _ in recording.writes}
-        used = [each.index for each, _ in recording.inputs if each.kind == "handle"]
-        outside = {source.index for _, source in recording.writes if source.kind == "handle"}
+        rebound = {i for i, _ in recording.rebound}
+        replaced = rebound | {self._before(place) for place, _ in recording.writes}
+        stays = {each.index for each in recording.outcome() if each.kind == "handle"}
+        used = [each.index for each in recording.inputs if each.kind == "handle"]
         owns = self.constant(recording.program.owns)
         shown = []
-        for source, _ in recording.inputs:
+        for source in recording.inputs:
             i = source.index
-            gone = source.kind == "handle" and (i in replaced or i in written)
-            if not gone or used.count(i) > 1 or i in outside or self._nbytes(i) < _WORTH_TAKING_OVER:
+            possible = source.kind == "handle" and i in replaced and i not in stays
+            if not possible or used.count(i) > 1 or self.tensors[i].nbytes < _WORTH_TAKING_OVER:
                 shown.append("False")
                 continue
-            alone = f"n{i}.handles == 1 and count(n{i}) == 3 and a{i} is n{i}.value"
-            if i not in replaced:
+            alone = f"n{i}.handles == 1 and {self._alone(i)} and a{i} is n{i}.value"
+            if i not in rebound:
                 alone += f" and count(h{i}) == 3"
             shown.append(
                 f"{alone} and a{i}.base is None and a{i}.flags.writeable "
@@ -304,49 +272,112 @@ class _Writer:
             )
         return f"[{', '.join(shown)}]" if any(each != "False" for each in shown) else "None"
 
-    def _nbytes(self, i: int) -> int:
-        return self.recording.walk.handles[self.handles[i]].nbytes
+    def _alone(self, i: int) -> str:
+        """Whether only tensor i points at its node. References: the tensor, n, the argument; and
+        a buffer's memory of it."""
+        if self.tensors[i].settled:
+            return f"count(n{i}) == 4 and h{i}._settled is n{i}"
+        return f"count(n{i}) == 3"
 
-    def _value_before(self, place: Place) -> int:
-        for each, value in self.recording.walk.places:
-            if each is place and isinstance(value, Tensor):
-                return self.index[value]
+    def _before(self, place: Place) -> int:
+        """The number of the tensor that was at a place; -1 for none."""
+        for each, value in self.recording.places:
+            if isinstance(value, At) and each.identity == place.identity:
+                return value.index
         return -1
 
     # --- what changes ---
 
     def _finish(self) -> None:
         recording = self.recording
-        for k, new in enumerate(recording.news):
-            self._new_node(k, new)
-        for k, source in enumerate(recording.made):
-            self.lines.append(f"t{k} = Tensor({self._node(source)})")
+        outcome = [(each.kind, each.index) for each in [*recording.made, *recording.outcome()]]
+        self.shared = {each for each in outcome if outcome.count(each) > 1}
+        self.ready: set[str] = set()
         for i, source in recording.rebound:
-            node = self._node(source)
-            self.lines += [f"{node}.handles += 1", f"n{i}.handles -= 1", f"h{i}._node = {node}"]
-            if hasattr(self.handles[i], "_settled"):
-                self.lines.append(f"h{i}._settled = {node}")
+            self._rebind(i, source)
         for place, source in recording.writes:
-            self.lines.append(f"{self._place(place)} = {self._content(source)}")
-        self.lines.append(f"return {self._tree(recording.result)}")
+            self._write(place, source)
+        self.add(f"return {self._tree(recording.result)}")
 
-    def _new_node(self, k: int, new: NewNode) -> None:
-        value = (
-            f"o[{new.source.index}]"
-            if new.source.kind == "output"
-            else self.constant(new.source.value)
+    def _rebind(self, i: int, source: Source) -> None:
+        """Tensor i points at another node; at its own with a new value, where nobody else does."""
+        node = self._node_name(source)
+        made = self._making(source)
+        change = [*made, f"{node}.handles += 1", f"n{i}.handles -= 1", f"h{i}._node = {node}"]
+        if self.tensors[i].settled:
+            change.append(f"h{i}._settled = {node}")
+        if not made or not self._reusable(i, source):
+            self.add(*change)
+            return
+        new = self.recording.news[source.index]
+        self.add(
+            f"if {self._alone(i)} and n{i}.kind is {self.constant(new.node.kind)} "
+            f"and not n{i}.inputs:",
+            f"    n{i}.value = {self._value(new)}",
+            "else:",
+            *("    " + line for line in change),
         )
+
+    def _write(self, place: Place, source: Source) -> None:
+        """A place holds something else; the same tensor with a new value, if nobody else has it."""
+        made = self._making(source)
+        change = [*made, f"{self._place(place)} = {self._content(source)}"]
+        i = self._before(place)
+        node = self.recording.made[source.index] if source.kind == "made" else source
+        if not made or i < 0 or node.kind != "new" or not self._reusable(i, node):
+            self.add(*change)
+            return
+        if ("made", source.index) in self.shared or self.tensors[i].owner is not Tensor:
+            self.add(*change)
+            return
+        new = self.recording.news[node.index]
+        self.add(
+            f"if count(h{i}) == 3 and h{i}.grad is None and {self._alone(i)} "
+            f"and n{i}.kind is {self.constant(new.node.kind)} and not n{i}.inputs:",
+            f"    n{i}.value = {self._value(new)}",
+            "else:",
+            *("    " + line for line in change),
+        )
+
+    def _reusable(self, i: int, source: Source) -> bool:
+        """Whether a new node could be the one that tensor i has, as far as that is known now."""
+        if source.kind != "new" or ("new", source.index) in self.shared:
+            return False
+        new = self.recording.news[source.index]
+        found: Found = self.tensors[i]
+        alike = new.node.requires_grad == found.requires_grad
+        return alike and (new.owner == i or not found.requires_grad) and found.same_as == i
+
+    def _making(self, source: Source) -> list[str]:
+        """Lines that make a tensor or a node, if that has not been done."""
+        lines: list[str] = []
+        if source.kind == "made":
+            node = self.recording.made[source.index]
+            lines += self._making(node)
+            if f"t{source.index}" not in self.ready:
+                self.ready.add(f"t{source.index}")
+                lines.append(f"t{source.index} = Tensor({self._node_name(node)})")
+        elif source.kind == "new" and f"m{source.index}" not in self.ready:
+            self.ready.add(f"m{source.index}")
+            lines += self._new_node(source.index, self.recording.news[source.index])
+        return lines
+
+    def _new_node(self, k: int, new: NewNode) -> list[str]:
         node = new.node
         parts = [self.constant(each) for each in (node.op, node.attributes, node.kind)]
-        self.lines.append(f"m{k} = Node({parts[0]}, (), {parts[1]}, {parts[2]}, {value})")
+        lines = [f"m{k} = Node({parts[0]}, (), {parts[1]}, {parts[2]}, {self._value(new)})"]
         if node.requires_grad:
-            self.lines.append(f"m{k}.requires_grad = True")
-            if new.owner >= 0:
-                self.lines.append(f"m{k}.owner = ref(h{new.owner})")
-            else:
-                self.lines.append(f"m{k}.spent = True")
+            lines.append(f"m{k}.requires_grad = True")
+            owned = new.owner >= 0
+            lines.append(f"m{k}.owner = ref(h{new.owner})" if owned else f"m{k}.spent = True")
+        return lines
 
-    def _node(self, source: Source) -> str:
+    def _value(self, new: NewNode) -> str:
+        if new.source.kind == "output":
+            return f"o[{new.source.index}]"
+        return self.constant(new.source.value)
+
+    def _node_name(self, source: Source) -> str:
         return f"m{source.index}" if source.kind == "new" else f"n{source.index}"
 
     def _content(self, source: Source) -> str:
@@ -362,16 +393,15 @@ class _Writer:
 
     def _tree(self, tree: Any) -> str:
         if isinstance(tree, Source):
+            self.add(*self._making(tree))
             return self._content(tree)
         parts = [self._tree(each) for each in tree.parts]
         if tree.kind is dict:
             pairs = zip(tree.keys, parts, strict=True)
             return "{" + ", ".join(f"{self.constant(key)}: {part}" for key, part in pairs) + "}"
-        if hasattr(tree.kind, "_fields"):
-            return f"{self.constant(tree.kind)}({', '.join(parts)})"
         if tree.kind is list:
             return f"[{', '.join(parts)}]"
-        return f"{self.constant(tree.kind)}([{', '.join(parts)}])"
-
-
-__all__ = ["FAILED", "MISS", "Replay", "Tree"]
+        kind = self.constant(tree.kind)
+        if hasattr(tree.kind, "_fields"):
+            return f"{kind}({', '.join(parts)})"
+        return f"{kind}([{', '.join(parts)}])"

@@ -86,7 +86,8 @@ def jit_loop(seed: int) -> Program:
     learns = rng.random() < 0.6
     body = [f"y = {rng.choice(['schuss.tanh(x @ p0 + p1)', 'x @ p0 + p1', '(x @ p0) * p1'])}"]
     pool = [*_INSIDE, *_ODD] if rng.random() < 0.3 else list(_INSIDE)
-    body += rng.sample(pool, rng.choice([0, 1, 1, 2, 3, 4]))
+    early = [line for line in pool if "loss" not in line]
+    body += rng.sample(early, rng.choice([0, 1, 1, 2, 3, 4]))
     body.append("loss = (y * y).mean()")
     if learns:
         middle = rng.sample(_LEARNING, rng.choice([0, 0, 1, 2]))
@@ -112,4 +113,4 @@ def jit_loop(seed: int) -> Program:
 
 
 def _binds(line: str, name: str) -> bool:
-    return line.startswith((f"{name} = ", f"{name}["))
+    return line.startswith(f"{name} = ") or f", {name} = " in line

@@ -58,7 +58,7 @@ def flattened(value: Any) -> list[Any]:
     """Tensors, arrays and numbers out of lists and dicts; None is nothing."""
     if isinstance(value, dict):
         return [each for part in value.values() for each in flattened(part)]
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [each for part in value for each in flattened(part)]
     return [] if value is None else [value]
 

@@ -98,10 +98,9 @@ def _step(f: Function, micro: Micro, offsets: list[str]) -> None:
         b.append(f.let(f"load {micro.vector}, ptr {pointer}, align {size(element)}"))
     # Through the empty assembly LLVM does not see that these pointers are a stride apart. It would
     # form each row's address from the one before, and the chain would take longer than the sums.
-    groups = range(-(-micro.rows // _GROUP))
-    groups = [f.let(f'call ptr asm "", "=r,0"(ptr %a{g})') for g in groups]
+    starts = [f.let(f'call ptr asm "", "=r,0"(ptr %a{g})') for g in range(-(-micro.rows // _GROUP))]
     for r in range(micro.rows):
-        pointer = f.at(element, groups[r // _GROUP], offsets[r % _GROUP])
+        pointer = f.at(element, starts[r // _GROUP], offsets[r % _GROUP])
         a = broadcast(f, micro.vector, f.let(f"load {element}, ptr {pointer}"))
         for v in range(micro.vectors):
             f.line(f"%s{r}_{v} = {fma(f, element, lanes, a, b[v], f'%c{r}_{v}')}")

@@ -43,18 +43,34 @@ class Stages:
         self, product: Product, plan: Plan, epilogue: str, stem: str, words: tuple[int, int]
     ) -> None:
         self.product, self.plan, self.epilogue, self.stem = product, plan, epilogue, stem
-        a, b, lanes = product.a_strides, product.b_strides, plan.lanes
-        high, wide = ceil_to(plan.tallest, lanes), plan.width
+        lanes, width = plan.lanes, plan.width
         self.a = Operand(
-            product, words[0], plan.a_mode, a, product.m, plan.tiles, plan.height, plan.tall, high,
-            lanes, 0,
-        )  # fmt: skip
-        b = (*b[:-2], b[-1], b[-2])
-        row = wide * (plan.block_panels if plan.kernel == "outer" else 1)
+            product=product,
+            word=words[0],
+            mode=plan.a_mode,
+            strides=product.a_strides,
+            extent=product.m,
+            panels=plan.tiles,
+            step=plan.height,
+            tall=plan.tall,
+            row=ceil_to(plan.tallest, lanes),
+            lanes=lanes,
+            offset=0,
+        )
+        *b_batch, b_k, b_n = product.b_strides
         self.b = Operand(
-            product, words[1], plan.b_mode, b, product.n, plan.panels, wide, 0, row, lanes,
-            self.a.staged,
-        )  # fmt: skip
+            product=product,
+            word=words[1],
+            mode=plan.b_mode,
+            strides=(*b_batch, b_n, b_k),
+            extent=product.n,
+            panels=plan.panels,
+            step=width,
+            tall=0,
+            row=width * plan.block_panels if plan.kernel == "outer" else width,
+            lanes=lanes,
+            offset=self.a.staged,
+        )
         self.bytes = size(product.element)
         self.cell = plan.tallest * plan.width  # elements of a tile of C
         self.sums = self.a.staged + self.b.staged  # bytes in the workspace before sums of slices
