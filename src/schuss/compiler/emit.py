@@ -202,7 +202,8 @@ class Emitter:
         found = self.lines.get(key)
         if found is None:
             if self.rehearsed not in (None, anchor):
-                name = "reduce.member" if anchor.op in REDUCTIONS else "member"
+                waits = anchor.op in REDUCTIONS or self.column is not None
+                name = "reduce.member" if waits else "member"
                 found = self.kernel.add(name, (), anchor.dtype, anchor.number)
             elif anchor is self.given:
                 found = self.kernel.add("given", (), anchor.dtype, 0)

@@ -184,7 +184,7 @@ class Jit:
         assert known is not None
         unverified = [
             each for each in signature.replays
-            if not each.recording.verified and each.fits(tensors)
+            if not each.recording.verified and each.fits(tensors) is True
         ]  # fmt: skip
         self._learn(signature, unverified)
         walk = Walk(known, [self.function, *objects], tensors)
