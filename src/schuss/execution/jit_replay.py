@@ -268,7 +268,7 @@ class _Writer:
                 alone += f" and count(h{i}) == 3"
             shown.append(
                 f"{alone} and a{i}.base is None and a{i}.flags.writeable "
-                f"and count(a{i}) <= 3 + {owns}(a{i})"
+                f"and count(a{i}) <= 4 + {owns}(a{i})"
             )
         return f"[{', '.join(shown)}]" if any(each != "False" for each in shown) else "None"
 
