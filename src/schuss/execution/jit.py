@@ -176,9 +176,7 @@ class Jit:
         signature.replays.clear()
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{self!r} runs as without jit: {problem}", UserWarning, stacklevel=5
-            )
+            warnings.warn(f"{self!r} runs as without jit: {problem}", UserWarning, stacklevel=5)
 
     def _record(
         self, signature: _Signature, args: Any, kwargs: Any,

@@ -297,8 +297,12 @@ class _Conclusion:
                 floating.add(self.index[value])
         return [
             Found(
-                None if i in floating else handle, type(handle), node.kind, node.requires_grad,
-                self.node_index[node], hasattr(handle, "_settled"),
+                None if i in floating else handle,
+                type(handle),
+                node.kind,
+                node.requires_grad,
+                self.node_index[node],
+                hasattr(handle, "_settled"),
             )  # fmt: skip
             for i, (handle, node) in enumerate(self.walk.handles.items())
         ]

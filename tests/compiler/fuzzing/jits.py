@@ -100,7 +100,9 @@ def jit_loop(seed: int) -> Program:
     rebound = [name for name in ("other", "table") if any(_binds(line, name) for line in body)]
     lines += [f"    nonlocal {', '.join(rebound)}"] if rebound else []
     lines += [f"    {line}" for line in body]
-    loop = [f"found = step(x_now, {rng.choice(['rate', '0.1', 'scale'])}, {rng.choice(['0', '0', '0', 'i', 'i % 2'])})"]
+    loop = [
+        f"found = step(x_now, {rng.choice(['rate', '0.1', 'scale'])}, {rng.choice(['0', '0', '0', 'i', 'i % 2'])})"
+    ]
     loop.append("kept.append(found)")
     for line in rng.sample(_OUTSIDE, rng.choice([0, 1, 2, 3])):
         when = rng.choice(["", "", "if i % 3 == 2: ", "if i == 6: "])
