@@ -331,7 +331,7 @@ def _number(value: bool | int | float | complex, dtype: DType) -> Node:
     if abs(value) <= _SMALL:
         node = data(np.asarray(value, dtype))
         if value in _STRUCTURAL and dtype.kind != "c" and not _is_minus_zero(value):
-            node.constant = value.real  # type: ignore[assignment]  # complex ones are left out
+            node.constant = value.real  # complex ones are left out
         return node
     with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
         return data(np.asarray(value, dtype))

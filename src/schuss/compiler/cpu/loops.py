@@ -53,7 +53,19 @@ def print_loops(kernel: Kernel, name: str, lanes: int) -> Printed:
 
 # Ops whose result is one of their inputs, or is rounded by itself.
 _EXACT = frozenset(
-    "negative abs relu maximum minimum where copysign astype reduce.max reduce.min load".split()
+    [
+        "negative",
+        "abs",
+        "relu",
+        "maximum",
+        "minimum",
+        "where",
+        "copysign",
+        "astype",
+        "reduce.max",
+        "reduce.min",
+        "load",
+    ]
 )
 
 
