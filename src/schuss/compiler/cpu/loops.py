@@ -51,11 +51,11 @@ def print_loops(kernel: Kernel, name: str, lanes: int) -> Printed:
     return _Rows(kernel, name, lanes).print()
 
 
-# Ops whose result is one of their inputs, or is rounded by itself.
-_EXACT = frozenset(
-    [
-        "negative",
-        "abs",
+
+
+
+
+
         "relu",
         "maximum",
         "minimum",
@@ -67,6 +67,11 @@ _EXACT = frozenset(
         "load",
     ]
 )
+
+
+# Ops whose result is one of their inputs, or is rounded by itself.
+_PICKING = "negative abs relu maximum minimum where copysign astype reduce.max reduce.min load"
+_EXACT = frozenset(_PICKING.split())
 
 
 def cost_of(line: Line) -> int:
