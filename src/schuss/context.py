@@ -27,7 +27,8 @@ class Context(threading.local):
     def __init__(self) -> None:
         self.grad_enabled: bool = True
         self.scope: Scope | None = None
-        self.differentiating: Node | None = None  # whose gradient rule is running
+        self.differentiating: Node | None = None  # whose rule is running
+        self.rule: str = "gradient"  # which one: "gradient", "tangent", "batch"
         self.pending: list[weakref.ref[Node]] = []  # recorded since the last full evaluation
         self.pruned: int = 0  # nodes left out of `pending`, because nobody waits for them
         self.pending_bytes: int = 0  # host data that entered the graph since then
@@ -46,6 +47,17 @@ def grad_mode(enabled: bool) -> Iterator[None]:
         yield
     finally:
         context.grad_enabled = previous
+
+
+@contextmanager
+def rules(kind: str) -> Iterator[None]:
+    """While rules of a kind run, each with `context.differentiating` set: for messages."""
+    previous = context.differentiating, context.rule
+    context.rule = kind
+    try:
+        yield
+    finally:
+        context.differentiating, context.rule = previous
 
 
 def no_grad():  # type: ignore[no-untyped-def]  # usable as `with no_grad():` and as a decorator

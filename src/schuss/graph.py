@@ -53,6 +53,13 @@ class Op:
             again. None in place of a rule: that input (an index, say) has no gradient. None in
             place of the tuple: not differentiable, by declaration (steps, comparisons, integers).
             A `variadic` op has one rule, which returns the gradients of all its inputs.
+        tangent: `rule(op, ts, y, *xs, **attributes) -> t`, the tangent of the result, given those
+            of the inputs: None in `ts` where one does not move. `ops/structure.py` has the rules
+            that follow from an op's kind. Without one, the gradient rules are transposed.
+        batch: `rule(node, size, xs, batched) -> y`, the op for `size` examples at once, where
+            `node` is that of one example: those of the inputs `xs` that are `batched` hold the
+            examples along a new first axis, and so does y. Without one, the op is applied to one
+            example after the other.
         saves: the inputs (by position) and `OUTPUT` whose values the rules look at. Evaluation
             keeps those. Positions beyond the inputs count for nothing, so an op of any number of
             inputs can name them all.
@@ -72,6 +79,8 @@ class Op:
     broadcasts: bool = False
     view: bool = False
     variadic: bool = False
+    tangent: Rule | None = None
+    batch: Rule | None = None
 
     def __repr__(self) -> str:
         return f"Op({self.name!r})"
@@ -103,7 +112,8 @@ class Node:
         handles: how many tensors of the user point here. Their values are kept.
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
-        gradient_of: the name of the node whose gradient rule recorded it, if any.
+        gradient_of: "gradient of" and the name of the node whose rule recorded it, if any; or
+            "tangent of", "batch of".
         location, scope: the user's line and the layer that was running, for messages.
     """
 
@@ -165,7 +175,7 @@ class Node:
     def name(self) -> str:
         """What messages call it."""
         if self.gradient_of is not None:
-            return f"{self.op.name} in the gradient of {self.gradient_of}"  # type: ignore[union-attr]
+            return f"{self.op.name} in the {self.gradient_of}"  # type: ignore[union-attr]
         return self.label or ("data" if self.op is None else self.op.name)
 
     def __repr__(self) -> str:
@@ -182,9 +192,9 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     differentiated = context.differentiating
     if differentiated is None:
         node.location, node.scope = user_location(), context.scope
-    else:  # part of a gradient: messages name the line and the layer of the forward pass
+    else:  # part of a derivative: messages name the line and the layer of the forward pass
         node.location, node.scope = differentiated.location, differentiated.scope
-        node.gradient_of = differentiated.name
+        node.gradient_of = f"{context.rule} of {differentiated.name}"
     if node.nbytes > _MOST_BYTES:
         raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
     if context.grad_enabled and op.gradient is not None:

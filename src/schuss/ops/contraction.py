@@ -10,6 +10,7 @@ Half precisions accumulate in float32. The three convolution ops are each other'
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,14 @@ from schuss.errors import ShapeError, fail
 from schuss.graph import Node, Op, Sample, Shape, apply, define
 from schuss.ops.infer import Rng, broadcast_shapes, numbers, require_dtype, strided
 from schuss.ops.movement import overlap_add, window_counts, windows_view
+from schuss.ops.structure import (
+    aligned,
+    all_batched,
+    batch_first,
+    batch_last,
+    merged,
+    multilinear,
+)
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -60,6 +69,17 @@ def _matmul_samples(rng: Rng) -> list[Sample]:
     return [*made, Sample([strided(numbers(rng, (3, 4))), numbers(rng, (5, 4)).T])]
 
 
+def _matmul_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    """With one matrix for all examples, one tall product instead of a stack of small ones."""
+    x, y = xs
+    if any(each.ndim != 2 for each in node.inputs) or all(batched):
+        return aligned(node, size, xs, batched)
+    if batched[0]:  # (B, M, K) @ (K, N)
+        return apply(matmul, x.reshape(merged(x.shape, 0)), y).reshape((size, *node.shape))
+    rows = y.mT.reshape((size * y.shape[2], y.shape[1]))  # (M, K) @ (B, K, N)
+    return apply(matmul, rows, x.mT).reshape((size, *node.shape[::-1])).mT
+
+
 matmul: Op = define(
     "matmul",
     "the matrix product over the last two axes; the axes before broadcast",
@@ -72,6 +92,8 @@ matmul: Op = define(
     saves=(0, 1),
     samples=_matmul_samples,
     broadcasts=True,
+    tangent=multilinear,
+    batch=_matmul_batch,
 )
 
 # --- convolution ---
@@ -261,6 +283,44 @@ def _weight_of(x: Tensor, g: Tensor, like: Tensor, **named: Any) -> Tensor:
     return apply(convolve_weight, x, g, kernel=like.shape[2:], **named)
 
 
+# A batch of convolutions with one weight is a convolution of more samples; with a weight each, one
+# of more groups. Every operand has (rows, channels) in front, those of x, w or y.
+
+
+def _rows_hold_it(x: Tensor) -> Tensor:
+    return x.reshape(merged(x.shape, 0))  # (B, N, C, ...) -> (B * N, C, ...)
+
+
+def _channels_hold_it(x: Tensor) -> Tensor:
+    moved = batch_last(x, 1)  # (B, N, C, ...) -> (N, B * C, ...)
+    return moved.reshape(merged(moved.shape, 1))
+
+
+def _split_channels(y: Tensor, size: int) -> Tensor:
+    split = y.reshape((y.shape[0], size, y.shape[1] // size, *y.shape[2:]))
+    return batch_first(split, 1)
+
+
+def _convolve_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    """Of `convolve` and `convolve_input`."""
+    assert node.op is not None
+    x, w = xs
+    if not batched[1]:
+        return apply(node.op, _rows_hold_it(x), w, **node.attributes).reshape((size, *node.shape))
+    x, w = all_batched(size, xs, batched)
+    named = {**node.attributes, "groups": size * node.attributes["groups"]}
+    y = apply(node.op, _channels_hold_it(x), _rows_hold_it(w), **named)
+    return _split_channels(y, size)
+
+
+def _convolve_weight_batch(
+    node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]
+) -> Tensor:
+    x, g = (_channels_hold_it(each) for each in all_batched(size, xs, batched))
+    named = {**node.attributes, "groups": size * node.attributes["groups"]}
+    return apply(convolve_weight, x, g, **named).reshape((size, *node.shape))
+
+
 convolve: Op = define(
     "convolve",
     "convolution (as correlation) of x (N, C, sizes) with w (O, C / groups, kernel)",
@@ -272,6 +332,8 @@ convolve: Op = define(
     ),
     saves=(0, 1),
     samples=_convolve_samples,
+    tangent=multilinear,
+    batch=_convolve_batch,
 )
 convolve_input: Op = define(
     "convolve_input",
@@ -284,6 +346,8 @@ convolve_input: Op = define(
     ),
     saves=(0, 1),
     samples=_convolve_input_samples,
+    tangent=multilinear,
+    batch=_convolve_batch,
 )
 convolve_weight: Op = define(
     "convolve_weight",
@@ -296,4 +360,6 @@ convolve_weight: Op = define(
     ),
     saves=(0, 1),
     samples=_convolve_weight_samples,
+    tangent=multilinear,
+    batch=_convolve_weight_batch,
 )
