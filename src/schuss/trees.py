@@ -55,7 +55,7 @@ class Structure:
         self.kind = kind
         self.rest = rest
         self.parts = parts
-        self.count = 1 if kind is Handle else sum(part.count for part in parts)
+        self.count: int = 1 if kind is Handle else sum(part.count for part in parts)
 
     def unflatten(self, leaves: Iterable[Any]) -> Any:
         """The tree around other leaves."""

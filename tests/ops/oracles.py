@@ -307,6 +307,12 @@ def random_bits(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.array(drawn[:needed]).reshape(shape)
 
 
+def substream(state: np.ndarray) -> np.ndarray:
+    seed, stream, position = (int(part) for part in state)
+    low, high, _, _ = philox(stream ^ 0xBA7C4ED0BA7C4ED0, seed, position)
+    return np.array([seed, low + 2**32 * high, 0], np.uint64)
+
+
 ORACLES: dict[str, Oracle] = {
     # one input
     "negative": each(operator.neg),
@@ -406,4 +412,5 @@ ORACLES: dict[str, Oracle] = {
     "convolve_weight": convolve_weight,
     "solve": solve,
     "random_bits": random_bits,
+    "substream": substream,
 }

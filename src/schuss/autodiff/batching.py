@@ -160,6 +160,8 @@ def _differs(node: Node, found: dict[Node, Tensor]) -> bool:
 
 
 def _batched(node: Node, size: int, found: dict[Node, Tensor]) -> Tensor:
+    if not size:  # which no rule has to think of
+        return zeros((0, *node.shape), node.dtype)
     assert node.op is not None
     flags = [each in found for each in node.inputs]
     xs = [found[each] if each in found else wrap(each) for each in node.inputs]
@@ -171,8 +173,6 @@ def _batched(node: Node, size: int, found: dict[Node, Tensor]) -> Tensor:
 
 def one_by_one(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
     """The batching rule of ops that have none."""
-    if not size:
-        return zeros((0, *node.shape), node.dtype)
     assert node.op is not None
     return stack(
         [

@@ -109,7 +109,8 @@ class Linear:
         self._held = recording.saved()  # stays computed as long as this lives
 
     def __call__(self, *tangents: Any) -> Any:
-        recording, given = self._recording, []
+        recording = self._recording
+        given: list[Tensor] = []
         if len(tangents) != len(recording.arguments):
             problem = f"needs a tangent for each argument: {len(recording.arguments)}"
             raise fail(ArgumentError, recording.where, f"{problem}, got {len(tangents)}")

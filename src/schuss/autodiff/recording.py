@@ -109,6 +109,7 @@ class Recording:
             inner[each] = structure.unflatten(fresh)
         with grad_mode(True):
             returned = f(*inner, **kwargs)
+        self.aux: Any
         value, self.aux = _pair(where, returned) if has_aux else (returned, None)
         self.result, self.structure = trees.flatten(value)
         self.walked = tape(*[each._node for each in self.result])
@@ -186,7 +187,7 @@ def matching_leaves(
     for leaf, like in zip(leaves, likes, strict=True):
         if leaf.shape != like.shape:
             problem = f"the {what} must have the shape of the tensor that it belongs to"
-            raise fail(ArgumentError, where, problem, tensor=like, **{what: leaf})
+            raise fail(ArgumentError, where, problem, tensor=like, given=leaf)
     return [leaf.astype(like.dtype) for leaf, like in zip(leaves, likes, strict=True)]
 
 

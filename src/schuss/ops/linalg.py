@@ -46,8 +46,10 @@ def _solve_rule_a(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _solve_tangent(op: Op, ts: Tangents, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     ta, tb = ts  # from ta @ x + a @ tx = tb
-    right = tb if ta is None else -(ta @ x) if tb is None else tb - ta @ x
-    return apply(solve, a, right)
+    if ta is None:
+        assert tb is not None
+        return apply(solve, a, tb)
+    return apply(solve, a, -(ta @ x) if tb is None else tb - ta @ x)
 
 
 def _solve_samples(rng: Rng) -> list[Sample]:

@@ -10,10 +10,8 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.dtypes import DType
-from schuss.graph import Node, Op, Sample, Shape, apply, data, define, scalar, wrap
-from schuss.ops.elementwise import bitwise_left_shift, bitwise_or
-from schuss.ops.movement import concat
-from schuss.philox import bits_at
+from schuss.graph import Node, Op, Sample, Shape, apply, define
+from schuss.philox import bits_at, substream_at
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -23,20 +21,22 @@ def _infer(state: Node, shape: Shape) -> tuple[Shape, DType]:
     return shape, dtypes.uint32
 
 
+substream: Op = define(
+    "substream",
+    "the start of a stream of random bits that belongs to this state of a generator alone",
+    infer=lambda state: ((3,), dtypes.uint64),
+    reference=lambda state: substream_at(state),
+    gradient=None,
+    samples=lambda rng: [
+        Sample([np.array([1, 2, 3], np.uint64)]),
+        Sample([np.array([2**64 - 1, 0, 2**40], np.uint64)]),
+    ],
+)
+
+
 def _batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
     """Numbers of its own for each example: the draws of a batch come from a stream of their own."""
-    return apply(random_bits, _substream(xs[0]), shape=(size, *node.shape))
-
-
-_FAR = np.array([0, 0x9E3779B97F4A7C15, 0], np.uint64)  # from each stream to one next to no other
-
-
-def _substream(state: Tensor) -> Tensor:
-    """The start of a stream that belongs to this state alone, keyed by four random words."""
-    words = apply(random_bits, state + wrap(data(_FAR)), shape=(4,)).astype(dtypes.uint64)
-    low, high = words[:2], words[2:]
-    keys = apply(bitwise_or, low, apply(bitwise_left_shift, high, scalar(32, dtypes.uint64)))
-    return apply(concat, keys, scalar(0, dtypes.uint64).reshape((1,)), axis=0)
+    return apply(random_bits, apply(substream, xs[0]), shape=(size, *node.shape))
 
 
 random_bits: Op = define(
