@@ -35,8 +35,9 @@ from schuss.tensor import Tensor
 from schuss.version import __version__
 
 from schuss.autodiff import (  # isort: skip
-    check_gradients, gauss_newton_at, gnvp, grad, hessian, hessian_at, hvp, jacfwd, jacobian,
-    jacrev, jvp, linearize, value_and_grad, vjp, vmap,
+    check_gradients, checkpoint, custom_gradient, custom_jvp, fixed_point, gauss_newton_at, gnvp,
+    grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
+    value_and_grad, vjp, vmap,
 )  # fmt: skip
 from schuss.execution import Run, last_run  # isort: skip
 from schuss.execution import evaluate as _evaluate_nodes  # isort: skip
@@ -87,16 +88,17 @@ __all__ = [
     "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh", "astype", "atan",
     "atan2", "atanh", "bfloat16", "bitwise_and", "bitwise_invert", "bitwise_left_shift",
     "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bool", "bool_", "broadcast_arrays",
-    "broadcast_to", "can_cast", "ceil", "check_gradients", "clip", "complex128", "complex64",
-    "concat", "conj", "copysign", "cos", "cosh", "count_nonzero", "cumulative_prod",
-    "cumulative_sum", "diff", "divide", "e", "einsum", "empty", "empty_like", "enable_grad",
-    "equal", "erf", "evaluate", "exp", "expand_dims", "expm1", "eye", "finfo", "flatten", "flip",
-    "float16", "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
-    "gauss_newton_at", "gnvp", "grad", "greater", "greater_equal", "hessian", "hessian_at", "hvp",
-    "hypot", "iinfo", "imag", "inf", "int16", "int32", "int64", "int8", "isdtype", "isfinite",
-    "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "last_run", "less", "less_equal",
-    "linearize", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul",
+    "broadcast_to", "can_cast", "ceil", "check_gradients", "checkpoint", "clip", "complex128",
+    "complex64", "concat", "conj", "copysign", "cos", "cosh", "count_nonzero", "cumulative_prod",
+    "cumulative_sum", "custom_gradient", "custom_jvp", "diff", "divide", "e", "einsum", "empty",
+    "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp", "expand_dims", "expm1", "eye",
+    "finfo", "fixed_point", "flatten", "flip", "float16", "float32", "float64", "floor",
+    "floor_divide", "from_dlpack", "full", "full_like", "gauss_newton_at", "gnvp", "grad",
+    "greater", "greater_equal", "hessian", "hessian_at", "hvp", "hypot", "iinfo", "imag",
+    "implicit_root", "inf", "int16", "int32", "int64", "int8", "isdtype", "isfinite", "isinf",
+    "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "last_run", "less", "less_equal", "linearize",
+    "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul",
     "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum", "moveaxis",
     "multiply", "nan", "negative", "newaxis", "nextafter", "no_grad", "nonzero", "norm",
     "not_equal", "one_hot", "ones", "ones_like", "outer", "pad", "permute_dims", "pi", "positive",

@@ -15,7 +15,7 @@ import numpy as np
 
 from schuss import trees
 from schuss.autodiff.recording import require_function
-from schuss.context import context, rules
+from schuss.context import context, one_example, rules
 from schuss.dtypes import DType
 from schuss.errors import ArgumentError, ArgumentTypeError, BadValueError, TransformError, fail
 from schuss.functions.manipulation import moveaxis, stack
@@ -80,7 +80,8 @@ def vmap(f: Callable[..., Any], in_axes: Axes = 0, out_axes: Axes = 0) -> Callab
         leaves, size = _examples_first(leaves, axes)
         changed = len(context.unsettled)
         inner, batched = _stand_ins(leaves, axes)
-        result, returned = trees.flatten(f(*structure.unflatten(inner), **kwargs))
+        with one_example():
+            result, returned = trees.flatten(f(*structure.unflatten(inner), **kwargs))
         _require_state_unchanged(changed, batched)
         found = batch([each._node for each in result], batched, size)
         places = trees.broadcast_prefix("vmap", out_axes, returned, "out_axes")
@@ -114,18 +115,16 @@ def _examples_first(leaves: Sequence[Tensor], axes: Sequence[Any]) -> tuple[list
 def _stand_ins(
     leaves: Sequence[Tensor], axes: Sequence[Any]
 ) -> tuple[list[Tensor], dict[Node, Tensor]]:
-    inner: list[Tensor] = []
-    batched: dict[Node, Tensor] = {}
-    for x, axis in zip(leaves, axes, strict=True):
-        if axis is None:
-            inner.append(x)
-            continue
-        one = apply(_example, shape=x.shape[1:], dtype=x.dtype)
-        one._node.requires_grad = x.requires_grad and context.grad_enabled
-        one._node.location = None  # an error names the line that looks at it
-        batched[one._node] = x
-        inner.append(one)
-    return inner, batched
+    inner = [x if axis is None else example_of(x) for x, axis in zip(leaves, axes, strict=True)]
+    return inner, {one._node: x for one, x in zip(inner, leaves, strict=True) if one is not x}
+
+
+def example_of(x: Tensor) -> Tensor:
+    """The stand-in for one example of those along the first axis of x."""
+    one = apply(_example, shape=x.shape[1:], dtype=x.dtype)
+    one._node.requires_grad = x.requires_grad and context.grad_enabled
+    one._node.location = None  # an error names the line that looks at it
+    return one
 
 
 def batch(results: Sequence[Node], batched: dict[Node, Tensor], size: int) -> dict[Node, Tensor]:
@@ -139,7 +138,8 @@ def batch(results: Sequence[Node], batched: dict[Node, Tensor], size: int) -> di
     """
     first = min(node.number for node in batched)
     found = dict(batched)
-    enabled = context.grad_enabled
+    enabled, outer = context.grad_enabled, context.examples
+    context.examples = found
     try:
         with rules("batch"):
             for node in ancestors(results, lambda each: each.number >= first):
@@ -148,7 +148,7 @@ def batch(results: Sequence[Node], batched: dict[Node, Tensor], size: int) -> di
                     context.grad_enabled = node.requires_grad
                     found[node] = _batched(node, size, found)
     finally:
-        context.grad_enabled = enabled
+        context.grad_enabled, context.examples = enabled, outer
     return found
 
 

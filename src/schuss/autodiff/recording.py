@@ -113,7 +113,8 @@ class Recording:
         value, self.aux = _pair(where, returned) if has_aux else (returned, None)
         self.result, self.structure = trees.flatten(value)
         self.walked = tape(*[each._node for each in self.result])
-        self.outer = _has_outer(self.walked, {each._node for each in self.inputs})
+        own = {each._node for each in self.inputs}
+        self.outer = context.grad_enabled and _has_outer(self.walked, own)
 
     def shown(self) -> Any:
         """What f returned, cut off from the stand-ins where nothing else requires a gradient."""
@@ -173,7 +174,7 @@ def _has_outer(walked: Sequence[Node], own: set[Node]) -> bool:
 
 def connects(outer: bool, given: Sequence[Tensor]) -> bool:
     """Whether what is recorded from `given` on is part of an outer derivative."""
-    return outer or (context.grad_enabled and any(each.requires_grad for each in given))
+    return context.grad_enabled and (outer or any(each.requires_grad for each in given))
 
 
 def matching_leaves(
