@@ -90,7 +90,7 @@ class Structure:
         if self.kind is dict:
             named = zip(self.rest, self.parts, strict=True)
             return f"{{{', '.join(f'{key!r}: {part}' for key, part in named)}}}"
-        inner = ", ".join(map(repr, self.parts))
+        inner = ", ".join(repr(part) for part in self.parts)
         if self.kind is list:
             return f"[{inner}]"
         return f"({inner})" if self.kind is tuple else f"{self.kind.__name__}({inner})"
