@@ -143,28 +143,24 @@ def batch(results: Sequence[Node], batched: dict[Node, Tensor], size: int) -> di
     try:
         with rules("batch"):
             for node in ancestors(results, lambda each: each.number >= first):
-                if node not in found and _differs(node, found):
+                if node in found:
+                    continue
+                flags = [each in found for each in node.inputs]
+                if True in flags or (node.op is random_bits and flags):  # each draws its own
                     context.differentiating = node
                     context.grad_enabled = node.requires_grad
-                    found[node] = _batched(node, size, found)
+                    found[node] = _batched(node, size, found, flags)
     finally:
         context.grad_enabled, context.examples = enabled, outer
     return found
 
 
-def _differs(node: Node, found: dict[Node, Tensor]) -> bool:
-    """Whether a node has another value for each example: random numbers do."""
-    return any(each in found for each in node.inputs) or (
-        node.op is random_bits and node.inputs != ()
-    )
-
-
-def _batched(node: Node, size: int, found: dict[Node, Tensor]) -> Tensor:
+def _batched(node: Node, size: int, found: dict[Node, Tensor], flags: list[bool]) -> Tensor:
     if not size:  # which no rule has to think of
         return zeros((0, *node.shape), node.dtype)
     assert node.op is not None
-    flags = [each in found for each in node.inputs]
-    xs = [found[each] if each in found else wrap(each) for each in node.inputs]
+    pairs = zip(node.inputs, flags, strict=True)
+    xs = [found[each] if flag else wrap(each) for each, flag in pairs]
     y = (node.op.batch or one_by_one)(node, size, xs, flags)
     assert y.shape == (size, *node.shape), (node, y.shape)
     assert y.dtype == node.dtype, (node, y.dtype)

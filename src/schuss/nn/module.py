@@ -422,15 +422,15 @@ class Module:
 class _Mould:
     """A layer to copy: equal to every other of its type with parameters of the same names."""
 
-    def __init__(self, module: Module) -> None:
+    def __init__(self, module: Module, parameters: Mapping[str, Parameter]) -> None:
         self.module = module
-        self.names = [name for name, _ in module.named_parameters()]
+        self.parameters = parameters
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, _Mould)
             and type(self.module) is type(other.module)
-            and self.names == other.names
+            and list(self.parameters) == list(other.parameters)
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -438,7 +438,7 @@ class _Mould:
     def cast(self, parameters: Sequence[Any]) -> Module:
         """The layer with other parameters. All else is shared with it."""
         replaced: dict[int, Any] = {}
-        for own, given in zip(self.module.parameters(), parameters, strict=True):
+        for own, given in zip(self.parameters.values(), parameters, strict=True):
             if isinstance(given, Tensor):  # so that the copy finds its parameters by type
                 twin = object.__new__(type(own))
                 Tensor.__init__(twin, given._node)
@@ -462,11 +462,12 @@ def _with_replaced(value: Any, replaced: dict[int, Any]) -> Any:
     return value
 
 
-trees.register(
-    Module,
-    lambda module: (module.parameters(), _Mould(module)),
-    lambda mould, parameters: mould.cast(parameters),
-)
+def _take_apart(module: Module) -> tuple[list[Parameter], _Mould]:
+    parameters = module._named(Parameter)
+    return list(parameters.values()), _Mould(module, parameters)
+
+
+trees.register(Module, _take_apart, _Mould.cast)
 
 
 def _fits(saved: np.dtype[Any], own: np.dtype[Any]) -> bool:

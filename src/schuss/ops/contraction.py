@@ -19,9 +19,11 @@ from schuss import dtypes
 from schuss.dtypes import DType, accumulator
 from schuss.errors import ShapeError, fail
 from schuss.graph import Node, Op, Sample, Shape, apply, define
+from schuss.ops.elementwise import multiply
 from schuss.ops.infer import Rng, broadcast_shapes, numbers, require_dtype, strided
 from schuss.ops.movement import overlap_add, window_counts, windows_view
 from schuss.ops.structure import (
+    align,
     aligned,
     all_batched,
     batch_first,
@@ -57,7 +59,13 @@ def _matmul_infer(x: Node, y: Node) -> tuple[Shape, DType]:
 
 
 def _matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.matmul(*_wide(x, y)).astype(x.dtype, copy=False)
+    a, b = (_for_blas(each) for each in _wide(x, y))
+    return np.matmul(a, b).astype(x.dtype, copy=False)
+
+
+def _for_blas(x: np.ndarray) -> np.ndarray:
+    """A matrix that is one row or element seen many times is copied: BLAS cannot read it."""
+    return np.ascontiguousarray(x) if x.size > 1 and 0 in x.strides[-2:] else x
 
 
 def _matmul_samples(rng: Rng) -> list[Sample]:
@@ -72,6 +80,8 @@ def _matmul_samples(rng: Rng) -> list[Sample]:
 def _matmul_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
     """With one matrix for all examples, one tall product instead of a stack of small ones."""
     x, y = xs
+    if all(batched) and node.inputs[0].shape[-1] == 1:  # (..., M, 1) @ (..., 1, N)
+        return apply(multiply, *align(node, xs, batched))
     if any(each.ndim != 2 for each in node.inputs) or all(batched):
         return aligned(node, size, xs, batched)
     if batched[0]:  # (B, M, K) @ (K, N)
