@@ -462,6 +462,11 @@ def _with_replaced(value: Any, replaced: dict[int, Any]) -> Any:
     return value
 
 
+def replaced_layers(module: Module, others: Mapping[int, Module]) -> Any:
+    """The module with other layers in place of some, by `id`. All else is shared with it."""
+    return _with_replaced(module, dict(others))
+
+
 def _take_apart(module: Module) -> tuple[list[Parameter], _Mould]:
     parameters = module._named(Parameter)
     return list(parameters.values()), _Mould(module, parameters)
