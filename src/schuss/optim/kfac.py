@@ -89,9 +89,7 @@ class KFAC:
             found = dict(zip(map(id, parameters), gradients, strict=True))
             steps = self._divided(found)
             moved = [steps[id(p)] for p in parameters]
-            size = math.fsum(
-                (s * g).sum().item() for s, g in zip(moved, gradients, strict=True)
-            )
+            size = math.fsum((s * g).sum().item() for s, g in zip(moved, gradients, strict=True))
             scale = min(1.0, math.sqrt(self.limit / max(self.lr**2 * size, 1e-30)))
             rate = self.lr * scale
             self.velocity = [
