@@ -47,7 +47,7 @@ def test_what_is_the_same_for_all() -> None:
     y = vmap(lambda x, w: x @ w, in_axes=(0, None))(t(X), w)
     np.testing.assert_allclose(y.numpy(), X @ w.numpy())
     closed_over = vmap(lambda x: x @ w)(t(X))
-    np.testing.assert_array_equal(closed_over.numpy(), y.numpy())
+    np.testing.assert_allclose(closed_over.numpy(), y.numpy(), rtol=1e-12)
 
 
 def test_trees_of_arguments_axes_and_results() -> None:
@@ -187,19 +187,19 @@ def test_draws_outside_are_shared() -> None:
 
 
 def test_draws_are_a_function_of_the_state() -> None:
-    f = lambda x: x + schuss.random.normal((4,))
+    f = lambda x: x + schuss.random.uniform((4,))
 
     def run():
         schuss.manual_seed(7)
         first = vmap(f)(schuss.zeros(3, 1)).numpy()
-        return first, schuss.random.normal((4,)).numpy()
+        return first, schuss.random.uniform((4,)).numpy()
 
     (first, after), (again, after_again) = run(), run()
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(after, after_again)
     schuss.manual_seed(7)
     f(schuss.zeros(1)).numpy()
-    np.testing.assert_array_equal(schuss.random.normal((4,)).numpy(), after)
+    np.testing.assert_array_equal(schuss.random.uniform((4,)).numpy(), after)
 
 
 def test_the_numbers_of_an_example_do_not_depend_on_how_many_there_are() -> None:

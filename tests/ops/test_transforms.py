@@ -179,6 +179,8 @@ def test_batches(name: str, rule: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(NAMES) - RANDOM))
 def test_a_batch_of_nothing(name: str) -> None:
     sample = samples_of(name)[0]
+    if not sample.inputs:
+        return
     empty = [np.zeros((0, *x.shape), x.dtype) for x in sample.inputs]
     one = apply(REGISTRY[name], *tensors(sample.inputs), **sample.attributes)
     y = vmap(lambda *xs: apply(REGISTRY[name], *xs, **sample.attributes))(*tensors(empty))

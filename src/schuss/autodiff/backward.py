@@ -138,6 +138,8 @@ def input_gradients(node: Node, g: Tensor, wanted: Sequence[bool]) -> list[Tenso
     y = wrap(node)
     if op.variadic:  # one rule gives the gradients of all inputs at once
         parts = op.gradient[0](g, y, *inputs, **node.attributes)  # type: ignore[index, misc]
+        # A rule may leave out the last inputs where they require no gradient.
+        parts = [*parts, *[None] * (len(wanted) - len(parts))]
         return [part if want else None for part, want in zip(parts, wanted, strict=True)]
     return [
         _apply_rule(node, index, g, y, inputs) if want else None

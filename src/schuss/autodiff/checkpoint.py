@@ -69,7 +69,6 @@ _wait = Op(
     tangent=lambda op, ts, y, x, after: ts[0],
     batch=_wait_batch,
     samples=lambda rng: [],
-    view=True,
 )
 
 

@@ -141,7 +141,6 @@ def overriding(name: str, saves: tuple[int, ...]) -> Op:
         saves=saves,
         samples=lambda rng: [],
         variadic=True,
-        view=True,
     )
 
 

@@ -26,6 +26,7 @@ from schuss.autodiff.segment import Segment
 from schuss.autodiff.transforms import vjp
 from schuss.context import context, grad_mode
 from schuss.errors import BadValueError, NumericsError, fail
+from schuss.execution import tiers
 from schuss.functions.linalg import norm, solve
 from schuss.functions.reduction import max as largest
 from schuss.functions.types import finfo
@@ -166,7 +167,7 @@ def _converged(segment: Segment, x: Tensor, tolerance: float, max_steps: int) ->
     outside = [wrap(node) for node in segment.starts[1:]]
     steps = _Steps(segment.again, tolerance, max_steps)
     with grad_mode(False):
-        return apply(_converge, x, *outside, steps=steps)
+        return apply(_converge, x, steps.as_data(), *outside)
 
 
 class _Steps:
@@ -177,10 +178,17 @@ class _Steps:
         self.tolerance = tolerance
         self.max_steps = max_steps
 
+    def as_data(self) -> Tensor:
+        """An input of the op, so that the structure of the graph does not depend on it."""
+        held = np.empty((), object)
+        held[()] = self
+        return wrap(data(held))
+
     def run(self, x: np.ndarray, *outside: np.ndarray) -> np.ndarray:
         held = [wrap(data(each)) for each in outside]
         step = lambda y: self.step(y, *held).detach()
-        with grad_mode(False):
+        # An evaluation within an evaluation: programs share their memory, the reference does not.
+        with grad_mode(False), tiers.using("reference"):
             return _iterate(step, wrap(data(x)), self.tolerance, self.max_steps).numpy()
 
     def batched(self, size: int, flags: Sequence[bool]) -> _Steps:
@@ -199,15 +207,16 @@ class _Steps:
 
 def _converge_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
     x = xs[0] if batched[0] else repeated(xs[0], size)
-    steps = node.attributes["steps"].batched(size, batched[1:])
-    return apply(_converge, x, *xs[1:], steps=steps)
+    assert node.inputs[1].value is not None
+    steps = node.inputs[1].value.item().batched(size, batched[2:])
+    return apply(_converge, x, steps.as_data(), *xs[2:])
 
 
 _converge = Op(
     name="fixed_point",
     doc="steps from the first input on until nothing changes",
-    infer=lambda x, *outside, steps: (x.shape, x.dtype),
-    reference=lambda x, *outside, steps: steps.run(x, *outside),
+    infer=lambda x, steps, *outside: (x.shape, x.dtype),
+    reference=lambda x, steps, *outside: steps.item().run(x, *outside),
     gradient=None,
     batch=_converge_batch,
     samples=lambda rng: [],

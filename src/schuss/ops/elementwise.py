@@ -10,7 +10,19 @@ import numpy as np
 from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.errors import ArgumentError, BadValueError
-from schuss.graph import OUTPUT, Handle, Node, Op, Sample, Shape, apply, define, scalar
+from schuss.graph import (
+    OUTPUT,
+    Handle,
+    Node,
+    Op,
+    Sample,
+    Shape,
+    apply,
+    define,
+    record,
+    shared_scalar,
+    wrap,
+)
 from schuss.ops.erf import erf_reference
 from schuss.ops.infer import (
     SHAPES,
@@ -36,8 +48,10 @@ if TYPE_CHECKING:
 def select(condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
     """`where`, in which one side may be a Python number."""
     dtype = a.dtype if isinstance(a, Handle) else b.dtype  # type: ignore[union-attr]
-    x, y = (each if isinstance(each, Handle) else scalar(each, dtype) for each in (a, b))
-    return apply(where, condition, x, y)
+    x, y = (
+        each._node if isinstance(each, Handle) else shared_scalar(each, dtype) for each in (a, b)
+    )
+    return wrap(record(where, (condition._node, x, y), {}))
 
 
 def guarded(g: Tensor, derivative: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schuss.dtypes import DType, accumulator
+from schuss.dtypes import DType, accumulator, int64
 from schuss.errors import BadValueError, OutOfBoundsError
 from schuss.graph import Node, Op, Sample, Shape, apply, data, define, wrap
 from schuss.ops.broadcast import Axes, without, zeros
 from schuss.ops.infer import Rng, broadcast_shapes, numbers
-from schuss.ops.structure import all_batched, batch_first, batch_last, linear
+from schuss.ops.structure import all_batched, batch_first, batch_last, leading, linear
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -34,21 +34,33 @@ def _to_front(x: np.ndarray, axes: Axes) -> np.ndarray:
 
 
 def _checked(
-    indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool
+    indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool, shown: Axes = ()
 ) -> tuple[np.ndarray, ...]:
-    """The indices counted from the front; each is checked, so that none reads astray."""
+    """The indices counted from the front; each is checked, so that none reads astray.
+
+    `shown` is what messages call the axes, where that differs.
+    """
     made = []
-    for index, axis in zip(indices, axes, strict=True):
+    for index, axis, name in zip(indices, axes, shown or axes, strict=True):
         n = shape[axis]
         low = -n if wrap else 0
         if index.size and (index.min() < low or index.max() >= n):
             bad = index[(index < low) | (index >= n)].flat[0]
             allowed = f"from {low} to {n - 1}" if n else "none, the axis is empty"
             raise BadValueError(
-                OutOfBoundsError, f"index {bad} is outside axis {axis}: allowed are {allowed}"
+                OutOfBoundsError, f"index {bad} is outside axis {name}: allowed are {allowed}"
             )
         made.append(np.where(index < 0, index + n, index) if wrap else index)
     return tuple(made)
+
+
+def _checked_index(index: np.ndarray, size: int, axis: int) -> np.ndarray:
+    return _checked((index,), (size,), (0,), wrap=False, shown=(axis,))[0]
+
+
+def _positions(shape: Shape, axis: int) -> np.ndarray:
+    along = np.arange(shape[axis], dtype=np.int64)
+    return np.broadcast_to(along.reshape(-1, *[1] * (len(shape) - axis - 1)), shape)
 
 
 def _gather_infer(x: Node, *indices: Node, axes: Axes, wrap: bool) -> tuple[Shape, DType]:
@@ -146,7 +158,7 @@ def _gather_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence
     later = tuple(axis + 1 for axis in axes)
     if not any(batched[1:]):
         y = apply(gather, x, *indices, axes=later, wrap=wrapped)
-        return batch_first(y, _positions(node, 1))  # (positions, B, rest)
+        return batch_first(y, _index_axes(node, 1))  # (positions, B, rest)
     indices = [_each_its_own(node, 1, size), *_align_indices(node, 1, xs, batched)[1:]]
     return apply(gather, x, *indices, axes=(0, *later), wrap=wrapped)
 
@@ -156,13 +168,13 @@ def _scatter_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequenc
     x, part = all_batched(size, xs[:2], batched[:2])
     later, wrapped = tuple(axis + 1 for axis in node.attributes["axes"]), node.attributes["wrap"]
     if not any(batched[2:]):
-        part = batch_last(part, _positions(node, 2))
+        part = batch_last(part, _index_axes(node, 2))
         return apply(node.op, x, part, *xs[2:], axes=later, wrap=wrapped)
     indices = [_each_its_own(node, 2, size), *_align_indices(node, 2, xs, batched)[2:]]
     return apply(node.op, x, part, *indices, axes=(0, *later), wrap=wrapped)
 
 
-def _positions(node: Node, first: int) -> int:
+def _index_axes(node: Node, first: int) -> int:
     """How many axes the indices have together; they start at input `first`."""
     return max(index.ndim for index in node.inputs[first:])
 
@@ -171,7 +183,7 @@ def _align_indices(
     node: Node, first: int, xs: Sequence[Tensor], batched: Sequence[bool]
 ) -> list[Tensor]:
     """The inputs; batched indices with axes of size 1 behind the batch axis, to broadcast."""
-    longest = _positions(node, first)
+    longest = _index_axes(node, first)
     made = list(xs)
     for i in range(first, len(made)):
         if batched[i]:
@@ -183,9 +195,35 @@ def _align_indices(
 
 def _each_its_own(node: Node, first: int, size: int) -> Tensor:
     """The index that keeps each example with itself."""
-    return wrap(data(np.arange(size).reshape((size, *(1,) * _positions(node, first)))))
+    return wrap(data(np.arange(size).reshape((size, *(1,) * _index_axes(node, first)))))
 
 
+checked_index: Op = define(
+    "checked_index",
+    "integers, all of which must point into an axis of the given size",
+    infer=lambda index, size, axis: (index.shape, index.dtype),
+    reference=_checked_index,
+    gradient=None,
+    samples=lambda rng: [
+        Sample([rng.integers(0, 4, (3, 2))], {"size": 4, "axis": 1}),
+        Sample([np.zeros((0,), np.int64)], {"size": 0, "axis": 0}),
+    ],
+    view=True,
+    batch=leading,
+)
+positions: Op = define(
+    "positions",
+    "for each element of a shape where it stands along an axis",
+    infer=lambda shape, axis: (shape, int64),
+    reference=_positions,
+    gradient=None,
+    samples=lambda rng: [
+        Sample([], {"shape": (3,), "axis": 0}),
+        Sample([], {"shape": (2, 3, 4), "axis": 1}),
+        Sample([], {"shape": (2, 0), "axis": 0}),
+    ],
+    view=True,
+)
 gather: Op = define(
     "gather",
     "elements of x at positions; `wrap` allows negative ones, counted from the end",

@@ -20,7 +20,6 @@ from schuss.errors import (
 )
 from schuss.execution.evaluate import evaluate_pending
 from schuss.functions.arguments import adopt, as_tensor, cast
-from schuss.graph import Node
 from schuss.tensor import Tensor
 
 Group = dict[str, Any]
@@ -128,18 +127,20 @@ class Optimizer:
         Where that fails (a label was out of range, say), parameters and state are as before.
         Warns once where no parameter has a gradient.
         """
-        before: list[tuple[Tensor, Node]] = []
+        before: list[tuple[Tensor, Tensor]] = []  # parameters and what they were
         state = {name: dict(slots) for name, slots in self.state.items()}
         try:
             self._assign_all(before)
-            evaluate_pending([p._node for p, _ in before])
+            kept = [value for slots in state.values() for value in slots.values()]
+            former = [each for each in kept if isinstance(each, Tensor)]
+            evaluate_pending([p._node for p, _ in before], [each for _, each in before] + former)
         except BaseException:
-            for p, node in before:
-                p._point_at(node)
+            for p, value in before:
+                p._point_at(value._node)
             self.state = state
             raise
 
-    def _assign_all(self, before: list[tuple[Tensor, Node]]) -> None:
+    def _assign_all(self, before: list[tuple[Tensor, Tensor]]) -> None:
         """Assign new values, noting in `before` what the parameters pointed at."""
         with no_grad():
             for group in self.param_groups:
@@ -154,7 +155,7 @@ class Optimizer:
                             parameter=p,
                             gradient=p.grad,
                         )
-                    before.append((p, p._node))
+                    before.append((p, Tensor(p._node)))
                     g = cast(p.grad, p.dtype)
                     p.assign(self.update(p.detach(), g, self.state.setdefault(name, {}), group))
         learning = any(p.requires_grad for group in self.param_groups for p in group["params"])
