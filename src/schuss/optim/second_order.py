@@ -18,6 +18,7 @@ from schuss.execution.evaluate import evaluate
 from schuss.functions.creation import eye
 from schuss.functions.linalg import solve
 from schuss.functions.manipulation import concat
+from schuss.functions.types import finfo
 from schuss.tensor import Tensor
 
 Product = Callable[[Any], Any]
@@ -123,7 +124,7 @@ def newton(
         # Exact near the minimum, cheap far from it (Dembo, Eisenstat and Steihaug, 1982).
         size = math.sqrt(_inner(gradient, gradient))
         return conjugate_gradient(
-            _damped(product, damping), _negative(gradient), tolerance=min(0.5, math.sqrt(size))
+            _damped(product, damping), _negative(gradient), tolerance=min(0.1, math.sqrt(size))
         )
 
     return _descend("newton", f, x, direction, steps, tolerance)
@@ -197,7 +198,7 @@ def _descend(
     both = value_and_grad(f)
     with no_grad():
         value, gradient = both(x)
-        losses = [float(value.item())]
+        losses, rounding = [float(value.item())], float(finfo(value.dtype).eps)
         if not math.isfinite(losses[0]):
             raise fail(NumericsError, where, "the loss at the start is not finite", loss=losses[0])
         while len(losses) <= steps and _largest(gradient) > tolerance:
@@ -210,7 +211,7 @@ def _descend(
                 there = _combine(x, length, step)
                 value, ahead = both(there)
                 _compute(value, ahead, there)
-                if value.item() <= losses[-1] + 1e-4 * length * slope:
+                if value.item() <= losses[-1] + 1e-4 * length * slope + rounding * abs(losses[-1]):
                     break
                 length /= 2
             else:

@@ -16,9 +16,8 @@ from schuss.recipes import pictures
 from schuss.recipes.recipe import Target, recipe
 
 START, STEEP = (-9.0, 2.0), 25.0
-METHODS: dict[
-    str, tuple[Any, dict[str, Any], float, float]
-] = {  # and the learning rates that suit each, in the valley and on the digits
+Method = tuple[Any, dict[str, Any], float, float]  # lr in the valley and on the digits
+METHODS: dict[str, Method] = {
     "SGD": (optim.SGD, {}, 0.07, 0.5),
     "momentum": (optim.SGD, {"momentum": 0.85}, 0.03, 0.2),
     "Adagrad": (optim.Adagrad, {}, 1.5, 0.05),
@@ -90,7 +89,7 @@ def optimizers(
     pictures.draw_paths(paths, STEEP, out / "paths.png")
     curves, accuracies = {}, []
     x, y = next(iter(DataLoader(Digits("test"), batch_size=10_000)))
-    for name in [*METHODS, "K-FAC"]:
+    for name in (*METHODS, "K-FAC"):
         schuss.manual_seed(seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))
         curves[name] = curve(name, model, steps)
