@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -196,7 +197,7 @@ SECTIONS = {
 }
 
 
-def lines_of(rows: dict[str, list[list[str]]], rounds: int, skipped: list[str]) -> list[str]:
+def lines_of(rows: dict[str, list[list[str]]], rounds: int, notes: list[str]) -> list[str]:
     """The whole report."""
     lines = [
         "# Overheads",
@@ -211,7 +212,7 @@ def lines_of(rows: dict[str, list[list[str]]], rounds: int, skipped: list[str]) 
         unit = "ms" if section == "importing" else "µs"
         lines += ["", SECTIONS[section].__doc__ or "", ""]
         lines += report.table([section, unit], body)
-    return lines + [line for each in skipped for line in ("", each)]
+    return lines + [line for each in notes for line in ("", each)]
 
 
 def main() -> None:
@@ -222,13 +223,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where to write; OVERHEADS.md, if everything")
     options = parser.parse_args()
     rounds = min(options.rounds, 3) if options.quick else options.rounds
+    sections = options.only or SECTIONS
     rows: dict[str, list[list[str]]] = {}
-    for section in options.only or SECTIONS:
-        for name, times in SECTIONS[section](rounds):
-            rows.setdefault(section, []).append([name, report.spread(times)])
-            print(" | ".join(rows[section][-1]), flush=True)
-    skipped = [f"{name}: not there yet, skipped." for name in SECTIONS if name not in rows]
-    lines = lines_of(rows, rounds, skipped if options.only is None else [])
+    notes = []
+    for section in sections:
+        try:
+            for name, times in SECTIONS[section](rounds):
+                rows.setdefault(section, []).append([name, report.spread(times)])
+                print(" | ".join(rows[section][-1]), flush=True)
+        except Exception as problem:  # the other sections still tell something
+            traceback.print_exc()
+            notes.append(f"{section}: ended by {type(problem).__name__}: {problem}")
+        else:
+            if section not in rows:
+                notes.append(f"{section}: not there yet, skipped.")
+    lines = lines_of(rows, rounds, notes)
     output = options.output or (None if options.only or options.quick else RESULTS)
     if output is not None:
         report.write(output, lines)

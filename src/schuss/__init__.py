@@ -39,6 +39,7 @@ from schuss.autodiff import (  # isort: skip
     grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
     value_and_grad, vjp, vmap,
 )  # fmt: skip
+from schuss.compiler.cpu.host import get_num_threads, set_num_threads  # isort: skip
 from schuss.execution import Run, last_run  # isort: skip
 from schuss.execution import evaluate as _evaluate_nodes  # isort: skip
 from schuss.functions.creation import (  # isort: skip
@@ -93,22 +94,22 @@ __all__ = [
     "cumulative_sum", "custom_gradient", "custom_jvp", "diff", "divide", "e", "einsum", "empty",
     "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp", "expand_dims", "expm1", "eye",
     "finfo", "fixed_point", "flatten", "flip", "float16", "float32", "float64", "floor",
-    "floor_divide", "from_dlpack", "full", "full_like", "gauss_newton_at", "gnvp", "grad",
-    "greater", "greater_equal", "hessian", "hessian_at", "hvp", "hypot", "iinfo", "imag",
-    "implicit_root", "inf", "int16", "int32", "int64", "int8", "isdtype", "isfinite", "isinf",
-    "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "last_run", "less", "less_equal", "linearize",
-    "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul",
+    "floor_divide", "from_dlpack", "full", "full_like", "gauss_newton_at", "get_num_threads",
+    "gnvp", "grad", "greater", "greater_equal", "hessian", "hessian_at", "hvp", "hypot", "iinfo",
+    "imag", "implicit_root", "inf", "int16", "int32", "int64", "int8", "isdtype", "isfinite",
+    "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "last_run", "less", "less_equal",
+    "linearize", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul",
     "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum", "moveaxis",
     "multiply", "nan", "negative", "newaxis", "nextafter", "no_grad", "nonzero", "norm",
     "not_equal", "one_hot", "ones", "ones_like", "outer", "pad", "permute_dims", "pi", "positive",
     "pow", "prod", "real", "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type",
-    "roll", "round", "rsqrt", "searchsorted", "sigmoid", "sign", "signbit", "sin", "sinh",
-    "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract",
-    "sum", "take", "take_along_axis", "tan", "tanh", "tensor", "tensordot", "tile", "topk", "trees",
-    "tril", "triu", "trunc", "uint16", "uint32", "uint64", "uint8", "unique_all", "unique_counts",
-    "unique_inverse", "unique_values", "unstack", "value_and_grad", "var", "vecdot", "vjp", "vmap",
-    "where", "zeros", "zeros_like",
+    "roll", "round", "rsqrt", "searchsorted", "set_num_threads", "sigmoid", "sign", "signbit",
+    "sin", "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
+    "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "tensor", "tensordot", "tile",
+    "topk", "trees", "tril", "triu", "trunc", "uint16", "uint32", "uint64", "uint8", "unique_all",
+    "unique_counts", "unique_inverse", "unique_values", "unstack", "value_and_grad", "var",
+    "vecdot", "vjp", "vmap", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 

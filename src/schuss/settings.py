@@ -3,8 +3,8 @@
 | variable           | meaning                                       | default                 |
 |--------------------|-----------------------------------------------|-------------------------|
 | SCHUSS_DATA        | folder in which downloaded data sets are kept | ~/.cache/schuss/data    |
-| SCHUSS_EXECUTION   | what computes: auto, reference or compiled            | auto                    |
-| SCHUSS_CHECK       | 1: both tiers compute, and must agree                 | 0                       |
+| SCHUSS_EXECUTION   | what computes: auto, reference or compiled    | auto                    |
+| SCHUSS_CHECK       | 1: both tiers compute, and must agree         | 0                       |
 | SCHUSS_CACHE       | 0: compiled kernels are not kept on disk      | 1                       |
 | SCHUSS_CACHE_DIR   | folder in which compiled kernels are kept     | ~/.cache/schuss/kernels |
 | SCHUSS_NUM_THREADS | how many threads compute                      | one for each processor  |

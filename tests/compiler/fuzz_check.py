@@ -64,8 +64,9 @@ def check(program: Program, runs: tuple[int, ...] = (0, 1, 0)) -> Failure | None
             return found
         held.append((outcome, [each.tobytes() for each in outcome.values]))
     for i, (outcome, before) in enumerate(held):
-        for name, each, was in zip(program.outputs, outcome.values, before, strict=False):
+        for j, (each, was) in enumerate(zip(outcome.values, before, strict=True)):
             if each.tobytes() != was:
+                name = _name(program, j)
                 return Failure("value|changed", f"{name} of run {i} was overwritten by a later run")
     if runs[0] == runs[-1] and len(held) > 1 and held[0][1] != held[-1][1]:
         return Failure("value|repeat", "the same inputs gave other bits the second time")
@@ -85,9 +86,12 @@ def _compare(program, function, number, expected, outcome):  # type: ignore[no-u
     if expected.error is not None or outcome.error is not None:
         return _compare_errors(expected.error, outcome.error)
     suspects = []
+    if len(expected.values) != len(outcome.values):
+        return Failure("value|count", f"{len(outcome.values)} results instead of "
+                       f"{len(expected.values)}")  # fmt: skip
     for i, (reference, found) in enumerate(zip(expected.values, outcome.values, strict=True)):
         if reference.shape != found.shape or reference.dtype != found.dtype:
-            return Failure("value|type", f"{program.outputs[i]}: {found.dtype}{found.shape}, "
+            return Failure("value|type", f"{_name(program, i)}: {found.dtype}{found.shape}, "
                            f"reference {reference.dtype}{reference.shape}")  # fmt: skip
         if differing(reference, found).any():
             suspects.append(i)
@@ -105,8 +109,13 @@ def _compare(program, function, number, expected, outcome):  # type: ignore[no-u
                 break
         else:
             return None
-    return Failure("value", _described(program.outputs[i], expected.values[i],
+    return Failure("value", _described(_name(program, i), expected.values[i],
                                        outcome.values[i], wrong, number))  # fmt: skip
+
+
+def _name(program: Program, i: int) -> str:
+    starred = any(name.startswith("*") for name in program.outputs)
+    return f"result {i}" if starred else program.outputs[i]
 
 
 def _described(name, reference, found, wrong, number):  # type: ignore[no-untyped-def]

@@ -62,7 +62,11 @@ class Noise:
             if name in ("prod", "cumprod"):
                 ulps = max(1.0, node.inputs[0].size / max(1, node.size)) ** 0.5 + 1
             size = np.abs(value).astype(np.float64) * (ulps * _epsilon(node.dtype))
-            node.value = self._moved(value, size if reach is None else reach + size)
+            moved = self._moved(value, size if reach is None else reach + size)
+            if name in _SUMS or name in _WHOLE:  # a sum of zeros may be either of the two zeros
+                turned = np.where(self.rng.random(moved.shape) < 0.5, -moved, moved)
+                moved = np.where(moved == 0, turned, moved)
+            node.value = moved
 
     def _moved(self, value: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
         wide = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)

@@ -26,21 +26,9 @@ _SIZES = [1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 40, 64, 65, 100]
 _FLOATS = ["float32"] * 6 + ["float64"] * 2 + ["float16", "bfloat16"]
 _INTEGERS = ["int64", "int64", "int32", "int32", "int8", "int16", "uint8", "uint16", "uint32",
              "uint64"]  # fmt: skip
+_WIDE = [300, 1000, 4097, 30_011, 70_001, 131_072]
 _MOST = 20_000  # elements of a value
 _BOUND = 1e4
-
-UNARY = """exp expm1 log log1p sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf
-    sigmoid relu abs sign floor ceil trunc round negative square rsqrt reciprocal isnan isinf
-    isfinite log2 log10 signbit""".split()
-LAYERS = """gelu silu elu selu softplus leaky_relu hardtanh softsign logsigmoid relu6""".split()
-BINARY = """add subtract multiply divide maximum minimum add subtract multiply divide pow atan2
-    remainder floor_divide copysign nextafter hypot logaddexp less less_equal greater equal
-    not_equal""".split()
-OF_INTEGERS = """add subtract multiply remainder floor_divide maximum minimum bitwise_and bitwise_or
-    bitwise_xor bitwise_left_shift bitwise_right_shift less equal not_equal greater_equal divide
-    pow""".split()
-OF_TRUTH = "logical_and logical_or logical_xor equal not_equal add multiply".split()
-DTYPES = [str(each) for each in dtypes.ALL]
 
 
 class Maker:
@@ -59,7 +47,11 @@ class Maker:
         self.sizes = [self.random.choice(_SIZES) for _ in range(3)]
         if self.random.random() < 0.04:
             self.sizes[0] = 0
-        self.steps = steps or self.random.choice([2, 4, 6, 8, 12, 20])
+        self.steps = steps or self.random.choice([2, 4, 6, 8, 12, 20, 40])
+        self.most = _MOST
+        if self.random.random() < 0.06:  # more elements than one part of a kernel takes
+            self.sizes = [self.random.choice(_WIDE), *self.random.sample(_SIZES[:10], 2)]
+            self.most, self.steps = 20 * _MOST, min(self.steps, 8)
         self.main = self.random.choice(_FLOATS)
         self.learns = self.random.random() < 0.5
         self.wild = self.random.random() < 0.04  # infinities and NaN welcome
@@ -87,7 +79,7 @@ class Maker:
         rank = self.random.choice([r for r in (0, 1, 1, 2, 2, 2, 3, 3, 4) if r >= least])
         while True:
             shape = tuple(self.random.choice([*self.sizes, 1, 2]) for _ in range(rank))
-            if math.prod(shape) <= _MOST:
+            if math.prod(shape) <= self.most:
                 return shape
             self.sizes = [self.random.choice(_SIZES[:12]) for _ in range(3)]
 
@@ -155,9 +147,9 @@ class Maker:
                 warnings.simplefilter("ignore")
                 space = {**NAMES, **self.env}
                 exec(text, space)
-                made = {name: space[name] for name in made_by(text)}
-                touched = {**made, **{n: v for n, v in before.items() if n in text}}
-                good = all(self.in_bounds(value) for value in touched.values())
+                made = {name: space[name] for name in {*before, *made_by(text)}}
+                touched = [v for n, v in made.items() if v is not before.get(n) or n in text]
+                good = all(self.in_bounds(value) for value in touched)
         except Exception:
             return False
         if not good:
@@ -167,7 +159,7 @@ class Maker:
         return True
 
     def in_bounds(self, value: Any) -> bool:
-        if not isinstance(value, schuss.Tensor) or value.size > 4 * _MOST:
+        if not isinstance(value, schuss.Tensor) or value.size > 4 * self.most:
             return False
         array = value.numpy()
         if not dtypes.is_inexact(value.dtype) or not array.size:

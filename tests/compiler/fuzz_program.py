@@ -7,8 +7,10 @@ is printed in the end is what ran.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import mmap
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 
 import schuss
 from schuss import nn, optim
+from schuss.context import context
 from schuss.functions.arguments import adopt
 from schuss.graph import REGISTRY, apply
 
@@ -51,32 +54,30 @@ def gradient(y: Any, *xs: Any, again: bool = False) -> list[Any]:
     return found
 
 
-HELPERS = '''
-import numpy as np
-import schuss
-from schuss import nn, optim
-from schuss.functions.arguments import adopt
-from schuss.graph import REGISTRY, apply
+def flattened(value: Any) -> list[Any]:
+    """Tensors, arrays and numbers out of lists and dicts; None is nothing."""
+    if isinstance(value, dict):
+        return [each for part in value.values() for each in flattened(part)]
+    if isinstance(value, list):
+        return [each for part in value for each in flattened(part)]
+    return [] if value is None else [value]
 
-
-def op(name, *inputs, **attributes):
-    return apply(REGISTRY[name], *inputs, **attributes)
-
-
-def gradient(y, *xs, again=False):
-    for x in xs:
-        x.grad = None
-    (y * y).sum().backward(create_graph=again)
-    found = [schuss.zeros_like(x) if x.grad is None else x.grad for x in xs]
-    for x in xs:
-        x.grad = None
-    return found
-'''
 
 NAMES: dict[str, Any] = {
     "np": np, "schuss": schuss, "nn": nn, "optim": optim, "op": op, "gradient": gradient,
     "adopt": adopt,
 }  # fmt: skip
+
+
+_IMPORTS = """from typing import Any
+
+import numpy as np
+
+import schuss
+from schuss import nn, optim
+from schuss.execution.tiers import using
+from schuss.functions.arguments import adopt
+from schuss.graph import REGISTRY, apply"""
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,13 @@ class Program:
         return {name: fenced(each) for name, each in made.items()} if self.guarded else made
 
     def script(self, runs: int = 2) -> str:
-        """The program as a file that shows what differs."""
+        """The program as a file of its own that prints what differs."""
+        helpers = "\n\n".join(inspect.getsource(each) for each in (op, gradient, flattened))
         made = "\n".join(f"        {text}," for text in self.inputs.values())
-        look = "    schuss.evaluate(*found)\n" if self.together else ""
-        return f"""{HELPERS}
-from schuss.execution.tiers import using
+        look = "schuss.evaluate(*[x for x in found if isinstance(x, schuss.Tensor)])"
+        return f"""{_IMPORTS}
 
+{helpers}
 
 def arrays(run):
     rng = lambda n: np.random.default_rng((n, run))
@@ -137,14 +139,15 @@ def arrays(run):
 def values(tier, run):
     schuss.manual_seed(run)
     with using(tier):
-        found = program(*[adopt(np.asarray(each)) for each in arrays(run)])
-    {look}        return [each.numpy() for each in found]
+        found = flattened(program(*[adopt(np.asarray(each)) for each in arrays(run)]))
+        {look if self.together else "# each is computed when it is looked at"}
+        return [x.numpy() if isinstance(x, schuss.Tensor) else np.asarray(x) for x in found]
 
 
 for run in range({runs}):
     pairs = zip(values("reference", run), values("compiled", run))
-    for name, (reference, compiled) in zip({list(self.outputs)}, pairs):
-        print(name, "reference", reference, "compiled", compiled, sep="\\n")
+    for i, (reference, compiled) in enumerate(pairs):
+        print(f"run {{run}}, result {{i}}", "reference", reference, "compiled", compiled, sep="\\n")
 """
 
 
@@ -188,12 +191,16 @@ def run(program: Program, function: Callable[..., list[Any]], number: int) -> Ou
     arrays = program.arrays(number)
     before = {name: each.copy() for name, each in arrays.items()}
     schuss.manual_seed(number)
+    context.pending, context.pending_bytes, context.pruned = [], 0, 0  # of programs that failed
     try:
-        found = function(*[adopt(each) for each in arrays.values()])
-        tensors = [each for each in found if isinstance(each, schuss.Tensor)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a step without a gradient
+            found = flattened(function(*[adopt(each) for each in arrays.values()]))
         if program.together:
-            schuss.evaluate(*tensors)
-        values = [np.asarray(each.numpy() if hasattr(each, "numpy") else each) for each in found]
+            schuss.evaluate(*[each for each in found if isinstance(each, schuss.Tensor)])
+        values = [
+            each.numpy() if isinstance(each, schuss.Tensor) else np.asarray(each) for each in found
+        ]
     except Exception as error:
         return Outcome(error=error)
     for name, each in arrays.items():

@@ -37,7 +37,10 @@ def step(weight: float) -> Callable[[Step], Step]:
 
 @step(8)
 def unary(m: Any) -> str:
-    return f"{m.fresh()} = schuss.{m.random.choice(UNARY)}({m.pick('f')})"
+    function = m.random.choice(UNARY)
+    if m.wild and function == "signbit":  # NaN has no sign to speak of
+        function = "isnan"
+    return f"{m.fresh()} = schuss.{function}({m.pick('f')})"
 
 
 @step(2)
@@ -51,7 +54,10 @@ def binary(m: Any) -> str:
     b = m.partner(a)
     if m.chance(0.3):
         a, b = b, a
-    return f"{m.fresh()} = schuss.{m.random.choice(BINARY)}({a}, {b})"
+    function = m.random.choice(BINARY)
+    if m.wild and function == "copysign":
+        function = "maximum"
+    return f"{m.fresh()} = schuss.{function}({a}, {b})"
 
 
 @step(3)
@@ -514,6 +520,43 @@ def made(m: Any) -> str:
         f"schuss.eye({m.random.choice([1, 3, 8])})",
     ])  # fmt: skip
     return f"{m.fresh()} = {text}"
+
+
+# --- loops ---
+
+
+@step(0.25)
+def chain(m: Any) -> str:
+    """A value that goes through many lines: up to some thousand ops."""
+    name = m.pick("f")
+    count = m.random.choice([10, 40, 150, 150, 600])
+    other = m.partner(name)
+    form = m.random.choice([
+        "schuss.sin({v}) + 0.1", "{v} * 0.9 + {o}", "schuss.tanh({v} * {o})", "({v} + {o}) / 2",
+        "schuss.where({v} > 0, {v} * 0.5, {v} + 1)", "schuss.softmax({v}, axis=-1) + {o}",
+        "{v} - {v}.mean()", "{v} / (1 + ({v} * {v}).sum())", "schuss.flip({v}) * 0.9 + {o}",
+        "{v}.mT.mT + 1", "schuss.roll({v}, 1, axis=0) - {v} * 0.5", "abs({v} - {o}).astype({v}.dtype)",
+        "{v}.reshape(-1).reshape({v}.shape) + {o}", "schuss.sqrt({v} * {v} + 1)",
+    ])  # fmt: skip
+    return f"for i in range({count}): {name} = {form.format(v=name, o=other)}"
+
+
+@step(0.25)
+def recurrence(m: Any) -> str:
+    """A recurrent layer over a sequence, or a value built up slice by slice."""
+    x = m.pick("f", least=2)
+    value = m.env[x]
+    h = m.input(value.shape[1:], str(value.dtype))
+    w = m.input((value.shape[-1],) * 2, str(value.dtype))
+    form = m.random.choice([
+        "{h} = schuss.tanh({x}[i] + {h} * {w}[0])", "{h} = {h} * 0.5 + {x}[i]",
+        "{h} = schuss.maximum({h}, {x}[-1 - i])", "{h} = schuss.tanh({x}[i] @ {w} + {h})",
+        "{x}[i] = {h} * i", "{x}[i] += {h}", "{h} = {h} + {x}[i:].sum(axis=0)",
+        "{h} = schuss.stack([{h}, {x}[i]]).mean(axis=0)",
+    ])  # fmt: skip
+    if x[0] == "x" and "{x}[i] " in form:
+        form = "{h} = {h} * 0.5 + {x}[i]"
+    return f"for i in range({min(value.shape[0], 40)}): {form.format(h=h, x=x, w=w)}"
 
 
 # --- derivatives, looks ---

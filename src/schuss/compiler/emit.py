@@ -10,6 +10,7 @@ from schuss.compiler.index import (
     Index,
     NotAffineError,
     broadcast,
+    dense_memory,
     scaled_sum,
     through,
     zero,
@@ -90,6 +91,8 @@ class Emitter:
         inlined: whether another anchor is computed again rather than loaded.
         given: the anchor whose value a template hands in.
         column: for sums over other than the last axes, the first of the reductions.
+        rehearsed: write only this anchor, to see whether it fits; other members stand for
+            themselves.
     """
 
     def __init__(
@@ -99,12 +102,14 @@ class Emitter:
         inlined: Callable[[Value], bool],
         given: Value | None,
         column: Value | None,
+        rehearsed: Value | None = None,
     ) -> None:
         self.kernel = kernel
         self.members = members
         self.inlined = inlined
         self.given = given
         self.column = column
+        self.rehearsed = rehearsed
         self.loops = len(kernel.sizes)
         self.lines: dict[tuple[Value, Index], int] = {}
         self.places: dict[Value, Index] = {}
@@ -198,7 +203,10 @@ class Emitter:
         key = (anchor, index)
         found = self.lines.get(key)
         if found is None:
-            if anchor is self.given:
+            if self.rehearsed not in (None, anchor):
+                name = "reduce.member" if anchor.op in REDUCTIONS else "member"
+                found = self.kernel.add(name, (), anchor.dtype, anchor.number)
+            elif anchor is self.given:
                 found = self.kernel.add("given", (), anchor.dtype, 0)
             elif anchor.op in REDUCTIONS:
                 inner = self.value(anchor.inputs[0], self._input_place(anchor))
@@ -210,7 +218,16 @@ class Emitter:
 
     def _defined(self, value: Value, index: Index) -> int:
         if value.op in VIEWS:
-            inner = through(value, index, self.kernel.sizes)
+            try:
+                inner = through(value, index, self.kernel.sizes)
+            except NotAffineError:
+                memory = dense_memory(value, self._in_memory)
+                if memory is None:
+                    raise
+                affine = scaled_sum(index, strides_of(value.shape), self.loops)
+                return self.kernel.add(
+                    "load", (), value.dtype, (self.kernel.word(memory), affine)
+                )
             return self.value(value.inputs[0], inner)
         if value.op == "positions":
             return self.kernel.add("iota", (), value.dtype, index[value.attributes["axis"]])
@@ -225,6 +242,11 @@ class Emitter:
             ]
         )
         return self.kernel.add(value.op, inputs, value.dtype)
+
+    def _in_memory(self, value: Value) -> bool:
+        if value in self.members or value.op == "constant":
+            return False
+        return value.op == "input" or not self.inlined(value)
 
     def _random(self, value: Value, index: Index) -> int:
         state = value.inputs[0]

@@ -25,6 +25,7 @@ from schuss.compiler.index import (
     Index,
     NotAffineError,
     broadcast,
+    dense_memory,
     identity,
     scaled_sum,
     through,
@@ -35,6 +36,7 @@ from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, strid
 
 _MOST_COST = 48  # of one expression between anchors
 _MOST_LOADS = 10
+_MOST_GROUP_COST = 400
 _RECOMPUTED_COST = 24  # up to which an anchor is computed again instead of stored
 
 
@@ -62,6 +64,7 @@ class Group:
             products of sizes from the left.
         row: for loops with reductions: how many elements a row has.
         reads: what its anchors look at.
+        cost: of all its anchors.
     """
 
     kind: str
@@ -72,6 +75,7 @@ class Group:
     bounds: frozenset[int] = frozenset()
     row: int | None = None
     reads: set[Value] = field(default_factory=set)
+    cost: int = 0
 
 
 def bounds_of(shape: Sequence[int]) -> frozenset[int]:
@@ -104,6 +108,7 @@ class _Fusion:
         self.anchors: list[Value] = []
         self.is_anchor: set[Value] = set()
         self.cost: dict[Value, int] = {}
+        self.own_cost: dict[Value, int] = {}
         self.loads: dict[Value, frozenset[Value]] = {}
         self.group_of: dict[Value, Group] = {}
         self.groups: list[Group] = []
@@ -138,6 +143,7 @@ class _Fusion:
             if self._is_anchor(value, cost, loads):
                 self.anchors.append(value)
                 self.is_anchor.add(value)
+                self.own_cost[value] = cost
                 self.cost[value], self.loads[value] = 0, frozenset((value,))
 
     def _is_anchor(self, value: Value, cost: int, loads: frozenset[Value]) -> bool:
@@ -182,8 +188,8 @@ class _Fusion:
         if group.kind == "loops":
             shape = anchor.inputs[0].shape if anchor.op in REDUCTIONS else anchor.shape
             group.bounds = bounds_of(shape) if 0 not in shape else frozenset({1})
-            if anchor.op == "reshape":  # a copy, in loops that both shapes are made of
-                group.bounds |= bounds_of(anchor.inputs[0].shape)
+            if 0 not in shape and anchor.op not in REDUCTIONS:
+                group.bounds = self._fine_bounds(anchor)
             if anchor.op in REDUCTIONS:
                 group.row = group.size // max(1, anchor.size)
         elif group.kind == "product":
@@ -209,7 +215,8 @@ class _Fusion:
             if each.op != "input":
                 found[self.group_of[each]] += each.size
         ranked = sorted(found, key=lambda group: (-found[group], -group.bit))
-        return [group for group in ranked if group.kind != "single"]
+        cost = self.own_cost[anchor]
+        return [g for g in ranked if g.kind != "single" and g.cost + cost <= _MOST_GROUP_COST]
 
     def _joined(self, group: Group, anchor: Value) -> tuple[frozenset[int], int | None] | None:
         """The cuts and the row of the group with `anchor` in it; None where it does not fit."""
@@ -261,7 +268,7 @@ class _Fusion:
         self, group: Group, anchor: Value, sizes: tuple[int, ...], row: int | None
     ) -> bool:
         """Whether the anchor can be written down in the group: a rehearsal."""
-        trial = self._emitter(group, sizes, row, {*group.anchors, anchor})
+        trial = self._emitter(group, sizes, row, {*group.anchors, anchor}, anchor)
         try:
             trial.anchor(anchor)
         except NotInStepError:
@@ -280,6 +287,7 @@ class _Fusion:
 
     def _join(self, group: Group, anchor: Value, needs: list[Group]) -> None:
         group.anchors.append(anchor)
+        group.cost += self.own_cost[anchor]
         self.group_of[anchor] = group
         for each in anchor.inputs:
             group.reads |= self.loads[each]
@@ -295,8 +303,9 @@ class _Fusion:
     # --- writing down ---
 
     def _emitter(
-        self, group: Group, sizes: tuple[int, ...], row: int | None, members: set[Value]
-    ) -> Emitter:
+        self, group: Group, sizes: tuple[int, ...], row: int | None, members: set[Value],
+        rehearsed: Value | None = None,
+    ) -> Emitter:  # fmt: skip
         if group.kind == "column":
             first = group.anchors[0]
             outer, reduced, _ = column_order(first)
@@ -311,7 +320,7 @@ class _Fusion:
             kernel = Kernel(sizes, len(sizes))
         given = group.anchors[0] if group.kind == "product" else None
         column = group.anchors[0] if group.kind == "column" else None
-        return Emitter(kernel, members, self._inlined, given, column)
+        return Emitter(kernel, members, self._inlined, given, column, rehearsed)
 
     def _inlined(self, value: Value) -> bool:
         """Whether a value is part of expressions, computed wherever it is used."""
@@ -343,9 +352,23 @@ class _Fusion:
         emitter = self._emitter(group, sizes, group.row, set(group.anchors))
         if group.size == 0 and group.kind == "loops" and group.anchors[0].op not in REDUCTIONS:
             return Loops(Kernel((0,), 1, buffers=list(stored)))
+        self._emit(group, emitter, stored)
+        return Loops(collapse(emitter.kernel))
+
+    def _emit(self, group: Group, emitter: Emitter, stored: list[Value]) -> None:
+        """Write the anchors that the stored ones need, in order, so that no walk goes deep."""
+        needed: set[Value] = set()
+        stack = list(stored)
+        while stack:
+            anchor = stack.pop()
+            if anchor not in needed:
+                needed.add(anchor)
+                reads = frozenset().union(*[self.loads[each] for each in anchor.inputs])
+                stack += [each for each in reads if self.group_of.get(each) is group]
+        for anchor in sorted(needed, key=lambda each: each.number):
+            emitter.anchor(anchor)
         for anchor in stored:
             emitter.store(anchor)
-        return Loops(collapse(emitter.kernel))
 
     def _product(self, group: Group, stored: list[Value], asked: set[Value]) -> Unit | None:
         product = group.anchors[0]
@@ -354,8 +377,7 @@ class _Fusion:
         sizes = sizes_between(group.bounds) if product.size else tuple(product.shape)
         assert sizes is not None
         emitter = self._emitter(group, sizes, None, set(group.anchors))
-        for anchor in stored:
-            emitter.store(anchor)
+        self._emit(group, emitter, stored)
         sources = [self._operand(product, i) for i in (0, 1)]
         runs = _runs(emitter.kernel, product.shape)
         return Product(product, collapse(runs, keep_last=True), sources[0], sources[1])
@@ -376,7 +398,7 @@ class _Fusion:
         return locate(value, (*batch, *rows), sizes, self.forced)
 
     def _single(self, anchor: Value) -> Unit:
-        if anchor.op in ("concat", "slice_update"):
+        if anchor.op in ("concat", "slice_update", "pieces") and lowered(anchor):
             return self._assemble(anchor)
         if anchor.op == "scatter_add" and scatters_rows(anchor):
             return self._scatter(anchor)
@@ -401,17 +423,39 @@ class _Fusion:
 
     def _copy(self, target: Value, source: Value, cut: Sequence[tuple[int, int, int]]) -> Kernel:
         """A kernel that writes `source` into a part of the memory of `target`."""
-        sizes = source.shape
+        sizes = self._fine_sizes(source)
+        place = identity(sizes) if sizes == source.shape else canonical(source.shape, sizes)
+        assert place is not None
         kernel = Kernel(sizes, len(sizes))
         emitter = Emitter(kernel, set(), self._inlined, None, None)
-        line = emitter.value(source, identity(sizes))
+        line = emitter.value(source, place)
         index: Index = tuple(
             (*[c * step for c in affine[:-1]], start)
-            for affine, (start, _, step) in zip(identity(sizes), cut, strict=True)
+            for affine, (start, _, step) in zip(place, cut, strict=True)
         )
         affine = scaled_sum(index, strides_of(target.shape), len(sizes))
         kernel.store(target, affine, line, target.dtype)
         return collapse(kernel)
+
+    def _fine_sizes(self, source: Value) -> Shape:
+        """Loops over `source` that are cut where the reshapes in its expression need cuts."""
+        bounds = self._fine_bounds(source)
+        found = sizes_between(bounds) if 0 not in source.shape else None
+        return found if found is not None and 1 not in source.shape else source.shape
+
+    def _fine_bounds(self, source: Value) -> frozenset[int]:
+        bounds, stack, seen = bounds_of(source.shape), [source], set()
+        while stack:
+            value = stack.pop()
+            for each in value.inputs if value is source or value not in self.is_anchor else ():
+                if each.size == source.size and each not in seen:
+                    seen.add(each)
+                    stack.append(each)
+            if value.op == "reshape" and value.size == source.size:
+                finer = bounds | bounds_of(value.inputs[0].shape)
+                if sizes_between(finer) is not None:
+                    bounds = finer
+        return bounds
 
     def _assemble(self, anchor: Value) -> Assemble:
         kernels = []
@@ -420,6 +464,19 @@ class _Fusion:
             whole = [(0, n, 1) for n in x.shape]
             kernels = [[self._copy(anchor, x, whole)],
                        [self._copy(anchor, part, anchor.attributes["cut"])]]  # fmt: skip
+        elif anchor.op == "pieces":
+            cuts = anchor.attributes["cuts"]
+            parts = [
+                self._copy(anchor, each, cut)
+                for each, cut in zip(anchor.inputs, cuts, strict=True)
+            ]
+            kernels = [parts]
+            if sum(each.size for each in anchor.inputs) < anchor.size:
+                zeros = Kernel(anchor.shape, len(anchor.shape))
+                line = zeros.add("constant", (), anchor.dtype, 0)
+                zeros.store(anchor, scaled_sum(identity(anchor.shape), strides_of(anchor.shape),
+                                               len(anchor.shape)), line, anchor.dtype)  # fmt: skip
+                kernels.insert(0, [collapse(zeros)])
         else:
             axis, start = anchor.attributes["axis"], 0
             side_by_side = []
@@ -524,7 +581,7 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[:1]
     if value.op == "scatter_add" and scatters_rows(value):
         return value.inputs[1:]
-    if is_map(value) or value.op in ("concat", "slice_update") and lowered(value):
+    if is_map(value) or value.op in ("concat", "slice_update", "pieces") and lowered(value):
         return ()
     if value.op in REDUCTIONS and lowered(value) or value.op in VIEWS:
         return ()
@@ -570,8 +627,18 @@ def locate(
     value: Value, index: Index, sizes: Sequence[int], forced: set[Value]
 ) -> tuple[Value, Affine]:
     """The memory behind a value, and the position there that `index` means."""
-    while value.op in VIEWS and value not in forced:
-        index = through(value, index, sizes)
+
+    def in_memory(each: Value) -> bool:
+        return each.op not in VIEWS or each in forced
+
+    while not in_memory(value):
+        try:
+            index = through(value, index, sizes)
+        except NotAffineError:
+            memory = dense_memory(value, in_memory)
+            if memory is None or memory.op == "constant":
+                raise
+            return memory, scaled_sum(index, strides_of(value.shape), len(sizes))
         value = value.inputs[0]
     return value, position(value, index, len(sizes))
 

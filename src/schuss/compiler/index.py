@@ -7,7 +7,7 @@ input, so that no view ever moves memory on its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from schuss.compiler.values import Shape, Value, strides_of
 
@@ -58,6 +58,28 @@ def broadcast(shape: Shape, index: Index, loops: int) -> Index:
     return tuple(
         zero(loops) if n == 1 else affine for n, affine in zip(shape, index[lead:], strict=True)
     )
+
+
+def dense_memory(value: Value, in_memory: Callable[[Value], bool]) -> Value | None:
+    """The memory that holds the elements of a view in row-major order, if there is one.
+
+    Reshapes of such memory need no division: the position is the same.
+    """
+    while value.op == "reshape" and not in_memory(value):
+        value = value.inputs[0]
+    if in_memory(value):
+        return value if value.strides is None else None
+    if value.op != "permute" or not in_memory(value.inputs[0]):
+        return None
+    memory, axes = value.inputs[0], value.attributes["axes"]
+    strides = memory.strides or strides_of(memory.shape)
+    expected = strides_of(value.shape)
+    if all(
+        n == 1 or strides[axis] == step
+        for n, axis, step in zip(value.shape, axes, expected, strict=True)
+    ):
+        return memory
+    return None
 
 
 def _permute(view: Value, index: Index, sizes: Sequence[int]) -> Index:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.units import Host, Loops, Product, Unit
-from schuss.compiler.values import Graph, Value
+from schuss.compiler.values import VIEWS, Graph, Value
 
 _ALIGNMENT = 64
 
@@ -76,10 +76,17 @@ def plan(
     steps = [Step(unit, *measure(unit)) for unit in units]
     made = Plan(steps)
     needs = _needs(steps)
-    made.donations = _donations(steps, needs, set(outputs))
-    _set_waves(made, needs, set(graph.checks))
+    seen = {_memory(value) for value in graph.outputs}  # outputs may be views of inputs
+    made.donations = _donations(steps, needs, set(outputs), seen)
+    _set_waves(made, needs, {_memory(value) for value in graph.checks})
     _set_places(made, set(outputs))
     return made
+
+
+def _memory(value: Value) -> Value:
+    while value.op in VIEWS:
+        value = value.inputs[0]
+    return value
 
 
 def _needs(steps: list[Step]) -> list[set[int]]:
@@ -94,11 +101,11 @@ def _needs(steps: list[Step]) -> list[set[int]]:
 
 
 def _donations(
-    steps: list[Step], needs: list[set[int]], outputs: set[Value]
+    steps: list[Step], needs: list[set[int]], outputs: set[Value], seen: set[Value]
 ) -> dict[Value, Value]:
     """Pairs of an output and an input that one kernel reads and writes at the same places.
 
-    All other readers of the input have to come first, which `needs` is told.
+    Inputs in `seen` go on to be looked at. All other readers of the input have to come first, which `needs` is told.
     """
     readers: dict[Value, set[int]] = {}
     for i, step in enumerate(steps):
@@ -110,7 +117,7 @@ def _donations(
     taken: set[Value] = set()
     for i, step in enumerate(steps):
         for output, source in _alike(step.unit):
-            if output not in outputs or output in found or source in taken:
+            if output not in outputs or output in found or source in taken or source in seen:
                 continue
             others = readers[source] - {i}
             if any(before[other] >> i & 1 for other in others):
@@ -176,7 +183,12 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
     steps = made.steps
     ends: dict[int, int] = {}
     order = sorted(range(len(steps)), key=lambda i: i)
-    checking = [i for i in order if checks.intersection(steps[i].unit.writes())]
+    # Host steps may find bad values too.
+    checking = [
+        i
+        for i in order
+        if isinstance(steps[i].unit, Host) or checks.intersection(steps[i].unit.writes())
+    ]
     before = _transitive(needs)
     early = 0
     for i in checking:
@@ -198,7 +210,8 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
         assert len(left) < len(pending), "units need each other"
         pending = left
     made.waves = max((end + 1 for end in ends.values()), default=0)
-    made.checked = max((ends[i] for i in checking), default=-1)
+    looked_at = [i for i in checking if not isinstance(steps[i].unit, Host)]
+    made.checked = max((ends[i] for i in looked_at), default=-1)
     for i in order:  # an input that a check's own forerunner would overwrite stays
         if early >> i & 1:
             for value in steps[i].unit.writes():

@@ -17,6 +17,7 @@ from schuss.compiler.cpu.lower import Call, Calls, Place, lower
 from schuss.compiler.cpu.runtime import Launch
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import chain_of, fuse
+from schuss.compiler.layout import layout
 from schuss.compiler.plan import Plan, plan
 from schuss.compiler.simplify import simplify
 from schuss.compiler.units import Host, Unit
@@ -40,7 +41,7 @@ class Compiled:
 def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
-    simple = simplify(graph)
+    simple = layout(simplify(graph))
     units = fuse(simple)
     calls = [None if isinstance(unit, Host) else lower(unit) for unit in units]
     measured = dict(zip(map(id, units), calls, strict=True))
@@ -70,20 +71,26 @@ class _Arena:
 
     def __init__(self) -> None:
         self.memory = np.empty(0, np.uint8)
+        self.size = 0  # what is usable behind the aligned address
         self.address = 0
         self.version = 0
 
     def need(self, size: int) -> None:
-        if size > self.memory.size:
+        if size > self.size:
             self.memory = np.empty(0, np.uint8)  # give back before asking for more
             self.memory = np.empty(size + 64, np.uint8)
+            self.size = size
             self.address = -(-self.memory.ctypes.data // 64) * 64
             self.version += 1
 
     def view(self, offset: int, value: Value) -> np.ndarray:
         start = self.address - self.memory.ctypes.data + offset
         raw = self.memory[start : start + value.nbytes]
-        return raw.view(value.dtype).reshape(value.shape)
+        flat = raw.view(value.dtype)
+        if value.strides is None:
+            return flat.reshape(value.shape)
+        steps = [step * value.dtype.itemsize for step in value.strides]
+        return np.lib.stride_tricks.as_strided(flat, value.shape, steps)
 
 
 _arena = _Arena()
@@ -184,7 +191,8 @@ class Program:
         ]
         self._inputs, self._memories = inputs, memories
         self._pools: list[list[np.ndarray]] = [[] for _ in compiled.memories]
-        self._checks = [memories[value] for value in compiled.simplified.checks]
+        bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
+        self._checks = [memories[value] for value in bases if value in memories]
         self._results = [self._result(value) for value in compiled.simplified.outputs]
         self._segments = self._cut()
 
@@ -224,7 +232,7 @@ class Program:
         Raises CheckFailedError before anything is overwritten where an index points outside.
         """
         slots = self.waves.slots
-        if self._version != _arena.version or self.compiled.plan.arena > _arena.memory.size:
+        if self._version != _arena.version or self.compiled.plan.arena > _arena.size:
             _arena.need(self.compiled.plan.arena)
             for slot, offset in self._of_arena:
                 slots[slot] = _arena.address + offset
@@ -239,9 +247,13 @@ class Program:
             run(first, last)
             for host in hosts:
                 self._on_host(host, arrays, memories)
-            if look and any(memories[i][()] for i in self._checks):
+            if look and any(memories[i].item() for i in self._checks):
                 raise CheckFailedError
         return [self._seen(each, arrays, memories) for each in self._results]
+
+    def owns(self, array: np.ndarray) -> bool:
+        """Whether a pool of this program holds the array, besides whoever uses it."""
+        return any(each is array for pool in self._pools for each in pool)
 
     def _memory(
         self, i: int, arrays: Sequence[np.ndarray], dying: Sequence[bool] | None
@@ -249,7 +261,8 @@ class Program:
         """An array for an output: a dying input's, one that nobody holds any more, or a new one."""
         donor = self._donors[i]
         if donor >= 0 and dying is not None and dying[donor]:
-            return arrays[donor].reshape(self.compiled.memories[i].shape)
+            array, shape = arrays[donor], self.compiled.memories[i].shape
+            return array if array.shape == shape else array.reshape(shape)
         pool = self._pools[i]
         for each in pool:
             if sys.getrefcount(each) == 3:  # the pool, `each` and the argument

@@ -18,6 +18,7 @@ from schuss.dtypes import DType
 
 SPLIT_FROM = 1 << 16  # reductions to few results are cut in two from so many elements on
 _PIECE = 1 << 13
+_PIECE_OF_COLUMN = 1 << 12
 
 
 def simplify(graph: Graph) -> Graph:
@@ -214,7 +215,32 @@ def _slice_update(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyp
     whole = all(c == (0, n, 1) for c, n in zip(attributes["cut"], x.shape, strict=True))
     if whole:
         return part
-    return x if part.size == 0 else None
+    if part.size == 0:
+        return x
+    if number_of(x) == 0:
+        return b.add("pieces", (part,), {"cuts": (tuple(attributes["cut"]),)}, shape, dtype)
+    return None
+
+
+@rule("add")
+def _add(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """Parts of zeros added up, as the gradients of slices are, are parts side by side."""
+    x, y = inputs
+    if x.op != "pieces" or y.op != "pieces" or x.shape != y.shape:
+        return None
+    mine, theirs = x.attributes["cuts"], y.attributes["cuts"]
+    if any(not _disjoint(one, other) for one in mine for other in theirs):
+        return None
+    return b.add("pieces", x.inputs + y.inputs, {"cuts": mine + theirs}, shape, dtype)
+
+
+def _disjoint(one: Any, other: Any) -> bool:
+    """Whether two cuts lie apart along some axis."""
+    for (a, n, s), (b, m, t) in zip(one, other, strict=True):
+        first, second = sorted((a, a + (n - 1) * s)), sorted((b, b + (m - 1) * t))
+        if first[1] < second[0] or second[1] < first[0]:
+            return True
+    return False
 
 
 @rule("concat")
@@ -270,6 +296,10 @@ def _indexed(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
         if index.size == 0:
             continue
         _check(b, index, x.shape[axis], attributes["wrap"])
+    number = number_of(x)
+    if number is not None and len(inputs) == 1 + len(indices):  # gathered from one number
+        everywhere = b.constant(number, dtype)
+        return b.add("broadcast_to", (everywhere,), {"shape": shape}, shape, dtype)
     return None
 
 
@@ -291,7 +321,7 @@ def _check(b: _Builder, index: Value, n: int, wrap: bool) -> None:
     if outside.size > 1:
         axes = tuple(range(len(outside.shape)))
         outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
-    b.checks.append(b.reshape(outside, ()))
+    b.checks.append(outside)
 
 
 def _reduce_rule(op: str) -> Rule:
@@ -302,7 +332,7 @@ def _reduce_rule(op: str) -> Rule:
             return b.add("broadcast_to", (nothing,), {"shape": shape}, shape, dtype)
         if all(x.shape[axis] == 1 for axis in axes):
             if op in ("any", "all") and x.dtype != dtypes.bool_:
-                return None
+                x = b.map("not_equal", x, b.constant(0, x.dtype), dtype=dtypes.bool_)
             return b.reshape(x, shape)
         return _in_two(b, op, x, axes, shape, dtype)
 
@@ -310,31 +340,44 @@ def _reduce_rule(op: str) -> Rule:
 
 
 def _in_two(b: _Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DType) -> Value | None:
-    """A large reduction to few results: first over pieces, side by side, then over their results.
+    """A long reduction: first over pieces, side by side, then over their results.
 
-    How it is cut depends on the shape alone.
+    That shares out the work, and rounding errors do not grow with the length. How it is cut
+    depends on the shape alone.
     """
-    count = math.prod(x.shape[axis] for axis in axes)
-    last = tuple(axes) == tuple(range(len(x.shape) - len(axes), len(x.shape)))
-    if not last or count < SPLIT_FROM or math.prod(shape) > 16 or dtype in dtypes.HALF:
+    first, last = axes[0], axes[-1]
+    if list(axes) != list(range(first, last + 1)) or dtype in dtypes.HALF:
         return None
-    rows = b.reshape(x, (*shape, count))
-    whole, rest = divmod(count, _PIECE)
-    cut = tuple((0, n, 1) for n in shape)
-    parts = rows
+    before, after = x.shape[:first], x.shape[last + 1 :]
+    count, beside = math.prod(x.shape[first : last + 1]), math.prod(after)
+    if beside == 1:
+        if count < SPLIT_FROM or math.prod(before) > 16:
+            return None
+        size = _PIECE
+    elif count >= 2 * _PIECE_OF_COLUMN or (count * beside >= SPLIT_FROM and beside < 256):
+        size = _PIECE_OF_COLUMN if count >= 2 * _PIECE_OF_COLUMN else max(64, count // 8)
+    else:
+        return None
+    whole, rest = divmod(count, size)
+    if whole < 2:
+        return None
+    rows = b.reshape(x, (*before, count, *after))
+    around = [(0, n, 1) for n in before], [(0, n, 1) for n in after]
+    place = len(before)
+
+    def part(start: int, length: int) -> Value:
+        cut = (*around[0], (start, length, 1), *around[1])
+        made = (*before, length, *after)
+        return b.add("slice", (rows,), {"cut": cut}, made, x.dtype)
+
+    pieces = b.reshape(part(0, whole * size), (*before, whole, size, *after))
+    partial = b.add(op, (pieces,), {"axes": (place + 1,)}, (*before, whole, *after), dtype)
+    total = b.add(op, (partial,), {"axes": (place,)}, (*before, *after), dtype)
     if rest:
-        part_shape = (*shape, whole * _PIECE)
-        parts = b.add("slice", (rows,), {"cut": (*cut, (0, part_shape[-1], 1))}, part_shape, x.dtype)
-    pieces = b.reshape(parts, (*shape, whole, _PIECE))
-    axis = len(shape)
-    first = b.add(op, (pieces,), {"axes": (axis + 1,)}, (*shape, whole), dtype)
-    total = b.add(op, (first,), {"axes": (axis,)}, shape, dtype)
-    if not rest:
-        return total
-    tail_cut = (*cut, (whole * _PIECE, rest, 1))
-    tail = b.add("slice", (rows,), {"cut": tail_cut}, (*shape, rest), x.dtype)
-    end = b.add(op, (tail,), {"axes": (axis,)}, shape, dtype)
-    return b.map(_COMBINE[op], total, end)
+        tail = part(whole * size, rest)
+        end = b.add(op, (tail,), {"axes": (place,)}, (*before, *after), dtype)
+        total = b.map(_COMBINE[op], total, end)
+    return b.reshape(total, shape)
 
 
 _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum",

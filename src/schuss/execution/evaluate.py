@@ -21,6 +21,7 @@ from schuss.context import context
 from schuss.errors import BadValueError, SchussError
 from schuss.execution import tiers
 from schuss.execution.capture import Capture, capture
+from schuss.execution.compare import compare
 from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
 from schuss.execution.report import Run
@@ -125,7 +126,9 @@ def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
     report = Run()
     work = None if watchers or tiers.reference_only() else capture(order, kept)
     program = None if work is None else tiers.program_for(work, report)
-    if program is None or work is None:
+    if program is not None and work is not None and tiers.checking():
+        _on_both(program, work, order, kept, report)
+    elif program is None or work is None:
         _on_reference(order, kept, report)
         if work is not None:
             tiers.note_reference(work)
@@ -144,7 +147,7 @@ def _on_program(
     for node in work.outputs:
         check_allocation(node)
     leaves = [leaf for leaf in work.leaves if leaf.constant is None]
-    dying = _dying(work, leaves, replaced)
+    dying = _dying(program, work, leaves, replaced)
     try:
         values = program.run([leaf.value for leaf in leaves], dying)  # type: ignore[misc]
     except (tiers.CheckFailedError, BadValueError):
@@ -162,7 +165,25 @@ def _on_program(
     report.take_from(program)
 
 
-def _dying(work: Capture, leaves: list[Node], replaced: Sequence[Handle]) -> list[bool]:
+def _on_both(
+    program: tiers.Program, work: Capture, order: list[Node], kept: set[Node], report: Run
+) -> None:
+    """Both tiers, which must agree; the values of the reference tier stay."""
+    leaves = [leaf.value for leaf in work.leaves if leaf.constant is None]
+    try:
+        values = program.run(leaves)  # type: ignore[arg-type]
+        values = [each.copy() for each in values]
+    except (tiers.CheckFailedError, BadValueError):
+        values = None
+    _on_reference(order, kept, report)
+    if values is not None:
+        compare(work.outputs, values)
+    report.tier = "both"
+
+
+def _dying(
+    program: tiers.Program, work: Capture, leaves: list[Node], replaced: Sequence[Handle]
+) -> list[bool]:
     """Which leaves nobody will look at after this evaluation, except by what `replaced` holds.
 
     All references to such a node and to its array are accounted for: a single one more, and its
@@ -189,7 +210,7 @@ def _dying(work: Capture, leaves: list[Node], replaced: Sequence[Handle]) -> lis
             and value.base is None
             and value.flags.writeable
             and sys.getrefcount(leaf) == handles + used[leaf] + _OWN_REFERENCES
-            and sys.getrefcount(value) <= _MOST_ARRAY_REFERENCES
+            and sys.getrefcount(value) <= _ARRAY_REFERENCES + program.owns(value)
         )
         found.append(dying)
     return found
@@ -197,8 +218,8 @@ def _dying(work: Capture, leaves: list[Node], replaced: Sequence[Handle]) -> lis
 
 # References to a leaf from here: `leaf`, the argument, `leaves`, `work.leaves`, `held`, `used`.
 _OWN_REFERENCES = 6
-# References to its array: the node, `value`, the argument, and the pool of the program that made it.
-_MOST_ARRAY_REFERENCES = 4
+# References to its array: the node, `value`, the argument; and the pool of the program, if there.
+_ARRAY_REFERENCES = 3
 
 
 def _on_reference(order: list[Node], kept: set[Node], report: Run) -> None:

@@ -6,11 +6,11 @@ compiling. When the structure comes back it is compiled, and stays so.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from schuss import settings
@@ -28,11 +28,15 @@ class CheckFailedError(Exception):
 
 _PROGRAMS = 256  # the least recently used go first
 _SEEN = 4096
-_HEAVY = 1e11  # multiply-adds that the reference tier would take seconds for
+_WORTH_SECONDS = 0.3  # of the reference tier, and so much more for each node to compile
+_WORTH_PER_NODE = 1e-3
 
 _programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
-_seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
+_seen: OrderedDict[tuple[int, ...], str] = OrderedDict()  # with their digests
+_compiled: dict[tuple[int, ...], str] = {}
+_expected: set[str] = set()
 _mode: str | None = None
+_checks: bool | None = None
 
 
 def mode() -> str:
@@ -55,6 +59,14 @@ def using(name: str) -> Iterator[None]:
         _mode = before
 
 
+def checking() -> bool:
+    """Whether both tiers compute and are compared: SCHUSS_CHECK=1."""
+    global _checks
+    if _checks is None:
+        _checks = settings.check()
+    return _checks
+
+
 def reference_only() -> bool:
     return mode() == "reference"
 
@@ -65,7 +77,7 @@ def program_for(work: Capture, report: Run) -> Program | None:
     if known is not None:
         _programs.move_to_end(work.key)
         return known
-    if mode() == "auto" and work.key not in _seen and multiply_adds(work.order) < _HEAVY:
+    if mode() == "auto" and work.key not in _seen and not _is_due(work):
         report.why = "first evaluation of this structure: it is compiled when it comes back"
         return None
     from schuss.compiler.program import Program, compile_graph
@@ -74,30 +86,57 @@ def program_for(work: Capture, report: Run) -> Program | None:
     made = Program(compile_graph(work.graph()))
     report.compile_seconds = time.perf_counter() - started
     _programs[work.key] = made
-    _seen.pop(work.key, None)
+    _compiled[work.key] = _seen.pop(work.key, None) or digest(work)
     if len(_programs) > _PROGRAMS:
-        _programs.popitem(last=False)
+        oldest, _ = _programs.popitem(last=False)
+        _seen[oldest] = _compiled.pop(oldest)
     return made
+
+
+def _is_due(work: Capture) -> bool:
+    """Whether a structure is compiled although this process meets it for the first time."""
+    seconds = reference_seconds(work.order)
+    if seconds > _WORTH_SECONDS + _WORTH_PER_NODE * len(work.order):
+        return True
+    return bool(_expected) and digest(work) in _expected
+
+
+def digest(work: Capture) -> str:
+    """Names a structure in files: equal in all processes."""
+    return sha256(str(work.graph()).encode()).hexdigest()[:16]
+
+
+def state() -> list[str]:
+    """The structures met so far. A checkpoint holds them, so that a resumed run goes on in the
+    tiers that the run before would have used, and repeats it bit for bit."""
+    return sorted({*_seen.values(), *_compiled.values(), *_expected})
+
+
+def expect(structures: Iterable[str]) -> None:
+    """Take on what `state` told in another process: these structures count as met."""
+    _expected.update(structures)
 
 
 def note_reference(work: Capture) -> None:
     """The reference tier has computed this structure once."""
-    _seen[work.key] = None
+    if mode() != "auto":
+        return
+    _seen[work.key] = digest(work)
     if len(_seen) > _SEEN:
         _seen.popitem(last=False)
 
 
-def multiply_adds(order: list[Node]) -> float:
-    """What the products among these nodes cost."""
+def reference_seconds(order: list[Node]) -> float:
+    """About how long the reference tier takes, apart from what compiling does not help."""
     total = 0.0
     for node in order:
-        name = node.op.name  # type: ignore[union-attr]
-        if name == "matmul":
-            total += float(node.size) * node.inputs[0].shape[-1]
-        elif name.startswith("convolve"):
-            total += float(max(x.size for x in (node, *node.inputs))) * math.prod(
-                min((x.shape for x in node.inputs), key=math.prod)[1:]
-            )
+        op = node.op
+        if op.view or op.name.startswith("convolve"):  # type: ignore[union-attr]
+            continue
+        if op.name == "matmul":  # type: ignore[union-attr]
+            total += 2e-11 * node.size * node.inputs[0].shape[-1]
+        else:
+            total += 1.5e-9 * max(node.size, *[each.size for each in node.inputs], 0)
     return total
 
 
@@ -105,3 +144,5 @@ def forget() -> None:
     """Drop all programs and all that was seen."""
     _programs.clear()
     _seen.clear()
+    _compiled.clear()
+    _expected.clear()

@@ -9,7 +9,7 @@ from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating, operands
 from schuss.functions.elementwise import where
-from schuss.functions.manipulation import broadcast_to, repeat
+from schuss.functions.manipulation import broadcast_to, expand_dims, reshape
 from schuss.functions.neural import dropout
 from schuss.graph import apply, labelled
 from schuss.ops.attention import attention, compose_weights
@@ -49,7 +49,8 @@ def scaled_dot_product_attention(
         scale: 1 / sqrt(D) by default. It is part of the recorded structure: a number that changes
             from step to step belongs into the query.
         enable_gqa: the axis before the last two counts heads, of which key and value may have
-            fewer: each serves as many query heads in a row (Ainslie et al., 2023).
+            fewer: each serves as many query heads in a row (Ainslie et al., "GQA: training
+            generalized multi-query transformer models", 2023). Nothing is repeated in memory.
         generator: where dropout's random numbers come from; the default generator otherwise.
 
     Returns:
@@ -65,17 +66,20 @@ def scaled_dot_product_attention(
     if min(q.ndim, k.ndim, v.ndim) < 2:
         problem = "query, key and value need two axes at least: (..., T, D)"
         raise fail(ShapeError, _NAME, problem, query=q, key=k, value=v)
+    mask = None if attn_mask is None else additive_mask(attn_mask, q.dtype)
+    heads = q.shape[-3:-2]
     if enable_gqa:
-        k, v = _shared_heads(q, k), _shared_heads(q, v)
+        q, k, v, mask = _in_groups(q, k, v, mask)
     batch = broadcast_shapes(_NAME, q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (_spread(each, batch) for each in (q, k, v))
-    mask = None if attn_mask is None else additive_mask(attn_mask, q.dtype)
     factor = default_scale(q.shape[-1]) if scale is None else float(scale)
     if dropout_p > 0:
         weights = attention_weights(q, k, mask, is_causal, factor)
-        return dropout(weights, dropout_p, generator=generator) @ v
-    masks = () if mask is None else (mask,)
-    return labelled(apply(attention, q, k, v, *masks, causal=is_causal, scale=factor), _NAME)
+        y = dropout(weights, dropout_p, generator=generator) @ v
+    else:
+        masks = () if mask is None else (mask,)
+        y = labelled(apply(attention, q, k, v, *masks, causal=is_causal, scale=factor), _NAME)
+    return reshape(y, (*y.shape[:-4], *heads, *y.shape[-2:])) if enable_gqa else y
 
 
 def default_scale(features: int) -> float:
@@ -104,13 +108,25 @@ def attention_weights(
     return cast(weights, query.dtype)
 
 
-def _shared_heads(query: Tensor, x: Tensor) -> Tensor:
-    """Each head of x (..., heads, T, D) repeated, so that there are as many as query has."""
-    heads, own = query.shape[-3:-2], x.shape[-3:-2]
-    if not heads or not own or own[0] == 0 or heads[0] % own[0]:
+def _in_groups(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The heads of q as (heads of k, heads that share one), and an axis for the latter in all."""
+    heads, shared = q.shape[-3:-2], k.shape[-3:-2]
+    if not heads or not shared or shared != v.shape[-3:-2] or not shared[0]:
+        problem = (
+            "query, key and value need a head axis, as long in key as in value: (..., H, T, D)"
+        )
+        raise fail(ShapeError, _NAME, problem, query=q, key=k, value=v)
+    if heads[0] % shared[0]:
         problem = "the heads of key and value must divide those of query"
-        raise fail(ShapeError, _NAME, problem, query=query, shared=x)
-    return x if heads == own else repeat(x, heads[0] // own[0], axis=-3)
+        raise fail(ShapeError, _NAME, problem, query=q, key=k, value=v)
+    split = (shared[0], heads[0] // shared[0])
+    if mask is not None and mask.ndim > 2:
+        groups = split if mask.shape[-3] == heads[0] else (mask.shape[-3], 1)
+        mask = reshape(mask, (*mask.shape[:-3], *groups, *mask.shape[-2:]))
+    q = reshape(q, (*q.shape[:-3], *split, *q.shape[-2:]))
+    return q, expand_dims(k, -3), expand_dims(v, -3), mask
 
 
 def _spread(x: Tensor, batch: tuple[int, ...]) -> Tensor:

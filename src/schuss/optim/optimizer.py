@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -131,9 +132,8 @@ class Optimizer:
         state = {name: dict(slots) for name, slots in self.state.items()}
         try:
             self._assign_all(before)
-            kept = [value for slots in state.values() for value in slots.values()]
-            former = [each for each in kept if isinstance(each, Tensor)]
-            evaluate_pending([p._node for p, _ in before], [each for _, each in before] + former)
+            former = [each for _, each in before] + _replaced(state)
+            evaluate_pending([p._node for p, _ in before], former)
         except BaseException:
             for p, value in before:
                 p._point_at(value._node)
@@ -240,6 +240,19 @@ class Optimizer:
         shown = ", ".join(f"{key}={value!r}" for key, value in self.defaults.items())
         count = sum(len(group["params"]) for group in self.param_groups)
         return f"{type(self).__name__}({count} parameters, {shown})"
+
+
+def _replaced(former: dict[str, dict[str, Any]]) -> list[Tensor]:
+    """The tensors of a state that nobody holds but this copy of it."""
+    return [
+        slots[name]
+        for slots in former.values()
+        for name in slots
+        if isinstance(slots[name], Tensor) and sys.getrefcount(slots[name]) == _IN_COPY
+    ]
+
+
+_IN_COPY = 2  # the copy and the argument of getrefcount
 
 
 def _as_groups(where: str, params: Any) -> list[Mapping[str, Any]]:

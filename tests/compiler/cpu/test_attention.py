@@ -164,6 +164,16 @@ def test_a_query_without_keys_gets_zeros() -> None:
     assert not dq[:, 3].any()
 
 
+def test_bfloat16_is_rounded_to_the_nearest() -> None:
+    """Two keys of equal weight: the results are float32 means, and some lie between neighbours."""
+    case = Case((), 1, 2, 1, 7, False, dtype="bfloat16")
+    case.q[:] = case.k[:] = 0
+    case.v[0] = 1
+    case.v[1] = [0.0078125, 0.015625, 0.0234375, 3e38, np.inf, -np.inf, np.nan]
+    expected = ((1 + case.v[1].astype(np.float32)) * np.float32(0.5)).astype(case.dtype)
+    np.testing.assert_array_equal(case.forward()[0].astype(np.float32), expected.astype(np.float32))
+
+
 def test_nan_and_infinity_stay_with_their_query() -> None:
     case = Case((), 40, 40, 8, 8, True)
     case.q[3, 0], case.q[5, 0] = np.nan, np.inf
@@ -213,9 +223,10 @@ def test_heads_beside_each_other(dtype: str) -> None:
         start = stop
 
 
-def test_features_apart_from_each_other() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_features_apart_from_each_other(dtype: str) -> None:
     """(B, d, T) in memory, and keys and values that all places of the batch share."""
-    case = Case((2,), 40, 50, 6, 9, False)
+    case = Case((2,), 40, 50, 6, 9, False, dtype=dtype)
     case.k[1], case.v[1] = case.k[0], case.v[0]
     case.y = attention.reference(case.q, case.k, case.v, **case.named)
     inputs = (case.g, case.q, case.k, case.v, case.y)
@@ -224,24 +235,46 @@ def test_features_apart_from_each_other() -> None:
         np.ascontiguousarray(x.swapaxes(1, 2)) for x in (case.q, case.k, case.v, case.g)
     )
     layouts = {"q": (240, 1, 40), "k": (0, 1, 50), "v": (0, 1, 50), "g": (360, 1, 40)}
-    spec = Attention("float32", (2,), 40, 50, 6, 9, False, SCALE, **layouts)  # type: ignore[arg-type]
-    close(case.forward(spec), case.y, 1e-5)
-    close(case.backward(spec), case.gradient, 1e-5)
-    back = np.full((2, 9, 40), np.nan, np.float32)
-    turned = Attention("float32", (2,), 40, 50, 6, 9, False, SCALE, y=(360, 1, 40), **layouts)  # type: ignore[arg-type]
+    spec = Attention(dtype, (2,), 40, 50, 6, 9, False, SCALE, **layouts)  # type: ignore[arg-type]
+    close(case.forward(spec), case.y, TOLERANCE[dtype])
+    close(case.backward(spec), case.gradient, TOLERANCE[dtype])
+    back = np.full((2, 9, 40), np.nan, case.dtype)
+    turned = Attention(dtype, (2,), 40, 50, 6, 9, False, SCALE, y=(360, 1, 40), **layouts)  # type: ignore[arg-type]
     run(lower_forward(turned), case.words(back))
-    close(back.swapaxes(1, 2), case.y, 1e-5)
+    close(back.swapaxes(1, 2), case.y, TOLERANCE[dtype])
+
+
+def test_gradients_beside_each_other() -> None:
+    """q, k and v are cut from one (B, T, 3, H, d), and so are their gradients."""
+    case = Case((2, 3), 40, 40, 8, 8, True)
+    parts = [x.swapaxes(1, 2) for x in (case.q, case.k, case.v)]
+    together = np.ascontiguousarray(np.stack(parts, axis=2))  # stack keeps an order of its own
+    case.q, case.k, case.v = (together[:, :, i:] for i in range(3))
+    strides = (40 * 72, 8, 72, 1)
+    names: dict[str, Any] = dict.fromkeys(("q", "k", "v", "dq", "dk", "dv_"), strides)
+    spec = Attention("float32", (2, 3), 40, 40, 8, 8, True, SCALE, **names, starts=(0, 24, 48))
+    close(case.forward(spec), case.y, 1e-5)
+    found = case.backward(spec).reshape(2, 40, 3, 3, 8).transpose(2, 0, 3, 1, 4)
+    close(found, case.gradient.reshape(found.shape), 1e-5)
 
 
 def test_small_batches_are_shared_out() -> None:
     """One place of the batch in several parts, whose sums a second stage adds up."""
-    case = Case((), 200, 200, 16, 16, True)
+    case = Case((), 300, 200, 16, 16, True)
     assert [stage.parts > 1 for stage in lower_backward(case.spec).stages] == [True, True]
     case.check()
 
 
+def test_workspace_has_a_limit() -> None:
+    """A long sequence is not shared out at the cost of memory."""
+    for t in (1024, 16384, 262144):
+        lowered = lower_backward(Attention("float32", (1,), t, t, 64, 64, False, SCALE))
+        assert lowered.workspace <= template.WORKSPACE
+        assert (lowered.stages[0].parts > 1) == (t < 262144)
+
+
 def test_any_number_of_threads_gives_the_same_bits() -> None:
-    case = Case((3,), 150, 150, 16, 16, True)
+    case = Case((3,), 300, 150, 16, 16, True)
     results = []
     for threads in (1, 2, 3):
         set_num_threads(threads)

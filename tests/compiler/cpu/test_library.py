@@ -182,6 +182,32 @@ def test_loops_are_vectorised_on_demand():
     assert "addps" in disassemble(LOOP, loops=True)
 
 
+@pytest.mark.skipif(not host().is_x86, reason="names of x86-64 registers")
+@pytest.mark.parametrize(("cpu", "register"), [("portable", "xmm"), ("avx2", "ymm")])
+def test_code_for_lesser_processors(monkeypatch, cpu, register, forgetful, folder):
+    if host().vector_bits < 256 and cpu == "avx2":
+        pytest.skip("this machine has no avx2")
+    text = """
+define void @twice(ptr %x) {
+  %a = load <16 x float>, ptr %x, align 4
+  %b = fadd <16 x float> %a, %a
+  store <16 x float> %b, ptr %x, align 4
+  ret void
+}
+"""
+    compile_kernels([Source(text, ("twice",))])
+    host.cache_clear()
+    monkeypatch.setenv("SCHUSS_CPU", cpu)
+    try:
+        code = disassemble(text)
+        compile_kernels([Source(text, ("twice",))])
+    finally:
+        monkeypatch.delenv("SCHUSS_CPU")
+        host.cache_clear()
+    assert [name for name in ("xmm", "ymm", "zmm") if name in code] == [register]
+    assert len(list(folder.iterdir())) == 2  # another processor's code is another entry
+
+
 def test_no_fast_math():
     text = """
 define float @sum(float %a, float %b, float %c) {
@@ -271,6 +297,16 @@ def test_many_texts_at_once(monkeypatch, threads, serial, forgetful):
     finally:
         set_num_threads(before)
     assert [Unary(found[f"g{i}"])(1.0) for i in range(12)] == [float(i) for i in range(12)]
+
+
+def test_where_the_system_gives_no_threads(monkeypatch, forgetful):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(library, "get_num_threads", lambda: 4)
+    found = compile_kernels([Source(scale(f"g{i}", i), (f"g{i}",)) for i in range(5)])
+    assert [Unary(found[f"g{i}"])(1.0) for i in range(5)] == [float(i) for i in range(5)]
 
 
 def test_threads_of_the_user(forgetful):

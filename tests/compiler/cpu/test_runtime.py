@@ -238,6 +238,11 @@ class TestSequence:
         assert Sequence([], 1).run() == OK
         assert Sequence([[], []], 1).run() == OK
 
+    @pytest.mark.parametrize("waves", [(0, 3), (-1, 1), (2, 1)])
+    def test_there_must_be_such_waves(self, waves):
+        with pytest.raises(AssertionError, match="no such waves"):
+            Sequence([[], []], 1).run(*waves)
+
     def test_words_are_slots(self, kernels):
         with pytest.raises(AssertionError, match="a word of no slot"):
             Sequence([[Launch(kernels["count"], (1,))]], 1)
@@ -269,6 +274,22 @@ class TestThreads:
             while time.perf_counter() < start + microseconds * 1e-6:
                 pass
             assert meet()
+
+    def test_the_caller_waits_for_a_long_part(self, kernels, waiting):
+        """Longer than it waits actively."""
+        set_num_threads(2)
+        x, meet = np.zeros(1, np.int64), meeting(kernels, 2)
+        short, long = Launch(kernels["count"], (1,)), Launch(kernels["count"], (2,))
+        after = [Launch(kernels["affine"], (3, 1))]
+        for wave in ([short, long], [long, short]):
+            sequence = Sequence([wave, after], 4)
+            sequence.slots[1], sequence.slots[2] = 1, 1_000_000
+            sequence.slots[3] = x.ctypes.data
+            for _ in range(10):
+                assert meet()  # both threads are awake
+                x[:] = 1
+                assert sequence.run() == OK
+                assert x[0] == 4
 
     def test_other_python_threads_go_on(self, kernels):
         """A run waits for what another thread of Python does."""

@@ -12,7 +12,8 @@ its query blocks where the batch is small; then the contributions to dk and dv g
 workspace, and a second stage adds them up in a fixed order.
 
 Words of `%args`, in both: 0 q, 1 k, 2 v, 3 mask (anything where there is none), 4 output,
-5 workspace; backward also 6 g, 7 y. The output is dense, unless the spec says how it is strided.
+5 workspace (aligned to 64 bytes); backward also 6 g, 7 y. The output is dense, unless the spec says
+how it is strided.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ from schuss.compiler.cpu.matmul import Lowered, Stage
 Strides = tuple[int, ...]
 
 KEYS = 512  # keys in a block of the forward kernel: its scores stay in the second-level cache
+NEAR = 2**18  # bytes: the pages that the first level of address translation holds
 PARTS = 64  # so many shares of work are enough for any number of threads
+SUMS = 16  # the same for the backward kernel, where each share has sums of its own,
+WORKSPACE = 2**26  # which take no more bytes than this
 
 _KINDS = {"float32": "float", "float64": "double", "bfloat16": "bfloat", "float16": "half"}
 
@@ -50,7 +54,8 @@ class Attention:
             features; None where dense. Strides 0 (broadcast) are fine for what is read.
         mask: strides of the additive mask over (*batch, tq, tk), 0 where it broadcasts; None
             where there is no mask.
-        dq, dk, dv_: strides of the gradients, each within its own share of the output.
+        dq, dk, dv_: strides of the gradients.
+        starts: where in the output, in elements, dq, dk and dv begin; None: behind each other.
         causal: query i sees keys 0 to i.
         scale: the factor of the dot products.
     """
@@ -72,6 +77,7 @@ class Attention:
     dq: Strides | None = None
     dk: Strides | None = None
     dv_: Strides | None = None
+    starts: tuple[int, int, int] | None = None
 
     @property
     def heads(self) -> int:
@@ -82,16 +88,16 @@ class Attention:
         """Blocks of queries."""
         return -(-self.tq // WIDTH)
 
-    @property
-    def chunks(self) -> int:
-        """How many parts share the blocks of one place of the batch, as evenly as it goes."""
-        most = max(1, min(self.blocks, -(-PARTS // self.heads)))
-        return -(-self.blocks // -(-self.blocks // most)) if self.blocks else 1
-
 
 def dense(shape: tuple[int, ...]) -> Strides:
     """The strides of a dense array in row-major order."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _chunks(spec: Attention, most: int) -> int:
+    """How many parts, at most `most`, share the blocks of a place of the batch evenly."""
+    most = max(1, min(spec.blocks, most))
+    return -(-spec.blocks // -(-spec.blocks // most)) if spec.blocks else 1
 
 
 class _Kernel:
@@ -131,18 +137,30 @@ class _Kernel:
         return Matrix(f.at(self.kind, f.word(word), place), row, column, self.kind)
 
     def gradient(self, which: int) -> Matrix:
-        """dq (0), dk (1) or dv (2) in the output, where they lie one behind the other."""
+        """dq (0), dk (1) or dv (2) in the output."""
         spec = self.spec
         rows, columns = (spec.tq, spec.tk, spec.tk)[which], (spec.d, spec.d, spec.dv)[which]
-        before = (0, spec.tq * spec.d, (spec.tq + spec.tk) * spec.d)[which]
+        sizes = spec.heads * spec.tq * spec.d, spec.heads * spec.tk * spec.d
+        starts = spec.starts or (0, sizes[0], sum(sizes))
         strides = (spec.dq, spec.dk, spec.dv_)[which]
-        return self.operand(4, rows, columns, strides, spec.heads * before)
+        return self.operand(4, rows, columns, strides, starts[which])
 
     def rows(self, x: Matrix, count: Index, room: int, columns: int) -> Matrix:
-        """x as rows of whole vectors: itself where it is that, else a copy in scratch."""
-        if x.kind == self.m.element and x.column == 1 and columns % self.m.lanes == 0:
+        """x as rows of whole vectors: itself where it is that, else a copy in scratch.
+
+        Rows that lie far apart are copied too, as they are read again for every block of queries.
+        """
+        whole = x.kind == self.m.element and x.column == 1 and columns % self.m.lanes == 0
+        near = x.row <= 2 * columns or room * x.row * self.m.size <= NEAR
+        if whole and near:
             return x
         return steps.copy_rows(self.f, x, self.take(room * self.m.padded(columns)), count, columns)
+
+    def keys_and_values(self) -> tuple[Matrix, Matrix]:
+        """k and v as rows of whole vectors."""
+        spec, tk = self.spec, self.spec.tk
+        k, v = self.operand(1, tk, spec.d, spec.k), self.operand(2, tk, spec.dv, spec.v)
+        return self.rows(k, tk, tk, spec.d), self.rows(v, tk, tk, spec.dv)
 
     def blocks(self) -> tuple[Index, Index]:
         """The first block of queries of this part, and the one behind its last."""
@@ -245,11 +263,9 @@ class _Forward(_Kernel):
     """The forward kernel: operands, scratch, and the steps for one block of queries."""
 
     def __init__(self, spec: Attention) -> None:
-        super().__init__(spec, "attention", spec.chunks)
+        super().__init__(spec, "attention", _chunks(spec, -(-PARTS // spec.heads)))
         self.width = self.m.padded(spec.dv)
         self.q = self.operand(0, spec.tq, spec.d, spec.q)
-        self.k = self.operand(1, spec.tk, spec.d, spec.k)
-        self.v = self.operand(2, spec.tk, spec.dv, spec.v)
         self.y = self.operand(4, spec.tq, spec.dv, spec.y)
         self.size = min(KEYS, spec.tk)
         self.single = 0 < spec.tk == self.size
@@ -257,7 +273,7 @@ class _Forward(_Kernel):
         self.scores = self.matrix(self.take(self.size * WIDTH), WIDTH)
         self.room = self.take(self.size * WIDTH if spec.mask else 0)
         self.out = self.matrix(self.take(WIDTH * self.width), self.width)
-        self.values = self.rows(self.v, spec.tk, spec.tk, spec.dv)
+        self.k, self.v = self.keys_and_values()
 
     def block(self, block: Index) -> None:
         """The results of a block of queries."""
@@ -298,7 +314,7 @@ class _Forward(_Kernel):
             self.correct(before, self.factors)
             steps.rescale(f, self.out, self.factors, width)
         steps.powers(f, scores.pointer, (0, present), self.top, self.total)
-        values, span = f.from_row(self.values, key), self.keys_seen(f.sub(query, key), present)
+        values, span = f.from_row(self.v, key), self.keys_seen(f.sub(query, key), present)
         steps.product(f, scores.turned, values, self.out, rows=WIDTH, below=WIDTH, columns=width,
                       span=span, add=not self.single)  # fmt: skip
 
@@ -317,29 +333,30 @@ def lower_backward(spec: Attention) -> Lowered:
     if backward.chunks == 1:
         backward.write()
         return Lowered((), (backward.stage(),), 0)
-    stages = (backward.stage(), _sum_of_chunks(spec))
-    return Lowered((), stages, spec.heads * spec.chunks * backward.share * backward.m.size)
+    stages = (backward.stage(), _sum_of_chunks(spec, backward.chunks))
+    return Lowered((), stages, spec.heads * backward.chunks * backward.share * backward.m.size)
 
 
 class _Backward(_Kernel):
     """The backward kernel: operands, scratch, and the steps for one block of queries."""
 
     def __init__(self, spec: Attention) -> None:
-        super().__init__(spec, "attention_gradient", spec.chunks)
-        m, take = self.m, self.take
+        m = _machine(spec.dtype)
         self.widths = m.padded(spec.d), m.padded(spec.dv)
-        self.share = spec.tk * sum(self.widths)
+        self.share = spec.tk * sum(self.widths)  # elements of dk and dv
+        room = WORKSPACE // max(1, spec.heads * self.share * m.size)
+        most = min(-(-SUMS // spec.heads), spec.blocks // 4, room)
+        super().__init__(spec, "attention_gradient", _chunks(spec, most))
+        take = self.take
         self.q = self.operand(0, spec.tq, spec.d, spec.q)
-        self.k = self.operand(1, spec.tk, spec.d, spec.k)
-        self.v = self.operand(2, spec.tk, spec.dv, spec.v)
         self.g = self.operand(6, spec.tq, spec.dv, spec.g)
         self.y = self.operand(7, spec.tq, spec.dv, spec.y)
         self.turned = [take(n * WIDTH) for n in (spec.d, spec.dv, spec.dv)]
         self.weights, self.towards = (self.matrix(take(spec.tk * WIDTH), WIDTH) for _ in range(2))
         self.room = take(spec.tk * WIDTH if spec.mask else 0)
         self.dq = self.matrix(take(WIDTH * self.widths[0]), self.widths[0])
-        self.keys = self.rows(self.k, spec.tk, spec.tk, spec.d)
-        if spec.chunks == 1:
+        self.k, self.v = self.keys_and_values()
+        if self.chunks == 1:
             sums = take(self.share)
         else:  # this part's share of the workspace
             sums = self.f.at(m.element, self.f.word(5), self.f.mul("%part", self.share))
@@ -359,7 +376,7 @@ class _Backward(_Kernel):
         q, g, y = (f.from_row(x, query) for x in (self.q, self.g, self.y))
         self.find_weights(q, query, count, keys)
         self.find_slopes(g, y, count, keys)
-        steps.product(f, self.towards.turned, self.keys, self.dq, rows=WIDTH, below=WIDTH,
+        steps.product(f, self.towards.turned, self.k, self.dq, rows=WIDTH, below=WIDTH,
                       columns=self.widths[0], span=self.keys_seen(query, keys))  # fmt: skip
         steps.write_rows(f, self.dq, f.from_row(self.gradient(0), query), count, spec.d)
         seeing = self.queries_seeing(query, count)
@@ -400,7 +417,7 @@ class _Backward(_Kernel):
         steps.write_rows(self.f, self.dv, self.gradient(2), spec.tk, spec.dv)
 
 
-def _sum_of_chunks(spec: Attention) -> Stage:
+def _sum_of_chunks(spec: Attention, chunks: int) -> Stage:
     """The second stage: dk and dv of a place of the batch, added up over its chunks."""
     kernel = _Kernel(spec, "attention_sum", chunks=-(-spec.tk // WIDTH))
     f, m = kernel.f, kernel.m
@@ -410,9 +427,9 @@ def _sum_of_chunks(spec: Attention) -> Stage:
     count = f.smaller(WIDTH, f.sub(spec.tk, row))
     for which, columns in enumerate((spec.d, spec.dv)):
         width = widths[which]
-        place = f.add(f.mul(kernel.head, spec.chunks * share), which * spec.tk * widths[0])
+        place = f.add(f.mul(kernel.head, chunks * share), which * spec.tk * widths[0])
         parts = f.at(m.element, f.word(5), f.add(place, f.mul(row, width)))
         rows = kernel.matrix(kernel.take(WIDTH * width), width)
-        steps.add_up(f, parts, rows.pointer, f.mul(count, width), spec.chunks, share)
+        steps.add_up(f, parts, rows.pointer, f.mul(count, width), chunks, share)
         steps.write_rows(f, rows, f.from_row(kernel.gradient(which + 1), row), count, columns)
     return kernel.stage()

@@ -159,10 +159,9 @@ def write_rows(
 
 
 def _scatter(f: Printer, value: str, to: Matrix, start: int, count: int) -> None:
+    vector, value = f"<{f.machine.lanes} x {to.kind}>", f.rounded(value, to.kind)
     for lane in range(count):
-        element = f.let(f"extractelement {f.vector} {value}, i64 {lane}")
-        if to.kind != f.machine.element:
-            element = f.let(f"fptrunc {f.machine.element} {element} to {to.kind}")
+        element = f.let(f"extractelement {vector} {value}, i64 {lane}")
         address = f.at(to.kind, to.pointer, (start + lane) * to.column)
         f.line(f"store {to.kind} {element}, ptr {address}, align {SIZES[to.kind]}")
 

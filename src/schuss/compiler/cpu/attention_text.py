@@ -191,15 +191,35 @@ class Printer(Function):
     def store_some(self, kind: str, value: str, pointer: str, count: int) -> None:
         """The first `count` elements of a vector to an address, rounded to `kind`."""
         lanes = self.machine.lanes
-        vector = f"<{lanes} x {kind}>"
-        if kind != self.machine.element:
-            value = self.let(f"fptrunc {self.vector} {value} to {vector}")
+        vector, value = f"<{lanes} x {kind}>", self.rounded(value, kind)
         if count >= lanes:
             self.line(f"store {vector} {value}, ptr {pointer}, align {SIZES[kind]}")
             return
         name = f"@llvm.masked.store.{self.suffix(kind)}.p0"
         address = f"ptr align {SIZES[kind]} {pointer}"
         self.line(f"call void {name}({vector} {value}, {address}, {self._first(count)})")
+
+    def rounded(self, value: str, kind: str) -> str:
+        """A vector in the type of an array."""
+        lanes = self.machine.lanes
+        if kind == self.machine.element:
+            return value
+        if kind == "half":
+            return self.let(f"fptrunc {self.vector} {value} to <{lanes} x half>")
+        # To the nearest bfloat, ties to even. Few machines have an instruction, and LLVM calls a
+        # library on the others.
+        wide = f"<{lanes} x i32>"
+        bits = self.let(f"bitcast {self.vector} {value} to {wide}")
+        upper = self.let(f"lshr {wide} {bits}, splat (i32 16)")
+        odd = self.let(f"and {wide} {upper}, splat (i32 1)")
+        more = self.let(f"add {wide} {odd}, splat (i32 32767)")
+        up = self.let(f"add {wide} {bits}, {more}")
+        quiet = self.let(f"or {wide} {bits}, splat (i32 4194304)")
+        invalid = self.op("fcmp uno", value, value)
+        chosen = self.let(f"select <{lanes} x i1> {invalid}, {wide} {quiet}, {wide} {up}")
+        top = self.let(f"lshr {wide} {chosen}, splat (i32 16)")
+        short = self.let(f"trunc {wide} {top} to <{lanes} x i16>")
+        return self.let(f"bitcast <{lanes} x i16> {short} to <{lanes} x bfloat>")
 
     def _first(self, count: int) -> str:
         lanes = self.machine.lanes

@@ -154,7 +154,8 @@ def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     found = []
     with suppress(OSError), os.scandir(folder) as listing:
         for each in listing:
-            if each.name.endswith((_SUFFIX, _SUFFIX + TEMPORARY, TEMPORARY)):
+            half = each.name.endswith(TEMPORARY) and _SUFFIX in each.name
+            if half or each.name.endswith(_SUFFIX):
                 with suppress(OSError):  # another process may just have removed it
                     if each.is_file(follow_symlinks=False):
                         found.append((Path(each.path), each.stat(follow_symlinks=False)))

@@ -16,24 +16,19 @@ upper half of `@ticket`; the caller after PATIENCE, on `@left`. Both follow the 
 no wake-up is lost: who goes to sleep first says so and then looks again (the kernel does, in one
 step with falling asleep); who has news first changes the word and then looks whether somebody
 sleeps. All of these are sequentially consistent.
-
-On Linux sleeping is the futex system call. Other POSIX systems poll: `usleep`, a millisecond
-for a worker, which is slower to begin and as right.
 """
 
 from __future__ import annotations
 
-import sys
-
-from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
+from schuss.compiler.cpu.waiting import waiting
 
 # Nanoseconds of waiting. A training loop spends about 100 microseconds in Python between runs.
 POLITE = 10_000
 SPIN = 200_000
 PATIENCE = 50_000
 
-# Indices of the fields of the structures below, which `runtime` fills in: 8 bytes each.
+# Sizes of the structures below, in words of 8 bytes. `runtime` fills them in.
 LAUNCH_WORDS = 6
 WAVE_WORDS = 6
 SEQUENCE_WORDS = 6
@@ -49,8 +44,6 @@ _TYPES = """
 ;   slots, words, args, waves, scratch for a run without the pool
 %Scratch = type { ptr, i64 }
 ;   address, bytes
-%Time = type { i64, i64 }
-;   struct timespec
 """
 
 _STATE = """
@@ -66,6 +59,9 @@ _STATE = """
 """
 
 _WORK = """
+declare ptr @aligned_alloc(i64, i64)
+declare void @free(ptr)
+
 ; Make scratch memory large enough. What was in it is lost. False: there is no memory.
 ; The stores are volatile so that a process forked at any point never sees freed memory.
 define internal i1 @reserve(ptr %scratch, i64 %bytes) {
@@ -188,6 +184,33 @@ out:
 """
 
 _WORKER = """
+; Wake workers for so many parts, if any are asleep: four at most, who each wake four more as long
+; as there are more parts than that (whatever @asleep says, which may be about to change).
+define internal void @call_workers(i32 %parts) {
+entry:
+  %asleep = load atomic i32, ptr @asleep seq_cst, align 4
+  %some = icmp ne i32 %asleep, 0
+  br i1 %some, label %wake, label %out
+wake:
+  %said = atomicrmw xchg ptr @asleep, i32 0 seq_cst, align 4
+  %wave_at = getelementptr i8, ptr @ticket, i64 4
+  %few = icmp ult i32 %parts, 4
+  %count = select i1 %few, i32 %parts, i32 4
+  %woken = call i64 @wake(ptr %wave_at, i32 %count)
+  %woken32 = trunc i64 %woken to i32
+  %all_came = icmp uge i32 %woken32, %count
+  %workers = load atomic i32, ptr @workers monotonic, align 4
+  %not_all = icmp ult i32 %count, %workers
+  %perhaps = and i1 %all_came, %not_all
+  br i1 %perhaps, label %note, label %out
+note:
+  ; As many as were called have come: more may be asleep.
+  %again = atomicrmw xchg ptr @asleep, i32 1 seq_cst, align 4
+  br label %out
+out:
+  ret void
+}
+
 ; What each worker runs, from its start until its number is no longer below @workers.
 define void @schuss_worker(i32 %number) {
 entry:
@@ -237,7 +260,13 @@ doze:
   %wave = trunc i64 %high to i32
   %wave_at = getelementptr i8, ptr @ticket, i64 4
   call void @sleep(ptr %wave_at, i32 %wave, i32 1000)
-  br label %fresh
+  %latest = load atomic i64, ptr @ticket seq_cst, align 8
+  %open = trunc i64 %latest to i32
+  %many = icmp ugt i32 %open, 4
+  br i1 %many, label %pass_on, label %fresh
+pass_on:
+  %passed = call i64 @wake(ptr %wave_at, i32 4)
+  br label %take
 out:
   call void @schuss_release(ptr %scratch)
   ret void
@@ -302,20 +331,8 @@ entry:
   store atomic i32 %parts32, ptr @left monotonic, align 4
   %step = add i64 %parts, 4294967296
   %old = atomicrmw add ptr @ticket, i64 %step seq_cst, align 8
-  %asleep = load atomic i32, ptr @asleep seq_cst, align 4
-  %some = icmp ne i32 %asleep, 0
-  br i1 %some, label %wake, label %mine
-wake:
-  %said = atomicrmw xchg ptr @asleep, i32 0 seq_cst, align 4
-  %wave_at = getelementptr i8, ptr @ticket, i64 4
   %others = sub i32 %parts32, 1
-  %woken = call i64 @wake(ptr %wave_at, i32 %others)
-  %others64 = sub i64 %parts, 1
-  %perhaps = icmp uge i64 %woken, %others64
-  br i1 %perhaps, label %note, label %mine
-note:
-  ; As many as were called: there may be more asleep.
-  %again = atomicrmw xchg ptr @asleep, i32 1 seq_cst, align 4
+  call void @call_workers(i32 %others)
   br label %mine
 mine:
   call void @take_parts(ptr @scratch)
@@ -446,87 +463,16 @@ out:
 }
 """
 
-_POSIX = """
-declare ptr @aligned_alloc(i64, i64)
-declare void @free(ptr)
-declare i32 @sched_yield()
-declare i32 @clock_gettime(i32, ptr)
-
-; Nanoseconds of a clock that only goes forward.
-define internal i64 @now() {
-  %time = alloca %Time
-  %code = call i32 @clock_gettime(i32 CLOCK, ptr %time)
-  %seconds = load i64, ptr %time
-  %rest_at = getelementptr %Time, ptr %time, i64 0, i32 1
-  %rest = load i64, ptr %rest_at
-  %whole = mul i64 %seconds, 1000000000
-  %sum = add i64 %whole, %rest
-  ret i64 %sum
-}
-"""
-
-_FUTEX = """
-declare i64 @syscall(i64, ...)
-
-; Sleep while the word has this value, until @wake is called on it or for no reason.
-define internal void @sleep(ptr %word, i32 %value, i32 %microseconds) {
-  %code = call i64 (i64, ...) @syscall(i64 FUTEX, ptr %word, i32 128, i32 %value, ptr null,
-                                       ptr null, i32 0)
-  ret void
-}
-
-; Wake so many that sleep on the word. How many there were.
-define internal i64 @wake(ptr %word, i32 %count) {
-  %code = call i64 (i64, ...) @syscall(i64 FUTEX, ptr %word, i32 129, i32 %count, ptr null,
-                                       ptr null, i32 0)
-  ret i64 %code
-}
-"""
-
-_POLLING = """
-declare i32 @usleep(i32)
-
-define internal void @sleep(ptr %word, i32 %value, i32 %microseconds) {
-  %code = call i32 @usleep(i32 %microseconds)
-  ret void
-}
-
-define internal i64 @wake(ptr %word, i32 %count) {
-  ret i64 0
-}
-"""
-
-_PAUSE = {
-    "x86_64": "declare void @llvm.x86.sse2.pause()\n"
-    "define internal void @pause() {\n  call void @llvm.x86.sse2.pause()\n  ret void\n}\n",
-    "aarch64": "declare void @llvm.aarch64.hint(i32)\n"
-    "define internal void @pause() {\n  call void @llvm.aarch64.hint(i32 1)\n  ret void\n}\n",
-    "other": "define internal void @pause() {\n  ret void\n}\n",
-}
-_FUTEX_NUMBER = {"x86_64": "202", "aarch64": "98"}  # of the system call, on Linux
-
 NAMES = ("schuss_run", "schuss_worker", "schuss_set_workers", "schuss_reset", "schuss_release")
 
 
 def source(polling: bool = False) -> Source:
-    """The executor for this system. Each load of it has a pool of its own.
+    """The executor for this system. Its state is part of the code: there is one pool.
 
     Args:
-        polling: do without futexes, as on systems that have none.
+        polling: do without futexes, as on systems that have none. This has a pool of its own.
     """
-    triple = host().triple
-    processor = triple.partition("-")[0].replace("arm64", "aarch64")
-    futex = _FUTEX_NUMBER.get(processor) if sys.platform == "linux" else None
-    text = [_TYPES, _STATE, _WORK, _WORKER, _RUN, _POSIX]
-    text += [_PAUSE.get(processor, _PAUSE["other"])]
-    text += [_POLLING if polling or futex is None else _FUTEX.replace("FUTEX", futex)]
-    constants = {
-        "CLOCK": "6" if sys.platform == "darwin" else "1",  # CLOCK_MONOTONIC
-        "POLITE": str(POLITE),
-        "SPIN": str(SPIN),
-        "PATIENCE": str(PATIENCE),
-    }
-    full = "".join(text)
-    for name, value in constants.items():
-        full = full.replace(name, value)
-    return Source(full, NAMES)
+    text = _TYPES + _STATE + _WORK + _WORKER + _RUN + waiting(polling)
+    for name, value in {"POLITE": POLITE, "SPIN": SPIN, "PATIENCE": PATIENCE}.items():
+        text = text.replace(name, str(value))
+    return Source(text, NAMES)

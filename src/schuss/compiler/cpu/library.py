@@ -130,25 +130,28 @@ def _compile(sources: dict[str, Source]) -> dict[str, bytes]:
     def work() -> None:
         try:
             translator = Translator()
-            while waiting:
-                with suppress(IndexError):  # another thread was faster
+            while True:
+                try:
                     key, each = waiting.popleft()
-                    objects[key] = translator(each.text, each.loops)
+                except IndexError:
+                    return
+                objects[key] = translator(each.text, each.loops)
         except Exception as problem:
             problems.append(problem)
             waiting.clear()
 
-    helpers = min(len(waiting), get_num_threads()) - 1
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(helpers)]
+    helpers: list[threading.Thread] = []
     try:
-        for each in threads:
-            each.start()
+        with suppress(RuntimeError):  # where the system gives no more threads
+            for _ in range(min(len(waiting), get_num_threads()) - 1):
+                helper = threading.Thread(target=work, daemon=True)
+                helper.start()
+                helpers.append(helper)
         work()
     finally:  # the helpers too stop at an interrupt
         waiting.clear()
-        for each in threads:
-            if each.ident is not None:
-                each.join()
+        for helper in helpers:
+            helper.join()
     if problems:
         raise problems[0]
     return objects

@@ -124,9 +124,7 @@ def _staged(lowered: Any, words: tuple[Place | int, ...]) -> Calls:
 def _attention(unit: Attention) -> Calls:
     value = unit.value
     backward = value.op == "attention_gradient"
-    g, (q, k, v), y = None, value.inputs[:3], None
-    if backward:
-        g, q, k, v, y = value.inputs[:5]
+    q, k, v = value.inputs[1:4] if backward else value.inputs[:3]
     masked = len(value.inputs) == (6 if backward else 4)
 
     def strides(i: int | None) -> tuple[int, ...] | None:
@@ -137,7 +135,7 @@ def _attention(unit: Attention) -> Calls:
         str(value.dtype), q.shape[:-2], q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1],
         value.attributes["causal"], value.attributes["scale"],
         q=strides(first), k=strides(first + 1), v=strides(first + 2),
-        g=strides(0) if backward else None, y=strides(4) if backward else None,
+        g=strides(0) if backward else None, y=strides(4) if backward else value.strides,
         mask=strides(len(value.inputs) - 1) if masked else None,
     )  # fmt: skip
     size = value.dtype.itemsize
@@ -152,7 +150,6 @@ def _attention(unit: Attention) -> Calls:
     if backward:
         words += [place(0), place(4)]
         return _staged(attention.lower_backward(spec), tuple(words))
-    del g, y
     return _staged(attention.lower_forward(spec), tuple(words))
 
 

@@ -3,10 +3,10 @@
 A kernel that needs `exp` of 16 float32 at a time calls `symbol("exp", "float32", 16)` and adds the
 text that `definition("exp", "float32", 16)` gives to its module, once.
 
-float32 results are within 2 units in the last place of the true value and float64 results within 3,
-over the whole range (benchmarks/ACCURACY.md has the measured errors). NaN, infinities and signed
-zeros come out as NumPy gives them; subnormal numbers are neither taken for 0 nor made 0. Results have
-the same bits for any number of lanes.
+float32 results are within 2 units in the last place of the true value and float64 results within
+3, over the whole range (benchmarks/ACCURACY.md has the measured errors). NaN, infinities and signed
+zeros come out as NumPy gives them; subnormal numbers are neither taken for 0 nor made 0. Results
+have the same bits for any number of lanes.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ def definition(function: str, dtype: str, lanes: int) -> tuple[str, frozenset[st
         define internal <8 x float> @schuss.exp.float32.v8(<8 x float> %x) alwaysinline
 
     Several definitions may stand in one module; their declarations must be joined as sets, since
-    LLVM accepts each line only once. Functions are those in FUNCTIONS, dtypes float32 and float64.
+    LLVM accepts each line only once. The text is for `host()`. Functions are those in FUNCTIONS,
+    dtypes float32 and float64, lanes 1 (then the types are scalars), 2, 4, 8 or 16.
     """
     kind = KINDS[dtype]
-    body = Body(lanes, symbol(function, dtype, lanes), host().is_x86 and host().vector_bits == 512)
+    body = Body(lanes, symbol(function, dtype, lanes), _extension())
     arguments = [Value(body, f"%{name}", kind) for name in ("x", "y")[: arity(function)]]
     result = _FORMULAS[function](*arguments)
     vector = body.type(kind)
@@ -77,3 +78,10 @@ def definition(function: str, dtype: str, lanes: int) -> tuple[str, frozenset[st
     foot = f"  ret {vector} {result.name}"
     text = "\n".join([*body.globals, head, "entry:", *body.lines, foot, "}", ""])
     return text, frozenset(body.declarations)
+
+
+def _extension() -> str:
+    """The instruction set of which `Body` knows some instructions."""
+    if host().is_x86:
+        return "avx512" if host().vector_bits == 512 else ""
+    return "neon" if host().triple.startswith(("aarch64", "arm64")) else ""

@@ -1,4 +1,4 @@
-"""exp, expm1, tanh, sigmoid and erf as vector formulas."""
+"""exp and what is made of it, tanh and erf, as vector formulas."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ from schuss.compiler.cpu.math_values import (
     times_power_of_two,
 )
 
-# ln(2) = high + low; the high part has so few digits that its product with an exponent is exact.
-LN2 = {
-    "float": (0.693145751953125, 1.42860682030941723212e-6),
-    "double": (6.93147180369123816490e-01, 1.90821492927058770002e-10),
-}
 # Where exp is certainly 0 or infinite. Beyond these the powers of two below would wrap around.
 LOWEST = {"float": -104.0, "double": -746.0}
 HIGHEST = {"float": 89.0, "double": 710.0}
@@ -46,7 +41,7 @@ def _exp_of_clamped(x: Value) -> Value:
 
 
 def exp_of_sum(x: Value, rest: Value) -> Value:
-    """exp(x + rest) in float64 for -800 <= x <= 800 and a small rest."""
+    """exp(x + rest) for a small rest and x within twice the range where exp is finite."""
     bits, n, r = _reduced(x)
     return times_power_of_two(_exp_of_reduced(r + rest), bits, n)
 
@@ -58,7 +53,7 @@ def _exp_of_reduced(r: Value) -> Value:
 def _reduced(x: Value) -> tuple[Value, Value, Value]:
     """(bits of n, n, r) with x = n ln(2) + r and |r| <= ln(2) / 2."""
     bits, n = rounded(x, 1 / math.log(2))
-    high, low = LN2[x.kind]
+    high, low = tables.LN2[x.kind]  # n times high is exact
     return bits, n, fma(n, -low, fma(n, -high, x))
 
 
@@ -66,10 +61,10 @@ def expm1(x: Value) -> Value:
     """2^n expm1(r) + (2^n - 1), doubled at the end since 2^n may be too large."""
     lowest = -18.0 if x.kind == "float" else -38.0  # where it is certainly -1
     clamped = larger(lowest, smaller(HIGHEST[x.kind], x))
-    return select(_is_tiny(x), x, _expm1_of_clamped(clamped))
+    return select(is_tiny(x), x, _expm1_of_clamped(clamped))
 
 
-def _is_tiny(x: Value) -> Value:
+def is_tiny(x: Value) -> Value:
     """Whether x is so small, or 0, that expm1(x) = x (and log1p(x), ...)."""
     return absolute(x) < 2.0 ** -(MANTISSA_BITS[x.kind] + 2)
 
@@ -117,24 +112,25 @@ def tanh(x: Value) -> Value:
         return _odd_pieces(x, tables.TANH_STEP, tables.TANH_PIECES)
     e = _expm1_of_clamped(larger(-44.0, absolute(x) * -2.0))  # expm1(-2|x|)
     y = copysign(e / (2.0 + e), x)
-    return select(_is_tiny(x), x, y)
+    return select(is_tiny(x), x, y)
 
 
 def erf(x: Value) -> Value:
-    """In float64 -expm1(-q(x)) with q(x) = -ln(1 - erf(x)), which is a smooth function."""
+    """In float64 -expm1(-x q(x)), where q is smooth: x q(x) = -log(1 - erf(x))."""
     if x.kind == "float":
         return _odd_pieces(x, tables.ERF_STEP, tables.ERF_PIECES)
     size = smaller(5.95, absolute(x))
     e = _expm1_of_clamped(-size * polynomial(size, tables.ERF["double"]))
     y = copysign(e, x)
+    # expm1's last doubling loses a bit of subnormal numbers
     return select(absolute(x) < 1e-300, x * (2 / math.sqrt(math.pi)), y)
 
 
 def _odd_pieces(x: Value, step: float, pieces: tuple[tuple[float, ...], ...]) -> Value:
     """An odd function of float32 that is 1 from 15.5 steps on, by a polynomial for each step.
 
-    The coefficients are looked up, which takes an instruction each. Against one polynomial for all x
-    or a quotient this needs a fraction of the multiplications, and no division.
+    The coefficients are looked up, which takes an instruction each with AVX-512. One polynomial for
+    all x would have several times the degree, and a quotient a division.
     """
     magic = 1.5 * 2.0**23
     size = smaller(15.499 * step, absolute(x))

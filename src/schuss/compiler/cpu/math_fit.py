@@ -2,22 +2,24 @@
 
     python -m schuss.compiler.cpu.math_fit > src/schuss/compiler/cpu/math_tables.py
 
-Each polynomial is nearly the best one in the sense of Chebyshev: its largest weighted error is close
-to as small as can be. C. L. Lawson's algorithm finds it by weighted least squares, in which places
-with large errors gain weight from round to round (J. R. Rice and K. H. Usow, "The Lawson algorithm
-and extensions", Mathematics of Computation 22, 1968). The lowest coefficients are rounded to the
-dtype one at a time and the others fitted again around them, so that rounding costs next to nothing.
+Each polynomial is nearly the best one in the sense of Chebyshev: its largest weighted error is
+close to as small as can be. C. L. Lawson's algorithm finds it by weighted least squares, in which
+places with large errors gain weight from round to round (J. R. Rice and K. H. Usow, "The Lawson
+algorithm and extensions", Mathematics of Computation 22, 1968). The lowest coefficients are rounded
+to the dtype one at a time and the others fitted again around them, so that rounding costs next to
+nothing.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
-import mpmath
-from mpmath import mp, mpf
-
-Function = Callable[[mpf], mpf]
+mpmath = import_module("mpmath")  # by name, since it is no dependency and has no types
+mp, mpf = mpmath.mp, mpmath.mpf
+Function = Callable[[Any], Any]  # of mpmath's numbers
 
 mp.dps = 50
 GRID = 12  # points at which the error is looked at, for each coefficient
@@ -25,13 +27,13 @@ ROUNDS = 12
 ONE_BY_ONE = 3  # so many coefficients are rounded before the others are fitted
 
 
-def rounded(number: mpf, dtype: str) -> float:
+def rounded(number: Any, dtype: str) -> float:
     if dtype == "float64":
         return float(number)
     return struct.unpack("<f", struct.pack("<f", float(number)))[0]
 
 
-def lawson(target: list[mpf], weight: list[mpf], columns: list[list[mpf]]) -> list[mpf]:
+def lawson(target: list[Any], weight: list[Any], columns: list[list[Any]]) -> list[Any]:
     """The factors of the columns for which max |weight (target - sum of columns)| is smallest."""
     share = [mpf(1)] * len(target)
     best, smallest = [], mp.inf
@@ -68,7 +70,7 @@ def fit(
     columns = [[x**power for x in points] for power in range(degree + 1)]
     coefficients: list[float] = []
 
-    def settle(number: mpf) -> None:
+    def settle(number: Any) -> None:
         column = columns[len(coefficients)]
         coefficients.append(rounded(number, dtype))
         rest[:] = [r - coefficients[-1] * x for r, x in zip(rest, column, strict=True)]
@@ -85,7 +87,7 @@ def fit(
 def divided(function: Function, known: Function, power: int) -> Function:
     """(function(x) - known(x)) / x**power: what is left when the first terms are set apart."""
 
-    def quotient(x: mpf) -> mpf:
+    def quotient(x: Any) -> Any:
         with mp.workdps(50 + 12 * power):
             return (function(x) - known(x)) / x**power
 
@@ -147,21 +149,15 @@ def polynomials(dtype: str) -> dict[str, tuple[list[float], float]]:
         ("SINH", mpmath.sinh, 1.0, (3, 6)),
     ):
         found[name] = near_even(function, lambda x: x, 3, limit, choose(*degrees))
-    # log2(1 + r) = r q(r) near a table's node and 2^r, in float64 for the powers of float32
     if not short:
-        minus_log_erfc = divided(lambda x: -mpmath.log(mpmath.erfc(x)), lambda x: mpf(0), 1)
+        minus_log_erfc = divided(lambda x: -mpmath.log(mpmath.erfc(x)), lambda x: 0, 1)
         found["ERF"] = fit(
             minus_log_erfc, lambda x: x * mpmath.erfc(x) / mpmath.erf(x), 1e-6, 5.95, 24, dtype
         )
-        found["LONG_LOG"] = near(
-            mpmath.log1p, lambda r: r - r * r / 2, 3, -0.0465, 0.0465, 10
-        )
-        found["SHORT_LOG2"] = fit(
-            lambda r: mpmath.log(1 + r, 2) / r, lambda r: 1, -1 / 28, 1 / 28, 5, dtype
-        )
-        found["SHORT_EXP2"] = fit(
-            lambda r: mpf(2) ** r, lambda r: 2**-r, -0.501, 0.501, 7, dtype, (1.0,)
-        )
+    # log(1 + r) = r - r^2 / 2 + r^3 q(r) near a table's node, for powers
+    found["POWER_LOG"] = near(
+        mpmath.log1p, lambda r: r - r * r / 2, 3, -0.0625, 0.0625, choose(4, 12)
+    )  # fmt: skip
     return found
 
 
@@ -178,45 +174,42 @@ def pieces(function: Function, step: float, degree: int) -> tuple[list[list[floa
     first[0].insert(0, 0.0)
     found = [first]
     for i in range(1, 16):
-        around = lambda h, centre=i * step: function(centre + h)
-        found.append(
-            fit(around, lambda h, f=around: 1 / f(h), -step / 2, step / 2, degree, "float32")
-        )
+
+        def around(h: Any, centre: float = i * step) -> Any:
+            return function(centre + h)
+
+        def relative(h: Any, centre: float = i * step) -> Any:
+            return 1 / function(centre + h)
+
+        found.append(fit(around, relative, -step / 2, step / 2, degree, "float32"))
     rows = [list(row) for row in zip(*(piece for piece, _ in found), strict=True)]
     return rows, max(error for _, error in found)
 
 
-def exact_nodes() -> tuple[list[float], list[float], list[float]]:
-    """The same for float64 powers, with log(c) as the sum of two numbers.
+def nodes(dtype: str) -> tuple[list[float], list[float], list[float]]:
+    """1 / c, and log(c) as a sum of two, for nodes c near the 16 parts of 0.75 <= m < 1.5.
 
-    1 / c has 5 bits after the point, so that m / c - 1 is exact for a float64 m. The larger part of
-    log(c) and LN2_HIGH are multiples of 2**-42, so that sums with small multiples of LN2_HIGH are
-    exact.
+    Four bits of m tell the part: 0 to 7 are sixteenths from 1 on, 8 to 15 thirty-seconds from 0.75
+    on. 1 / c has so few bits that m / c - 1 is exact, and is 1 on both sides of 1, so that log(1)
+    is exactly 0. The larger part of log(c) is a multiple of 2**-16 or 2**-42, as is that of log(2).
     """
-    inverses = [round(32 * each) / 32 for each in nodes()[0]]
-    logarithms = [-mpmath.log(each) for each in inverses]
-    high = [float(mpmath.nint(each * 2**42) / 2**42) for each in logarithms]
-    return inverses, high, [float(a - b) for a, b in zip(logarithms, high, strict=True)]
+    parts = [(1 + mpf(i) / 16, mpf(1) / 16, 32) for i in range(8)]
+    parts += [(mpf(3) / 4 + mpf(i) / 32, mpf(1) / 32, 16) for i in range(8)]
+    inverses = [
+        float(mpmath.nint(steps / (low + width / 2)) / steps) for low, width, steps in parts
+    ]
+    inverses[0] = inverses[15] = 1.0
+    pairs = [split(-mpmath.log(each), dtype) for each in inverses]
+    return inverses, [high for high, _ in pairs], [low for _, low in pairs]
 
 
-def nodes() -> tuple[list[float], list[float]]:
-    """1 / c and log2(c) for the 16 parts of [0.6992, 1.3984) that a float32's leading bits tell.
-
-    c is in the middle of its part, but 1 where the part contains 1, so that log2(1) is 0.
-    """
-    inverses, logarithms = [], []
-    for i in range(16):
-        low, high = (
-            mpf(struct.unpack("<f", struct.pack("<I", LOG_ORIGIN + ((i + k) << 19)))[0])
-            for k in (0, 1)
-        )
-        inverse = 1.0 if low < 1 < high else float(2 / (low + high))
-        inverses.append(inverse)
-        logarithms.append(float(-mpmath.log(inverse, 2)))
-    return inverses, logarithms
+def split(number: Any, dtype: str) -> tuple[float, float]:
+    """A sum of two numbers, of which the first times an exponent is exact."""
+    places = 16 if dtype == "float32" else 42
+    high = mpmath.nint(number * 2**places) / 2**places
+    return float(high), rounded(number - high, dtype)
 
 
-LOG_ORIGIN = 0x3F330000
 ERF_STEP = 260 / 1024  # the pieces end at 3.936, where erf is 1 in float32
 TANH_STEP = 596 / 1024  # at 9.021
 
@@ -232,8 +225,7 @@ def text(values: object, indent: int = 0) -> str:
 
 def main() -> None:
     print('"""Coefficients; see math_fit.py, which printed this file.\n')
-    print('Beside each is the largest error relative to the whole function."""\n')
-    print("# ruff: noqa: E501")
+    print('Beside each is the largest error relative to the whole function."""')
     short, long = polynomials("float32"), polynomials("float64")
     for name in dict.fromkeys([*short, *long]):
         print(f"\n{name} = {{")
@@ -247,15 +239,26 @@ def main() -> None:
         ("ERF", mpmath.erf, ERF_STEP, 5),
         ("TANH", mpmath.tanh, TANH_STEP, 7),
     ):
-        values, error = pieces(function, step, degree)
+        rows, error = pieces(function, step, degree)
         print(f"\n{name}_STEP = {step!r}")
-        print(f"{name}_PIECES = {text(values)}  # 2**{float(mpmath.log(error, 2)):.1f}")
-    names = ("NODE_INVERSE", "NODE_LOG2", "EXACT_INVERSE", "EXACT_LOG_HIGH", "EXACT_LOG_LOW")
-    for name, column in zip(names, (*nodes(), *exact_nodes()), strict=True):
-        print(f"\n{name} = {text(column)}")
+        print(f"{name}_PIECES = {text(rows)}  # 2**{float(mpmath.log(error, 2)):.1f}")
+    tables = [nodes(dtype) for dtype in ("float32", "float64")]
+    for i, name in enumerate(("NODE_INVERSE", "NODE_LOG_HIGH", "NODE_LOG_LOW")):
+        print(f"\n{name} = {{")
+        for kind, table in zip(("float", "double"), tables, strict=True):
+            print(f'    "{kind}": {text(table[i], 4)},')
+        print("}")
+    print("\nLN2 = {")
+    for kind, dtype in (("float", "float32"), ("double", "float64")):
+        print(f'    "{kind}": {split(mpmath.log(2), dtype)},')
+    print("}")
     print("\n# The first 1280 bits of 2 / pi after the point.")
     with mp.workdps(500):
-        print(f"TWO_OVER_PI = {int(mpmath.floor(2 / mp.pi * mpf(2) ** 1280)):#x}")
+        digits = f"{int(mpmath.floor(2 / mp.pi * mpf(2) ** 1280)):0320X}"
+    print("TWO_OVER_PI = int(")
+    for start in range(0, len(digits), 80):
+        print(f'    "{digits[start : start + 80]}"')
+    print("    , 16)  # fmt: skip")
 
 
 if __name__ == "__main__":

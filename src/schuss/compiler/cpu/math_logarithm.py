@@ -1,11 +1,11 @@
-"""Logarithms and powers as vector formulas."""
+"""Logarithms, inverse hyperbolic functions and powers as vector formulas."""
 
 from __future__ import annotations
 
 import math
 
 from schuss.compiler.cpu import math_tables as tables
-from schuss.compiler.cpu.math_exponential import LN2, _is_tiny, exp_of_sum
+from schuss.compiler.cpu.math_exponential import exp_of_sum, is_tiny
 from schuss.compiler.cpu.math_values import (
     EXPONENT_BIAS,
     MANTISSA_BITS,
@@ -20,12 +20,9 @@ from schuss.compiler.cpu.math_values import (
     select,
     smaller,
     square_root,
+    sum_with_rest,
     truncate,
 )
-
-# Powers take the parts of math_fit.nodes, which begin at 0.6992.
-NODE_ORIGIN = 0x3FE6600000000000
-EXACT_LN2 = (0.6931471805598903, 5.497923018708371e-14)  # the first is a multiple of 2**-42
 
 
 def log(x: Value) -> Value:
@@ -34,7 +31,7 @@ def log(x: Value) -> Value:
 
 
 def log1p(x: Value) -> Value:
-    return select(_is_tiny(x), x, _corrected(x, _log1p(x), -1.0))
+    return select(is_tiny(x), x, _corrected(x, _log1p(x), -1.0))
 
 
 def _log1p(x: Value, doublings: Value | None = None) -> Value:
@@ -56,7 +53,7 @@ def asinh(x: Value) -> Value:
     size = absolute(x)
     large = size > 2.0**60
     z = fma(size, size / (1.0 + square_root(fma(size, size, 1.0))), size)
-    return copysign(select(_is_tiny(x), x, _log_or_double(size, large, z)), x)
+    return copysign(select(is_tiny(x), x, _log_or_double(size, large, z)), x)
 
 
 def acosh(x: Value) -> Value:
@@ -79,15 +76,16 @@ def atanh(x: Value) -> Value:
     size = absolute(x)
     double = size + size
     z = fma(double, size / (1.0 - size), double)
-    y = copysign(0.5 * _corrected(z, _log1p(z), -1.0), x)
-    return select(_is_tiny(x), x, y)
+    y = select(z < math.inf, 0.5 * _log1p(z), z)
+    y = select(size > 1.0, x.like(math.nan), y)
+    return select(is_tiny(x), x, copysign(y, x))
 
 
 def _e_ln2_plus_log1p(e: Value, f: Value) -> Value:
     """e ln(2) + log(1 + f)."""
     if f.kind == "float":
         return fma(e, math.log(2), fma(f * f, polynomial(f, tables.LOG["float"]), f))
-    high, low = LN2[f.kind]
+    high, low = tables.LN2[f.kind]
     s = f / (2.0 + f)
     z = s * s
     rest = fma(-z, polynomial(z, tables.LOG["double"]), f)  # log(1 + f) = f - s (f - z q(z))
@@ -102,82 +100,51 @@ def _corrected(x: Value, y: Value, pole: float) -> Value:
 
 def power(x: Value, y: Value) -> Value:
     """|x|^y, then what the sign of x makes of it; the special cases of C99, which NumPy follows."""
-    size = absolute(x)
-    z = _float_power(size, y) if x.kind == "float" else _double_power(size, y)
+    z = _power_of_size(absolute(x), y)
     half = y * 0.5
     whole = truncate(y).equals(y)
     odd = whole & truncate(half).differs(half)
-    sign = select(odd, x, 0.0).bits() & sign_bit(x.kind)
+    sign = select(odd, x, 0.0).bits() & (-(2**31) if x.kind == "float" else -(2**63))
     z = (z.bits() | sign).from_bits()
     z = select((x < 0.0) & (x > -math.inf) & ~whole, x.like(math.nan), z)
     return select(x.equals(1.0) | y.equals(0.0), x.like(1.0), z)
 
 
-def sign_bit(kind: str) -> int:
-    return -(2**31) if kind == "float" else -(2**63)
-
-
-def _float_power(size: Value, y: Value) -> Value:
-    """2^(y log2(size)) in float64, where float32's exponents and roundings are far away."""
-    wide = size.to("double")
-    e, i, m = _node(wide)
-    r = fma(m, lookup(tables.NODE_INVERSE, i, "double"), -1.0)
-    log2 = fma(r, polynomial(r, tables.SHORT_LOG2["double"]),
-               e + lookup(tables.NODE_LOG2, i, "double"))  # fmt: skip
-    log2 = _at_ends(wide, log2)
-    t = larger(-200.0, smaller(200.0, _finite(y.to("double")) * log2))
-    magic = 1.5 * 2.0**52 + 1023
-    shifted = t + magic
-    scale = (shifted.bits() << 52).from_bits()
-    p = polynomial(t - (shifted - magic), tables.SHORT_EXP2["double"])
-    return (p * scale).to("float")
-
-
-def _node(x: Value) -> tuple[Value, Value, Value]:
-    """(e, i, m) with x = 2^e m, m in the i-th of the 16 parts that the tables are for."""
-    bits = x.bits()
-    shifted = bits - NODE_ORIGIN
-    exponent = shifted >> 52
-    return exponent.to("double"), shifted.shifted_down(48), (bits - (exponent << 52)).from_bits()
-
-
-def _at_ends(x: Value, logarithm: Value) -> Value:
-    """The logarithm of x >= 0, with the right values at 0, infinity and NaN."""
-    return select(x.equals(0.0), x.like(-math.inf), select(x < math.inf, logarithm, x))
-
-
-def _finite(y: Value) -> Value:
-    """An infinite y as a large number: times log(1) = 0 that is 0, as 1^inf = 1 needs."""
-    return larger(-1e300, smaller(1e300, y))
-
-
-def _double_power(size: Value, y: Value) -> Value:
-    """exp(y log(size)), where the logarithm is the sum of two numbers, good to 64 bits or more."""
-    subnormal = size < 2.0**-1022
-    e, i, m = _node(select(subnormal, size * 2.0**52, size))
-    e = select(subnormal, e - 52.0, e)
-    r = fma(m, lookup(tables.EXACT_INVERSE, i, "double"), -1.0)  # exact
-    high, low = EXACT_LN2
-    start = fma(e, high, lookup(tables.EXACT_LOG_HIGH, i, "double"))  # exact
-    rest = fma(e, low, lookup(tables.EXACT_LOG_LOW, i, "double"))
-    half_square = r * r * -0.5
-    square_rest = fma(r, r * -0.5, -half_square)
-    cube = r * r * r * polynomial(r, tables.LONG_LOG["double"])
-    a, a_rest = two_sum(start, r)
-    b, b_rest = two_sum(a, half_square)
-    log = b + (small := a_rest + b_rest + square_rest + rest + cube)
-    log_rest = b - log + small
-    log = _at_ends(size, log)
-
-    y = _finite(y)
+def _power_of_size(size: Value, y: Value) -> Value:
+    """exp(y log(size)) with the logarithm and its product with y as sums of two numbers."""
+    log, log_rest = _log_with_rest(size)
+    # An infinite y becomes a large number: times log(1) = 0 that is 0, as 1^inf = 1 needs.
+    huge = 2.0**100 if y.kind == "float" else 2.0**1000
+    y = larger(-huge, smaller(huge, y))
+    limit = 160.0 if y.kind == "float" else 1000.0  # exp is 0 or infinite there
     product = y * log
-    inside = absolute(product) < 800.0
-    product_rest = select(inside, fma(y, log_rest, fma(y, log, -product)), 0.0)
-    return exp_of_sum(larger(-800.0, smaller(800.0, product)), product_rest)
+    rest = fma(y, log_rest, fma(y, log, -product))
+    rest = select(absolute(product) < limit, rest, 0.0)
+    return exp_of_sum(larger(-limit, smaller(limit, product)), rest)
 
 
-def two_sum(a: Value, b: Value) -> tuple[Value, Value]:
-    """(s, t): s is a + b rounded and s + t is a + b exactly (D. E. Knuth)."""
-    total = a + b
-    from_b = total - a
-    return total, (a - (total - from_b)) + (b - from_b)
+def _log_with_rest(x: Value) -> tuple[Value, Value]:
+    """log(x) as the sum of two numbers, good to 33 bits (float32) or 65 (float64), for x >= 0.
+
+    P.-T. P. Tang, "Table-driven implementation of the logarithm function in IEEE floating-point
+    arithmetic", ACM Transactions on Mathematical Software 16 (1990): x = 2^e c (1 + r) with c from
+    a table.
+    """
+    e, m = exponent_and_mantissa(x)
+    i = m.bits() >> (MANTISSA_BITS[x.kind] - 4)
+    inverse, c_high, c_low = (
+        lookup(table[x.kind], i, x.kind)
+        for table in (tables.NODE_INVERSE, tables.NODE_LOG_HIGH, tables.NODE_LOG_LOW)
+    )
+    r = fma(m, inverse, -1.0)  # exact, as is the next sum
+    high, low = tables.LN2[x.kind]
+    start = fma(e, high, c_high)
+    half = r * -0.5
+    square = r * half
+    a, a_rest = sum_with_rest(start, r)
+    b, b_rest = sum_with_rest(a, square)
+    small = fma(r * r * r, polynomial(r, tables.POWER_LOG[x.kind]), fma(e, low, c_low))
+    small = small + (a_rest + b_rest + fma(r, half, -square))
+    log, rest = sum_with_rest(b, small)
+    at_end = x.equals(0.0) | x.equals(math.inf)
+    return select(at_end, e, log), rest

@@ -1,4 +1,4 @@
-"""sin and cos as vector formulas."""
+"""Trigonometric functions and their inverses as vector formulas."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from schuss.compiler.cpu.math_values import (
     MANTISSA_BITS,
     Value,
     absolute,
+    any_sum_with_rest,
     copysign,
     fma,
     gather,
@@ -84,9 +85,9 @@ def reduced_with_rest(x: Value) -> tuple[Value, Value, Value]:
     """(quadrant, r, rest) with x = quadrant pi / 2 + r + rest, where the rest is r's rounding."""
     shifted, n = _quadrant(x)
     first, second, third = HALF_PI[x.kind]
-    exact = fma(n, -first, x)
-    r = fma(n, -second, exact)
-    rest = fma(n, -third, fma(n, -second, exact - r))
+    product = n * -second
+    r, rest = any_sum_with_rest(fma(n, -first, x), product)
+    rest = fma(n, -third, rest + fma(n, -second, -product))
     large = absolute(x) > LARGE[x.kind]
     common = shifted.bits(), r, rest
     quadrant, r, rest = x.body.unless_rare(large, common, lambda: _reduced_large(x, large))
@@ -155,9 +156,7 @@ def _nearest(product: Value) -> tuple[Value, Value]:
     return quadrant, product - (quadrant << 62)
 
 
-def _with_sign(
-    x: Value, quadrant: Value, r: Value, rest: Value
-) -> tuple[Value, Value, Value]:
+def _with_sign(x: Value, quadrant: Value, r: Value, rest: Value) -> tuple[Value, Value, Value]:
     """The same for -|x| if x is negative; NaN for infinities."""
     negative = x < 0.0
     r = select(absolute(x) < math.inf, select(negative, -r, r), math.nan)
@@ -195,8 +194,9 @@ def _reduced_large_double(x: Value, large: Value) -> tuple[Value, Value, Value]:
 def asin(x: Value) -> Value:
     """By the series for |x| <= 1/2, else pi / 2 - 2 asin(sqrt((1 - |x|) / 2))."""
     outer, s, tail = _arcsine(absolute(x))
-    high, low, _ = HALF_PI[x.kind]
-    from_right_angle = fma(s, -2.0, high) + fma(tail, -2.0, low)
+    # pi / 2 as the sum of 1, which is added last, and two more
+    high, low = HALF_PI[x.kind][0] - 1.0, HALF_PI[x.kind][1]
+    from_right_angle = 1.0 + (fma(s, -2.0, high) + fma(tail, -2.0, low))
     return copysign(select(outer, from_right_angle, s + tail), x)
 
 

@@ -26,13 +26,14 @@ EXPONENT_BIAS = {"float": 127, "double": 1023}
 class Body:
     """The lines of one LLVM function whose values all have `lanes` elements.
 
-    With `avx512` and vectors of 512 bits some things are one instruction, with the same results.
+    `extension` may be "avx512" or "neon": some things are one instruction there on vectors of the
+    full width, with the same results.
     """
 
-    def __init__(self, lanes: int, symbol: str, avx512: bool):
+    def __init__(self, lanes: int, symbol: str, extension: str):
         self.lanes = lanes
         self.symbol = symbol
-        self.avx512 = avx512
+        self.extension = extension
         self.globals: list[str] = []
         self.lines: list[str] = []
         self.declarations: set[str] = set()
@@ -64,7 +65,7 @@ class Body:
         return self.emit(f"call {self.type(kind)} @{name}({listed})", kind)
 
     def is_avx512(self, kind: str) -> bool:
-        return self.avx512 and self.type(kind) in {"<16 x float>", "<8 x double>"}
+        return self.extension == "avx512" and self.type(kind) in {"<16 x float>", "<8 x double>"}
 
     def avx512_call(self, name: str, *arguments: Value, immediate: int | None = None) -> Value:
         """One of AVX-512's instructions that work on exponents: getexp, getmant or scalef."""
@@ -116,7 +117,10 @@ class Body:
 
 
 class Value:
-    """A computed vector. Python numbers beside it become constants of its kind."""
+    """A computed vector of a kind: float, double, i32, i64, or i1 for conditions.
+
+    Python numbers beside it become constants of its kind. `&`, `|` and `~` also join conditions.
+    """
 
     __slots__ = ("body", "kind", "name")
 
@@ -288,12 +292,38 @@ def larger(bound: float, x: Value) -> Value:
 
 
 def polynomial(x: Value, coefficients: Sequence[float | Value]) -> Value:
-    """coefficients[0] + coefficients[1] x + ... by Horner's rule, one fused multiply-add a degree."""
-    *rest, result = coefficients
-    result = x.like(result)
+    """coefficients[0] + coefficients[1] x + ... by Horner's rule, a fused multiply-add a degree.
+
+    The end of a long one is p(x^2) + x q(x^2), so that steps wait for fewer others. The beginning
+    stays as it is, since that is where roundings count.
+    """
+    if len(coefficients) < 12:
+        return _horner(x, coefficients)
+    first, second, *rest = coefficients
+    square = x * x
+    end = fma(_horner(square, rest[1::2]), x, _horner(square, rest[::2]))
+    return _horner(x, (first, second, end))
+
+
+def _horner(x: Value, coefficients: Sequence[float | Value]) -> Value:
+    *rest, last = coefficients
+    result = x.like(last)
     for coefficient in reversed(rest):
         result = fma(result, x, coefficient)
     return result
+
+
+def sum_with_rest(a: Value, b: Value) -> tuple[Value, Value]:
+    """(s, t): s is a + b rounded and s + t exactly a + b, for |a| >= |b| or a = 0 (T. Dekker)."""
+    total = a + b
+    return total, a - total + b
+
+
+def any_sum_with_rest(a: Value, b: Value) -> tuple[Value, Value]:
+    """The same for any a and b (D. E. Knuth)."""
+    total = a + b
+    from_b = total - a
+    return total, (a - (total - from_b)) + (b - from_b)
 
 
 def rounded(x: Value, factor: float) -> tuple[Value, Value]:
@@ -344,10 +374,13 @@ def lookup(table: Sequence[float], index: Value, kind: str) -> Value:
     """table[index] for a table of 16 entries; only the low 4 bits of the index count.
 
     Written as one extraction an element, in which LLVM recognizes a permutation: one instruction
-    for 16 floats with AVX-512, two and a blend for 8 with AVX2. Elsewhere it loads each element.
+    for 16 floats with AVX-512, two and a blend for 8 with AVX2. For NEON an instruction is named;
+    elsewhere each element is loaded.
     """
     assert len(table) == 16
     lanes = index.body.lanes
+    if index.body.extension == "neon" and lanes == 4 and kind == "float":
+        return _neon_lookup(table, index)
     if lanes == 8 or (lanes == 16 and kind == "double"):
         upper = (index & 8).differs(0)
         return select(upper, _permute(table[8:], index, kind), _permute(table[:8], index, kind))
@@ -369,9 +402,7 @@ def _permute(table: Sequence[float], index: Value, kind: str) -> Value:
             chosen = f"{body.type(index.kind)} {masked.name}, i32 {first + lane}"
             at = body.line(f"extractelement {chosen}")
             entry = body.line(f"extractelement {constant}, {index.kind} {at}")
-            part = body.line(
-                f"insertelement <{width} x {kind}> {part}, {kind} {entry}, i32 {lane}"
-            )
+            part = body.line(f"insertelement <{width} x {kind}> {part}, {kind} {entry}, i32 {lane}")
         parts.append(part)
     if len(parts) == 1:
         return Value(body, parts[0], kind)
@@ -379,6 +410,22 @@ def _permute(table: Sequence[float], index: Value, kind: str) -> Value:
     vector, order = f"<{width} x {kind}>", ", ".join(f"i32 {i}" for i in range(body.lanes))
     both = f"{vector} {parts[0]}, {vector} {parts[1]}, <{body.lanes} x i32> <{order}>"
     return body.emit(f"shufflevector {both}", kind)
+
+
+def _neon_lookup(table: Sequence[float], index: Value) -> Value:
+    """The bytes of four floats from the 64 bytes of the table, in one instruction."""
+    body = index.body
+    first_byte_in_each = (index & 15) * 0x04040404
+    positions = (first_byte_in_each + 0x03020100).name
+    quarters = []
+    for first in range(0, 16, 4):
+        entries = ", ".join(f"float {literal(each, 'float')}" for each in table[first : first + 4])
+        quarters.append(f"<16 x i8> bitcast (<4 x float> <{entries}> to <16 x i8>)")
+    positions = body.line(f"bitcast <4 x i32> {positions} to <16 x i8>")
+    intrinsic = "@llvm.aarch64.neon.tbl4.v16i8"
+    body.declarations.add(f"declare <16 x i8> {intrinsic}({', '.join(['<16 x i8>'] * 5)})")
+    found = body.line(f"call <16 x i8> {intrinsic}({', '.join(quarters)}, <16 x i8> {positions})")
+    return body.emit(f"bitcast <16 x i8> {found} to <4 x float>", "float")
 
 
 def gather(body: Body, name: str, table: Sequence[int], index: Value) -> Value:

@@ -7,11 +7,10 @@ in the end add up each of them across its lanes, all together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from schuss.compiler.cpu.matmul_micro import declare_fma, fma, plus, size
-from schuss.compiler.cpu.matmul_pack import declare_masked_load, mask_below, masked_load
+from schuss.compiler.cpu.matmul_pack import declare_masked_load, mask_below, masked_load, shuffle
 from schuss.compiler.cpu.matmul_text import Function
 
 SIGNATURE = "(ptr, i64, i64, ptr, i64, i64, i64, ptr, i64)"
@@ -133,12 +132,11 @@ def _reduce(f: Function, dot: Dot, values: list[str]) -> str:
     """
     lanes, half, places = dot.lanes, dot.lanes // 2, len(values)
     low, high = (
-        _order(x for i in range(start, start + half) for x in (i, lanes + i)) for start in (0, half)
+        [x for i in range(start, start + half) for x in (i, lanes + i)] for start in (0, half)
     )
 
-    def add_shuffled(x: str, y: str, order_x: str, order_y: str) -> str:
-        pair = f"{dot.vector} {x}, {dot.vector} {y}"
-        one, other = (f.let(f"shufflevector {pair}, {order}") for order in (order_x, order_y))
+    def add_shuffled(x: str, y: str, *orders: list[int]) -> str:
+        one, other = (shuffle(f, dot.element, (x, y), lanes, order) for order in orders)
         return f.let(f"{plus(dot.element)} {dot.vector} {one}, {other}")
 
     while len(values) > 1:
@@ -146,23 +144,17 @@ def _reduce(f: Function, dot: Dot, values: list[str]) -> str:
         values = [add_shuffled(x, y, low, high) for x, y in pairs]
     total = values[0]
     while half >= places:
-        folded = _order((i + half) % lanes for i in range(lanes))
-        total = add_shuffled(total, total, _order(range(lanes)), folded)
+        folded = [(i + half) % lanes for i in range(lanes)]
+        total = add_shuffled(total, total, list(range(lanes)), folded)
         half //= 2
     return total
-
-
-def _order(places: Iterable[int]) -> str:
-    """The mask of a shuffle."""
-    numbers = [f"i32 {i}" for i in places]
-    return f"<{len(numbers)} x i32> <{', '.join(numbers)}>"
 
 
 def _store_row(f: Function, dot: Dot, sums: str, r: int, target: str, adds: str) -> None:
     """Store the sums of a row, or add them to what is there."""
     kind = f"<{dot.columns} x {dot.element}>"
-    places = _order(range(r * dot.columns, (r + 1) * dot.columns))
-    value = f.let(f"shufflevector {dot.vector} {sums}, {dot.vector} poison, {places}")
+    places = range(r * dot.columns, (r + 1) * dot.columns)
+    value = shuffle(f, dot.element, (sums, "poison"), dot.lanes, places)
     old = f.let(f"load {kind}, ptr {target}, align {size(dot.element)}")
     old = f.choose(adds, kind, old, "zeroinitializer")
     value = f.let(f"{plus(dot.element)} {kind} {old}, {value}")

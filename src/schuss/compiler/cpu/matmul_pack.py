@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from schuss.compiler.cpu.matmul_micro import size
 from schuss.compiler.cpu.matmul_text import Function
 
-# A transpose in registers needs lanes * log2(lanes) shuffles, written out: beyond this many
-# lanes (of 1 and 2 bytes) elements are moved one at a time.
+# Beyond this many lanes (of 1 and 2 bytes) a transpose in registers is too much code: elements are
+# moved one at a time.
 _LARGEST_TRANSPOSE = 16
 
 SIGNATURE = "(ptr, i64, i64, i64, i64, ptr, i64)"
+ROWS_SIGNATURE = "(ptr, i64, i64, i64, i64, ptr, i64, i64)"
 
 
 @dataclass(frozen=True)
 class Pack:
     """A packing function from elements of type `source` to `element`; `mode` says which stride
-    is 1: 'copy' that of the width, 'transpose' that of k, 'strided' neither.
+    is 1: 'copy' that of the width, 'transpose' that of k, 'strided' neither. 'rows' is 'copy' for
+    several panels, which reads whole rows.
     """
 
     source: str
@@ -48,7 +50,7 @@ def choose(source: str, element: str, lanes: int, width_stride: int, k_stride: i
 
 def declaration(pack: Pack) -> str:
     """The line with which a module refers to the function."""
-    return f"declare void @{pack.name}{SIGNATURE}"
+    return f"declare void @{pack.name}{ROWS_SIGNATURE if pack.mode == 'rows' else SIGNATURE}"
 
 
 def definition(pack: Pack) -> str:
@@ -57,9 +59,18 @@ def definition(pack: Pack) -> str:
         void name(src, width_stride, k_stride, width, k, dst, row)
 
     writes dst[kk * row + w] = src[w * width_stride + kk * k_stride] for w < width and kk < k.
-    Elements of dst beyond `width`, up to `lanes`, may be overwritten with anything. 1 <= width <= lanes; nothing outside of the
-    width x k elements of src is read.
+    Elements of dst beyond `width`, up to `lanes`, may be overwritten with anything.
+    1 <= width <= lanes; nothing outside of the width x k elements of src is read.
+
+    In mode 'rows' the function is
+
+        void name(src, k_stride, width, step, k, dst, row, panel)
+
+    and packs all of a width x k matrix in panels of `step` columns, `panel` elements apart. A panel
+    gets the columns after its own too, up to a whole number of vectors, which fit into `row`.
     """
+    if pack.mode == "rows":
+        return _rows(pack)
     f = Function(
         f"define void @{pack.name}(ptr noalias readonly %src, i64 %width_stride, i64 %k_stride, "
         "i64 %width, i64 %k, ptr noalias %dst, i64 %row)"
@@ -83,30 +94,109 @@ def _copy(f: Function, pack: Pack) -> None:
             _put(f, pack, masked_load(f, pack.source, pack.lanes, source, mask), k)
 
 
-def _transpose(f: Function, pack: Pack) -> None:
-    """Blocks of lanes x lanes. The last block ends with k, and so may do rows a second time;
-    missing columns repeat the last one. Where there are fewer rows than lanes they are moved one
-    element at a time.
-    """
-    lanes, kind = pack.lanes, _stored(pack.source)
+def _rows(pack: Pack) -> str:
+    f = Function(
+        f"define void @{pack.name}(ptr noalias readonly %src, i64 %k_stride, i64 %width, "
+        "i64 %step, i64 %k, ptr noalias %dst, i64 %row, i64 %panel)"
+    )
+    kind, lanes = _stored(pack.source), pack.lanes
     vector = f"<{lanes} x {kind}>"
-    few = f.let(f"icmp slt i64 %k, {lanes}")
+    panels = f.let(f"udiv i64 {f.add('%width', f.sub('%step', 1))}, %step")
+    with f.loop(0, "%k") as k:
+        source = f.at(kind, "%src", f.mul(k, "%k_stride"))
+        target = f.at(pack.element, "%dst", f.mul(k, "%row"))
+        with f.loop(0, panels) as p:
+            first = f.mul(p, "%step")
+            here = f.at(pack.element, target, f.mul(p, "%panel"))
+            end = f.smaller(f.add(first, "%step"), "%width")
+            with f.loop(first, end, lanes) as w:
+                left = f.sub("%width", w)
+                place = f.at(pack.element, here, f.sub(w, first))
+                full = f.let(f"icmp sge i64 {left}, {lanes}")
+                with f.when(full):
+                    value = f.let(
+                        f"load {vector}, ptr {f.at(kind, source, w)}, align {size(pack.source)}"
+                    )
+                    _put_at(f, pack, convert(f, pack.source, pack.element, lanes, value), place)
+                with f.when(f.let(f"xor i1 {full}, true")):
+                    mask = mask_below(f, lanes, left)
+                    value = masked_load(f, pack.source, lanes, f.at(kind, source, w), mask)
+                    _put_at(f, pack, convert(f, pack.source, pack.element, lanes, value), place)
+    f.line("ret void")
+    return f"{f}\n{declare_masked_load(pack.source, lanes)}"
+
+
+def _transpose(f: Function, pack: Pack) -> None:
+    """Squares of 128 bits from each of `lanes` columns. The last ones end with k, and so may do
+    rows a second time; missing columns repeat the last one.
+    """
+    kind, side = _stored(pack.source), _side(pack)
+    few = f.let(f"icmp slt i64 %k, {side}")
     with f.when(few):
         _strided(f, pack)
     with f.when(f.let(f"xor i1 {few}, true")):
         last = f.sub("%width", 1)
-        columns = [f.mul(f.smaller(w, last), "%width_stride") for w in range(lanes)]
-        end = f.sub("%k", lanes)
-        with f.loop(0, "%k", lanes) as start:
+        columns = [f.mul(f.smaller(w, last), "%width_stride") for w in range(pack.lanes)]
+        end = f.sub("%k", side)
+        with f.loop(0, "%k", side) as start:
             k = f.smaller(start, end)
             here = f.at(kind, "%src", k)
-            block = []
+            squares = []
             for column in columns:
-                source = f.at(kind, here, column)
-                value = f.let(f"load {vector}, ptr {source}, align {size(pack.source)}")
-                block.append(convert(f, pack.source, pack.element, lanes, value))
-            for i, value in enumerate(transposed(f, pack.element, block)):
+                value = f.let(
+                    f"load <{side} x {kind}>, ptr {f.at(kind, here, column)}, "
+                    f"align {size(pack.source)}"
+                )
+                squares.append(convert(f, pack.source, pack.element, side, value))
+            for i, value in enumerate(_transposed(f, pack, squares)):
                 _put_converted(f, pack, value, f.add(k, i))
+
+
+def _side(pack: Pack) -> int:
+    """Elements of 128 bits: shuffles that stay inside these are the cheap ones on x86."""
+    return min(pack.lanes, 16 // size(pack.element))
+
+
+def _transposed(f: Function, pack: Pack, pieces: list[str]) -> list[str]:
+    """From `lanes` vectors of `side` elements, `side` vectors of `lanes` elements."""
+    lanes, side = pack.lanes, _side(pack)
+    # Row i of every square in one vector, ...
+    rows = [_joined(f, pack, pieces[i::side]) for i in range(side)]
+    # ... then all squares at once: merging row i with row i + side/2, element by element, moves
+    # the top bit of the row number to the bottom of the column number, and after log2(side)
+    # merges the two have changed places.
+    half, starts = side // 2, range(0, lanes, side)
+    orders = [
+        [at + i + x for at in starts for i in range(first, first + half) for x in (0, lanes)]
+        for first in (0, half)
+    ]
+    for _ in range(side.bit_length() - 1):
+        rows = [
+            shuffle(f, pack.element, (rows[i], rows[i + half]), lanes, order)
+            for i in range(half)
+            for order in orders
+        ]
+    return rows
+
+
+def _joined(f: Function, pack: Pack, pieces: list[str]) -> str:
+    """Vectors one after the other in one vector."""
+    lanes = pack.lanes // len(pieces)
+    while len(pieces) > 1:
+        pairs = zip(pieces[::2], pieces[1::2], strict=True)
+        pieces = [shuffle(f, pack.element, pair, lanes, range(2 * lanes)) for pair in pairs]
+        lanes *= 2
+    return pieces[0]
+
+
+def shuffle(
+    f: Function, element: str, pair: tuple[str, str], lanes: int, order: Iterable[int]
+) -> str:
+    """The elements in `order` of two vectors of `lanes` elements."""
+    places = [f"i32 {i}" for i in order]
+    kind = f"<{lanes} x {element}>"
+    mask = f"<{len(places)} x i32> <{', '.join(places)}>"
+    return f.let(f"shufflevector {kind} {pair[0]}, {kind} {pair[1]}, {mask}")
 
 
 def _strided(f: Function, pack: Pack) -> None:
@@ -119,58 +209,6 @@ def _strided(f: Function, pack: Pack) -> None:
             value = f.let(f"load {kind}, ptr {pointer}")
             value = convert(f, pack.source, pack.element, 1, value)
             f.line(f"store {pack.element} {value}, ptr {f.at(pack.element, target, w)}")
-
-
-def transposed(f: Function, element: str, rows: list[str]) -> list[str]:
-    """The columns of a square block of vectors.
-
-    Shuffles inside 128 bits, and of whole 128 bits, are the cheap ones on x86. So squares inside
-    128 bits are transposed first, and then the matrix of these squares.
-    """
-    lanes = len(rows)
-    kind = f"<{lanes} x {element}>"
-    side = max(1, min(lanes, 16 // size(element)))  # of a small square
-
-    def shuffle(x: str, y: str, order: Iterable[int]) -> str:
-        places = ", ".join(f"i32 {i}" for i in order)
-        return f.let(f"shufflevector {kind} {x}, {kind} {y}, <{lanes} x i32> <{places}>")
-
-    # Merging row i with row i + side/2, element by element, moves the top bit of the row number
-    # to the bottom of the column number; after log2(side) merges the two have changed places.
-    half = side // 2
-    groups = []
-    for at in range(0, lanes, side):
-        group = rows[at : at + side]
-        for _ in range(side.bit_length() - 1):
-            group = [
-                shuffle(group[i], group[i + half], _merge(lanes, side, first))
-                for i in range(half)
-                for first in (0, half)
-            ]
-        groups.append(group)
-    columns = [[group[q] for group in groups] for q in range(side)]
-    # Taking the even and the odd squares of two rows moves bits the other way around.
-    for q, column in enumerate(columns):
-        for _ in range(len(groups).bit_length() - 1):
-            column = [
-                shuffle(column[i], column[i + 1], _every_other(lanes, side, odd))
-                for odd in (0, 1)
-                for i in range(0, len(column), 2)
-            ]
-        columns[q] = column
-    return [columns[i % side][i // side] for i in range(lanes)]
-
-
-def _merge(lanes: int, side: int, first: int) -> list[int]:
-    """Elements first to first + side/2 of each square of two rows, alternating between them."""
-    squares = range(0, lanes, side)
-    return [at + first + i + x for at in squares for i in range(side // 2) for x in (0, lanes)]
-
-
-def _every_other(lanes: int, side: int, odd: int) -> list[int]:
-    """The even or the odd squares of two rows, one row after the other."""
-    starts = range(odd * side, 2 * lanes, 2 * side)
-    return [at + i for at in starts for i in range(side)]
 
 
 def convert(f: Function, source: str, element: str, lanes: int, value: str) -> str:
@@ -209,10 +247,12 @@ def _put(f: Function, pack: Pack, value: str, k: str) -> None:
 
 
 def _put_converted(f: Function, pack: Pack, value: str, k: str) -> None:
-    target = f.at(pack.element, "%dst", f.mul(k, "%row"))
-    f.line(
-        f"store <{pack.lanes} x {pack.element}> {value}, ptr {target}, align {size(pack.element)}"
-    )
+    _put_at(f, pack, value, f.at(pack.element, "%dst", f.mul(k, "%row")))
+
+
+def _put_at(f: Function, pack: Pack, value: str, target: str) -> None:
+    vector = f"<{pack.lanes} x {pack.element}>"
+    f.line(f"store {vector} {value}, ptr {target}, align {size(pack.element)}")
 
 
 def masked_load(f: Function, source: str, lanes: int, pointer: str, mask: str) -> str:

@@ -34,6 +34,7 @@ ALIGN = 64  # bytes; where scratch memory and the workspace are cut
 # Multiply-adds: below _SERIAL a product is one part; above it parts have about _PART.
 _SERIAL = 50_000
 _PART = 100_000
+_LONG_PART = 500_000
 _MOST_PARTS = 32
 # Bytes along k: longer products are summed in blocks, of half the length.
 _LONGEST_BLOCK = 4096
@@ -43,6 +44,8 @@ _SHORTEST_SLICE = 256
 # The largest block of C.
 _MOST_TILES = 10
 _MOST_PANELS = 16
+# Packing what crowds the caches pays if so many rows of A or columns of B use it.
+_REUSE = 128
 # Sums over no more than this are formed in registers, row by row, from so many vectors of B.
 _OUTER_K = 16
 _OUTER_VECTORS = 192
@@ -237,9 +240,11 @@ def _tiles(product: Product, registers: int, lanes: int, kernel: str) -> tuple[i
 
 
 def _parts(product: Product) -> int:
-    """About how many parts the work is worth."""
+    """About how many parts the work is worth: more, for more threads, where they are long."""
     work = product.batches * product.m * product.n * product.k
-    return 1 if work <= _SERIAL else max(1, min(_MOST_PARTS, work // _PART))
+    if work <= _SERIAL:
+        return 1
+    return max(1, min(_MOST_PARTS, work // _PART), min(2 * _MOST_PARTS, work // _LONG_PART))
 
 
 def _k_blocks(product: Product, cells: int, parts: int, lanes: int) -> tuple[int, int, int]:
@@ -285,29 +290,37 @@ def _blocks(
 
 
 def _reads_a_in_place(product: Product) -> bool:
-    """Broadcasting loads take A with any strides. Rows a multiple of a page apart, though, lie
-    in the same few lines of the first-level cache, and with two large strides each element is in
-    a line of its own.
+    """Broadcasting loads take A with any strides, but where they are unlucky packing pays: with
+    two large strides each element is in a cache line of its own.
     """
     if product.source != product.element:
         return False
     m_stride, k_stride = product.a_strides[-2:]
-    if product.k == 1 or product.m <= 4 or abs(m_stride) <= 1:
+    if product.k == 1 or product.m <= 4:
         return True
+    if abs(m_stride) <= 1:
+        return product.n < _REUSE or not _crowds(product, k_stride)
     if abs(k_stride) > 1:
         return product.n <= 64
-    return m_stride * size(product.element) % 4096 != 0
+    return not _a_page(product, m_stride)
 
 
 def _reads_b_in_place(product: Product) -> bool:
-    """B can be read where it is if its rows are contiguous. Rows a multiple of a page apart do
-    not stay in the caches, which matters if many rows of A meet them.
-    """
+    """B can be read where it is if its rows are contiguous."""
     k_stride, n_stride = product.b_strides[-2:]
     if product.source != product.element or (n_stride != 1 and product.n > 1):
         return False
-    pages = k_stride * size(product.element) % 4096 == 0 and product.k > 256
-    return not (pages and product.m >= 512)
+    return product.m < _REUSE or not _crowds(product, k_stride)
+
+
+def _crowds(product: Product, k_stride: int) -> bool:
+    """Pieces of k rows, a multiple of a page apart, do not stay in the caches together."""
+    return product.k > 256 and _a_page(product, k_stride)
+
+
+def _a_page(product: Product, stride: int) -> bool:
+    """Elements so far apart lie in the same few lines of the first-level cache."""
+    return stride != 0 and stride * size(product.element) % 4096 == 0
 
 
 def ceil_div(x: int, y: int) -> int:

@@ -44,19 +44,23 @@ class Stages:
     ) -> None:
         self.product, self.plan, self.epilogue, self.stem = product, plan, epilogue, stem
         a, b, lanes = product.a_strides, product.b_strides, plan.lanes
+        high, wide = ceil_to(plan.tallest, lanes), plan.width
         self.a = Operand(
-            product, words[0], plan.a_mode, a, ceil_to(plan.tallest, lanes), plan.tiles, lanes, 0
-        )
+            product, words[0], plan.a_mode, a, product.m, plan.tiles, plan.height, plan.tall, high,
+            lanes, 0,
+        )  # fmt: skip
         b = (*b[:-2], b[-1], b[-2])
-        row = plan.width * (plan.block_panels if plan.kernel == "outer" else 1)
-        self.b = Operand(product, words[1], plan.b_mode, b, row, plan.panels, lanes, self.a.staged)
+        row = wide * (plan.block_panels if plan.kernel == "outer" else 1)
+        self.b = Operand(
+            product, words[1], plan.b_mode, b, product.n, plan.panels, wide, 0, row, lanes,
+            self.a.staged,
+        )  # fmt: skip
         self.bytes = size(product.element)
         self.cell = plan.tallest * plan.width  # elements of a tile of C
         self.sums = self.a.staged + self.b.staged  # bytes in the workspace before sums of slices
-        # The last panel of B may be narrower, and cannot be read in place if it ends in a vector.
-        self.last_vectors = -(-(product.n - (plan.panels - 1) * plan.width) // lanes)
+        # The last panel of B cannot be read in place if it ends in the middle of a vector.
         in_place = plan.b_mode == "direct" and plan.kernel == "tile"
-        self.packs_last = in_place and product.n % lanes != 0
+        self.packs_last = in_place and product.n % self._widths()[-1][0] != 0
 
     @property
     def workspace(self) -> int:
@@ -85,11 +89,10 @@ class Stages:
         """The micro-kernels in use, for each height of tiles and width of panels."""
         if self.plan.kernel != "tile":
             return []
-        element, lanes = self.product.element, self.plan.lanes
         return [
-            Micro(element, lanes, rows, vectors)
+            Micro(self.product.element, lanes, rows, vectors)
             for rows in self._heights()
-            for vectors in self._widths()
+            for lanes, vectors in self._widths()
         ]
 
     def _dots(self) -> list[Dot]:
@@ -109,10 +112,17 @@ class Stages:
         """Rows of tiles: of the higher, then of the others."""
         return [self.plan.height + 1, self.plan.height] if self.plan.tall else [self.plan.height]
 
-    def _widths(self) -> list[int]:
-        """Vectors of panels: of all, then of the last where it is narrower."""
-        full = [] if self.plan.panels == 1 else [self.plan.vectors]
-        return list(dict.fromkeys([*full, self.last_vectors]))
+    def _widths(self) -> list[tuple[int, int]]:
+        """Lanes and vectors of panels: of all, then of the last one if it is narrower, where half
+        a vector may do.
+        """
+        plan, lanes = self.plan, self.plan.lanes
+        rest = self.product.n - (plan.panels - 1) * plan.width
+        last = lanes, -(-rest // lanes)
+        if plan.kernel == "tile" and rest <= lanes // 2 and lanes * self.bytes >= 32:
+            last = lanes // 2, 1
+        full = [] if plan.panels == 1 else [(lanes, plan.vectors)]
+        return list(dict.fromkeys([*full, last]))
 
     def _kernel(self, name: str) -> tuple[Function, str]:
         full_name = f"{self.stem}_{name}"
@@ -129,48 +139,19 @@ class Stages:
             lines.append(self.epilogue)
         return "\n".join([*lines, str(f)]) + "\n"
 
-    def _tile(self, f: Function, i: str) -> tuple[str, str]:
-        """The first row and the number of rows of tile i."""
-        plan = self.plan
-        first = f.mul(i, plan.height)
-        if plan.tall:
-            first = f.add(first, f.smaller(i, plan.tall))
-        if plan.tiles * plan.height > self.product.m:
-            return first, f.smaller(f.sub(self.product.m, first), plan.height)
-        if not plan.tall:
-            return first, str(plan.height)
-        high = f.let(f"icmp slt i64 {i}, {plan.tall}")
-        return first, f.choose(high, "i64", plan.height + 1, plan.height)
-
-    def _panel(self, f: Function, j: str) -> tuple[str, str]:
-        """The first column and the number of columns of panel j."""
-        n, width = self.product.n, self.plan.width
-        first = f.mul(j, width)
-        if n % width == 0:
-            return first, str(width)
-        return first, f.smaller(f.sub(n, first), width)
-
     def _pack(self) -> Stage:
-        """Pack all of A, B or both: a part for each panel."""
+        """Pack all of A, B or both."""
         f, name = self._kernel("pack")
-        counts = [x.matrices * x.panels if x.staged else 0 for x in (self.a, self.b)]
-        is_a = f.let(f"icmp slt i64 %part, {counts[0]}")
-        with f.when(is_a) if counts[0] else nullcontext():
-            if counts[0]:
-                batch, i = f.divide("%part", self.a.panels)
-                self._pack_staged(f, self.a, batch, i, *self._tile(f, i))
-        if counts[1]:
-            with f.when(_not(f, is_a)):
-                batch, j = f.divide(f.sub("%part", counts[0]), self.b.panels)
-                self._pack_staged(f, self.b, batch, j, *self._panel(f, j))
+        is_a = f.let(f"icmp slt i64 %part, {self.a.parts}")
+        for x, part, condition in (
+            (self.a, "%part", is_a),
+            (self.b, f.sub("%part", self.a.parts), _not(f, is_a)),
+        ):
+            if x.parts:
+                with f.when(condition):
+                    x.pack_part(f, part)
         f.line("ret void")
-        return Stage(self._module(f, epilogue=False), name, sum(counts), 0)
-
-    def _pack_staged(
-        self, f: Function, x: Operand, batch: str, panel: str, first: str, lines: str
-    ) -> None:
-        source = x.start(f, batch, first, "0")
-        x.call_pack(f, source, lines, str(self.product.k), x.packed(f, batch, panel, "0"))
+        return Stage(self._module(f, epilogue=False), name, self.a.parts + self.b.parts, 0)
 
     def _multiply(self) -> Stage:
         """All tiles: the loops over batches, blocks of k, panels and tiles."""
@@ -205,7 +186,7 @@ class Stages:
         return Stage(self._module(f, epilogue=plan.slices == 1), name, parts, self._scratch().end)
 
     def _pack_tile(self, f: Function, block: _Block, i: str) -> None:
-        first, rows = self._tile(f, i)
+        first, rows = self.a.lines(f, i)
         target = self._scratch_tile_of_a(f, block, i)
         self.a.call_pack(
             f, self.a.start(f, block.batch, first, block.k), rows, block.length, target
@@ -230,11 +211,11 @@ class Stages:
 
     def _multiply_panel(self, f: Function, block: _Block, j: str, tile0: str, tile1: str) -> None:
         """Tiles tile0 to tile1 of panel j."""
-        first, columns = self._panel(f, j)
+        first, columns = self.b.lines(f, j)
         is_last = f.let(f"icmp eq i64 {j}, {self.plan.panels - 1}")
         b, b_stride = self._read_b(f, block, j, first, columns, is_last)
         with f.loop(tile0, tile1) as i:
-            row, rows = self._tile(f, i)
+            row, rows = self.a.lines(f, i)
             a, a_stride, a_k = self._read_a(f, block, i, row)
             tile = self._tile_address(f, block, i, j)
             more = f.let(f"zext i1 {block.more} to i64") if block.more else "0"
@@ -267,8 +248,8 @@ class Stages:
 
     def _tile_row(self, f: Function, is_last: str) -> str:
         """Elements from a row of a tile to the next."""
-        widths, lanes = self._widths(), self.plan.lanes
-        return f.choose(is_last, "i64", widths[-1] * lanes, widths[0] * lanes)
+        rows = [lanes * vectors for lanes, vectors in self._widths()]
+        return f.choose(is_last, "i64", rows[-1], rows[0])
 
     def _outer(self, f: Function, block: _Block, tile0: str, tile1: str, panel0: str) -> None:
         """A block for small k: rows of C one after the other, from vectors of B in the first-level
@@ -381,13 +362,14 @@ class Stages:
         """
         p, lanes = self.product, self.plan.lanes
         vector = f"<{lanes} x {p.element}>"
+        align = self._widths()[-1][0] * self.bytes
 
         def one(r: str, c: str, count: int) -> None:
             index = f.add(f.mul(r, tile_row), c)
             value = ""
             for source in (tile, *others):
                 pointer = f.at(p.element, source, index)
-                term = f.let(f"load {vector}, ptr {pointer}, align {lanes * self.bytes}")
+                term = f.let(f"load {vector}, ptr {pointer}, align {align}")
                 value = f.let(f"{plus(p.element)} {vector} {value}, {term}") if value else term
             m, n = f.add(rows[0], r), f.add(columns[0], c)
             self._call_epilogue(f, batch, m, n, value, count)
@@ -410,7 +392,7 @@ class Stages:
             sums = [self._sums(f, str(s), batch, i, j) for s in range(plan.slices)]
             is_last = f.let(f"icmp eq i64 {j}, {plan.panels - 1}")
             tile_row = self._tile_row(f, is_last)
-            place = self._tile(f, i), self._panel(f, j)
+            place = self.a.lines(f, i), self.b.lines(f, j)
             self._finish(f, batch, *place, sums[0], tile_row, sums[1:])
         f.line("ret void")
         return Stage(self._module(f, epilogue=True, calls=False), name, 1, 0)

@@ -159,6 +159,7 @@ class Sequence:
         waves have then not run. Raises AllocationError where there is no memory for scratch.
         """
         last = self._count if last_wave is None else last_wave
+        assert 0 <= first_wave <= last <= self._count, "no such waves"
         code = pool().run(self._pointer, first_wave, last)
         if code == executor.EXHAUSTED:
             raise fail(AllocationError, "run", "there is no memory for the scratch of a kernel")

@@ -55,6 +55,9 @@ def constant(value: Any, dtype: DType) -> str:
     return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
 
 
+_INLINED = 6  # a vector function that is called more often than this stays one function
+
+
 class Text:
     """A function being printed, and what it needs declared and defined beside it."""
 
@@ -253,5 +256,8 @@ class Text:
     def function(self, signature: str) -> str:
         """The finished function, with what it needs beside it."""
         body = "\n".join([*self.entry, *self.lines])
-        parts = [*sorted(self.declared), *self.defined.values()]
+        parts = [*sorted(self.declared)]
+        for symbol, text in self.defined.items():
+            often = body.count(f"{symbol}(") > _INLINED
+            parts.append(text.replace(" alwaysinline", " noinline", 1) if often else text)
         return "\n".join([*parts, f"{signature} {{\nentry:", body, "}", ""])
