@@ -41,7 +41,7 @@ def test_the_minimum_of_a_valley() -> None:
 def test_a_quadratic_takes_few_steps() -> None:
     scales = schuss.tensor([1.0, 10.0, 100.0], dtype=schuss.float64)
     x = start((3.0, -2.0, 1.0))
-    optimizer = optim.LBFGS([x], line_search_fn="strong_wolfe", max_iter=12, max_eval=60)
+    optimizer = optim.LBFGS([x], line_search_fn="strong_wolfe", max_iter=20, max_eval=60)
     optimizer.step(closure_of(optimizer, lambda: (scales * x * x).sum()))
     np.testing.assert_allclose(x.numpy(), 0, atol=1e-5)
 

@@ -124,7 +124,7 @@ def newton(
         # Exact near the minimum, cheap far from it (Dembo, Eisenstat and Steihaug, 1982).
         size = math.sqrt(_inner(gradient, gradient))
         return conjugate_gradient(
-            _damped(product, damping), _negative(gradient), tolerance=min(0.1, math.sqrt(size))
+            _damped(product, damping), _negative(gradient), tolerance=min(0.01, math.sqrt(size))
         )
 
     return _descend("newton", f, x, direction, steps, tolerance)
