@@ -6,6 +6,7 @@ import numpy as np
 
 import schuss
 from schuss import checkpoint, grad, hessian, jvp, last_run, nn, vmap
+from schuss.execution import tiers
 from schuss.execution.evaluate import watchers
 
 from .helpers import assert_trees_close, t
@@ -112,7 +113,8 @@ def test_the_peak_of_forward_and_backward_together_is_lower() -> None:
     for kept in (False, True):
         x = schuss.zeros(1000).requires_grad_()
         chain(x, kept).backward()
-        x.grad.numpy()
+        with tiers.using("reference"):  # the other tier computes such a chain in registers
+            x.grad.numpy()
         peaks[kept] = last_run().peak_bytes
     assert peaks[True] < 0.7 * peaks[False]
 

@@ -20,10 +20,12 @@ from schuss.autodiff.recording import (
     stand_in,
 )
 from schuss.context import context, grad_mode, rules
+from schuss.dtypes import is_complex
 from schuss.errors import ArgumentError, ArgumentTypeError, fail
 from schuss.graph import Node, apply, wrap
 from schuss.ops.broadcast import zeros
 from schuss.ops.elementwise import add
+from schuss.ops.structure import diagonal
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -49,9 +51,14 @@ def push_forward(walked: Sequence[Node], tangents: dict[Node, Tensor]) -> dict[N
 def _tangent(node: Node, ts: Sequence[Tensor | None]) -> Tensor | None:
     op = node.op
     assert op is not None
-    if op.tangent is None:
+    # With complex numbers a gradient rule multiplies by the conjugate of the derivative.
+    if op.tangent is None or (op.tangent is diagonal and _has_complex(node)):
         return transposed(node, ts)
     return op.tangent(op, ts, wrap(node), *[wrap(each) for each in node.inputs], **node.attributes)
+
+
+def _has_complex(node: Node) -> bool:
+    return is_complex(node.dtype) or any(is_complex(each.dtype) for each in node.inputs)
 
 
 def transposed(node: Node, ts: Sequence[Tensor | None]) -> Tensor | None:
