@@ -24,7 +24,7 @@ from schuss.dtypes import is_complex
 from schuss.errors import ArgumentError, ArgumentTypeError, fail
 from schuss.graph import Node, apply, wrap
 from schuss.ops.broadcast import zeros
-from schuss.ops.elementwise import add
+from schuss.ops.elementwise import add, conj
 from schuss.ops.structure import diagonal
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def push_forward(walked: Sequence[Node], tangents: dict[Node, Tensor]) -> dict[N
 def _tangent(node: Node, ts: Sequence[Tensor | None]) -> Tensor | None:
     op = node.op
     assert op is not None
-    # With complex numbers a gradient rule multiplies by the conjugate of the derivative.
+    # Not every derivative of a complex number is a product: think of its size.
     if op.tangent is None or (op.tangent is diagonal and _has_complex(node)):
         return transposed(node, ts)
     return op.tangent(op, ts, wrap(node), *[wrap(each) for each in node.inputs], **node.attributes)
@@ -70,8 +70,15 @@ def transposed(node: Node, ts: Sequence[Tensor | None]) -> Tensor | None:
     for part, t in zip(parts, ts, strict=True):
         if part is not None and t is not None and part.requires_grad:
             held = seeds.get(part._node)
+            t = _conjugate(t)
             seeds[part._node] = t if held is None else apply(add, held, t)
-    return propagate(tape(*seeds), seeds, frozenset([g._node])).get(g._node)
+    found = propagate(tape(*seeds), seeds, frozenset([g._node])).get(g._node)
+    return None if found is None else _conjugate(found)
+
+
+def _conjugate(t: Tensor) -> Tensor:
+    """Undoes what a backward walk does at its ends: between them rules multiply as they stand."""
+    return apply(conj, t) if is_complex(t.dtype) else t
 
 
 def jvp(
