@@ -17,7 +17,7 @@ from schuss import dtypes, trees
 from schuss.autodiff.backward import propagate, tape
 from schuss.autodiff.batching import batch, example_of
 from schuss.autodiff.forward import transposed
-from schuss.autodiff.recording import require_function, stand_in
+from schuss.autodiff.recording import conjugated, require_function, stand_in
 from schuss.context import context, grad_mode, one_example
 from schuss.dtypes import DType, is_differentiable
 from schuss.errors import GradientError, ShapeError, fail
@@ -65,9 +65,9 @@ def copy_rules(node: Node, copy: Node) -> None:
 
 
 def _gradient(g: Tensor, y: Tensor, value: Tensor, *xs: Tensor) -> list[Maybe]:
-    parts = list(_rules[y._node].gradient(g, y, *xs))
+    parts = _rules[y._node].gradient(conjugated(g), y, *xs)
     assert len(parts) == len(xs)
-    return [None, *parts]
+    return [None, *[None if part is None else conjugated(part) for part in parts]]
 
 
 def _tangent(op: Op, ts: Sequence[Maybe], y: Tensor, value: Tensor, *xs: Tensor) -> Maybe:

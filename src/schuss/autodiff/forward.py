@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from schuss.autodiff.backward import input_gradients, is_leaf, propagate, tape
 from schuss.autodiff.recording import (
     Recording,
+    conjugated,
     connects,
     finished_or_zero,
     matching_leaves,
@@ -24,7 +25,7 @@ from schuss.dtypes import is_complex
 from schuss.errors import ArgumentError, ArgumentTypeError, fail
 from schuss.graph import Node, apply, wrap
 from schuss.ops.broadcast import zeros
-from schuss.ops.elementwise import add, conj
+from schuss.ops.elementwise import add
 from schuss.ops.structure import diagonal
 
 if TYPE_CHECKING:
@@ -70,15 +71,10 @@ def transposed(node: Node, ts: Sequence[Tensor | None]) -> Tensor | None:
     for part, t in zip(parts, ts, strict=True):
         if part is not None and t is not None and part.requires_grad:
             held = seeds.get(part._node)
-            t = _conjugate(t)
+            t = conjugated(t)
             seeds[part._node] = t if held is None else apply(add, held, t)
     found = propagate(tape(*seeds), seeds, frozenset([g._node])).get(g._node)
-    return None if found is None else _conjugate(found)
-
-
-def _conjugate(t: Tensor) -> Tensor:
-    """Undoes what a backward walk does at its ends: between them rules multiply as they stand."""
-    return apply(conj, t) if is_complex(t.dtype) else t
+    return None if found is None else conjugated(found)
 
 
 def jvp(

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from schuss import trees
 from schuss.autodiff.backward import is_leaf, tape
 from schuss.context import context, grad_mode
-from schuss.dtypes import is_differentiable
+from schuss.dtypes import is_complex, is_differentiable
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, GradientError, fail
 from schuss.graph import OUTPUT, Handle, Node, apply, wrap
-from schuss.ops.elementwise import alias
+from schuss.ops.elementwise import alias, conj
 from schuss.ops.structure import zeros_like
 
 if TYPE_CHECKING:
@@ -150,6 +150,15 @@ def _pair(where: str, returned: Any) -> tuple[Any, Any]:
             f"with has_aux the function returns a pair, not {type(returned).__name__}",
         )
     return returned
+
+
+def conjugated(x: Tensor) -> Tensor:
+    """What a backward walk does with complex numbers at its ends.
+
+    Inside of it, rules multiply by derivatives as they stand. A rule that walks itself is between
+    the one and the other.
+    """
+    return apply(conj, x) if is_complex(x.dtype) else x
 
 
 def finished(x: Tensor, outer: bool) -> Tensor:
