@@ -12,10 +12,11 @@ import schuss
 from schuss import grad, jvp, vjp, vmap
 from schuss.autodiff.batching import one_by_one
 from schuss.autodiff.forward import transposed
+from schuss.dtypes import is_differentiable
 from schuss.functions.arguments import adopt
 from schuss.graph import REGISTRY, Sample, apply
 
-from .test_registry import DIFFERENTIABLE, NAMES, is_floating, samples_of, smooth_samples, wide
+from .test_registry import DIFFERENTIABLE, NAMES, samples_of, smooth_samples, wide
 
 SIZE = 3
 RANDOM = {"random_bits"}  # differs from example to example by design: tests/autodiff has its tests
@@ -26,8 +27,8 @@ def rng_of(sample: Sample) -> np.random.Generator:
 
 
 def moving_part(name: str, sample: Sample) -> tuple[Any, list[np.ndarray]]:
-    """The op as a function of its floating inputs, and those."""
-    moving = [i for i, x in enumerate(sample.inputs) if is_floating(x)]
+    """The op as a function of its differentiable inputs, and those."""
+    moving = [i for i, x in enumerate(sample.inputs) if is_differentiable(x.dtype)]
     held = [adopt(np.asarray(x)) for x in sample.inputs]
 
     def f(*tensors: schuss.Tensor) -> schuss.Tensor:
@@ -43,18 +44,32 @@ def tensors(arrays: list[np.ndarray]) -> tuple[schuss.Tensor, ...]:
     return tuple(adopt(x.copy()) for x in arrays)
 
 
-def directions(rng: np.random.Generator, arrays: list[np.ndarray]) -> tuple[schuss.Tensor, ...]:
-    return tuple(adopt(rng.standard_normal(x.shape)) for x in arrays)
+def directions(rng: np.random.Generator, likes: Any) -> tuple[schuss.Tensor, ...]:
+    """Random numbers of the shapes of arrays, complex ones where these are."""
+    made = []
+    for x in likes:
+        drawn = rng.standard_normal(x.shape)
+        if x.dtype.kind == "c":
+            drawn = drawn + 1j * rng.standard_normal(x.shape)
+        made.append(adopt(np.asarray(drawn)))
+    return tuple(made)
 
 
 def assert_close(a: Any, b: Any) -> None:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b = np.asarray(a), np.asarray(b)
     scale = max(1.0, float(np.abs(b).max(initial=0.0)))
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10 * scale)
 
 
+def dot(a: schuss.Tensor, b: schuss.Tensor) -> schuss.Tensor:
+    """The inner product; complex numbers count as pairs of real ones."""
+    if a.dtype.kind != "c":
+        return (a * b).sum()
+    return (schuss.real(a) * schuss.real(b) + schuss.imag(a) * schuss.imag(b)).sum()
+
+
 def inner(xs: Any, ys: Any) -> float:
-    return sum(float((x * y).sum()) for x, y in zip(xs, ys, strict=True))
+    return sum(float(dot(x, y)) for x, y in zip(xs, ys, strict=True))
 
 
 # --- tangents ---
@@ -80,7 +95,7 @@ def test_transposed_rules_are_the_tangent_too(name: str) -> None:
         f, arrays = moving_part(name, sample)
         xs, vs = tensors(arrays), directions(rng_of(sample), arrays)
         y = f(*xs)
-        places = [i for i, x in enumerate(sample.inputs) if is_floating(x)]
+        places = [i for i, x in enumerate(sample.inputs) if is_differentiable(x.dtype)]
         ts: list[Any] = [None] * len(sample.inputs)
         for i, v in zip(places, vs, strict=True):
             ts[i] = v
@@ -115,7 +130,7 @@ def test_second_order_in_every_mode(name: str) -> None:
         every = tuple(range(len(xs)))
 
         def s(*xs: schuss.Tensor, f=f, c=c) -> schuss.Tensor:
-            return (f(*xs) * c).sum()
+            return dot(f(*xs), c)
 
         def slope(*xs: schuss.Tensor, s=s, vs=vs) -> schuss.Tensor:
             return jvp(s, xs, vs)[1]
@@ -123,7 +138,7 @@ def test_second_order_in_every_mode(name: str) -> None:
         def along(*xs: schuss.Tensor, s=s, vs=vs, every=every) -> schuss.Tensor:
             total = schuss.tensor(0.0, dtype=schuss.float64)
             for g, v in zip(grad(s, every)(*xs), vs, strict=True):
-                total = total + (g * v).sum()
+                total = total + dot(g, v)
             return total
 
         reverse = grad(along, every)(*xs)
@@ -199,7 +214,7 @@ def test_batches_of_derivatives_and_derivatives_of_batches(name: str) -> None:
         every = tuple(range(len(single)))
 
         def s(*xs: schuss.Tensor, f=f, c=c) -> schuss.Tensor:
-            return (f(*xs) * c).sum()
+            return dot(f(*xs), c)
 
         def total(*xs: schuss.Tensor, s=s) -> schuss.Tensor:
             return vmap(s)(*xs).sum()

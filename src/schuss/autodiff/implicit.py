@@ -21,7 +21,12 @@ from schuss.autodiff.batching import batch, example_of
 from schuss.autodiff.custom import Packed, Rules, overridden
 from schuss.autodiff.forward import linearize
 from schuss.autodiff.jacobians import jacobian
-from schuss.autodiff.recording import differentiable_leaves, require_function, stand_in
+from schuss.autodiff.recording import (
+    conjugated,
+    differentiable_leaves,
+    require_function,
+    stand_in,
+)
 from schuss.autodiff.segment import Segment
 from schuss.autodiff.transforms import vjp
 from schuss.context import context, grad_mode
@@ -265,7 +270,7 @@ def implicit_root(
     def gradient(g: Tensor, y: Tensor, *xs: Tensor) -> Sequence[Tensor]:
         pull_back = vjp(again, y, *xs)[1]
         if linear_solver is None:
-            w = solve(jacobian(again)(y, *xs).mT, -g)
+            w = solve(conjugated(jacobian(again)(y, *xs)).mT, -g)
         else:
             w = _solved_by(linear_solver, lambda w: pull_back(w)[0], -g)
         return pull_back(w)[1:]

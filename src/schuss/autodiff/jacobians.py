@@ -11,7 +11,12 @@ import numpy as np
 from schuss import trees
 from schuss.autodiff.batching import vmap
 from schuss.autodiff.forward import Linear, linearize
-from schuss.autodiff.recording import Recording, require_function, require_tensors
+from schuss.autodiff.recording import (
+    Recording,
+    conjugated,
+    require_function,
+    require_tensors,
+)
 from schuss.autodiff.transforms import PullBack, grad, positions
 from schuss.errors import ArgumentError, fail
 from schuss.graph import data, wrap
@@ -74,7 +79,8 @@ def _by_rows(recording: Recording) -> list[list[Tensor]]:
     for k, y in enumerate(recording.result):
 
         def row(g: Tensor, k: int = k) -> list[Tensor]:
-            return trees.leaves(pull_back.of(_one_of(recording.result, k, g)))
+            found = trees.leaves(pull_back.of(_one_of(recording.result, k, g)))
+            return [conjugated(x) for x in found]
 
         rows = vmap(row)(_units(y))
         blocks.append(
