@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from schuss import ops, trees  # noqa: F401  # fills the registry
-from schuss.context import enable_grad, no_grad
+from schuss.context import context, enable_grad, no_grad
 from schuss.devices import Device
 from schuss.dtypes import (
     bfloat16,
@@ -115,6 +115,8 @@ __all__ = [
 
 def evaluate(*tensors: Tensor) -> None:
     """Compute the values of these tensors now, in one evaluation."""
+    if context.recording is not None and context.recording.defers():
+        return
     _evaluate_nodes([each._node for each in tensors])
 
 
@@ -122,6 +124,7 @@ def evaluate(*tensors: Tensor) -> None:
 _MODULES = {"data", "debug", "nn", "optim", "training"}
 _FUNCTIONS = {
     "__array_namespace_info__": "schuss.functions.info",
+    "jit": "schuss.execution.jit",
     "load": "schuss.safetensors",
     "save": "schuss.safetensors",
 }

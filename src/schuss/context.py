@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from schuss.errors import Location
+    from schuss.execution.jit_trace import Trace
     from schuss.graph import Handle, Node
 
 
@@ -27,6 +29,7 @@ class Context(threading.local):
     def __init__(self) -> None:
         self.grad_enabled: bool = True
         self.scope: Scope | None = None
+        self.location: Location | None = None  # the user's line, where it is known already
         self.differentiating: Node | None = None  # whose rule is running
         self.rule: str = "gradient"  # which one: "gradient", "tangent", "batch"
         self.mapping: int = 0  # how many `vmap` are running a function
@@ -36,6 +39,7 @@ class Context(threading.local):
         self.pending_bytes: int = 0  # host data that entered the graph since then
         self.unsettled: list[weakref.ref[Handle]] = []  # tensors with a state, changed since then
         self.spent: list[weakref.ref[Node]] = []  # what backward passes went through since then
+        self.recording: Trace | None = None  # while `schuss.jit` watches a function run
 
 
 context = Context()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.context import context
 from schuss.errors import ArgumentError, DTypeError, fail
 from schuss.functions.arguments import as_shape, cast
 from schuss.functions.elementwise import cos, less, log, minimum, sin, sqrt
@@ -32,8 +33,11 @@ def _floating_dtype(where: str, dtype: Any) -> dtypes.DType:
 def bits(shape: int | Sequence[int], *, generator: Generator | None = None) -> Tensor:
     """Random 32-bit numbers: uint32."""
     sizes = as_shape("random", shape)
-    state = (generator or default_generator).reserve(math.prod(sizes))
-    return apply(random_bits, wrap(data(state)), shape=sizes)
+    source, count = generator or default_generator, math.prod(sizes)
+    state = data(source.reserve(count))
+    if context.recording is not None:
+        context.recording.drew(state, source, count)
+    return apply(random_bits, wrap(state), shape=sizes)
 
 
 _DIGITS = {dtypes.float32: 24, dtypes.float16: 11, dtypes.bfloat16: 8}
