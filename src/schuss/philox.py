@@ -118,7 +118,7 @@ def bits_at(state: np.ndarray, count: int) -> np.ndarray:
 
 def substream_at(state: np.ndarray) -> np.ndarray:
     """The state of a generator whose stream belongs to this state alone: uint64 of shape (3,)."""
-    seed, stream, position = (int(part) for part in state)
+    seed, stream, position = (int(part) & _MASK64 for part in state)
     words = philox_blocks(stream ^ _SUBSTREAM, seed, position, 1).view(np.uint64)
     return np.array([seed, words[0, 0], 0], np.uint64)
 
