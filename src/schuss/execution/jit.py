@@ -176,9 +176,7 @@ class Jit:
         signature.replays.clear()
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{self!r} runs as without jit: {problem}", UserWarning, stacklevel=5
-            )
+            warnings.warn(f"{self!r} runs as without jit: {problem}", UserWarning, stacklevel=5)
 
     def _record(
         self, signature: _Signature, args: Any, kwargs: Any,
@@ -276,7 +274,7 @@ class Jit:
         for place, value in recording.places:
             if not isinstance(value, At) or isinstance(place.container, At):
                 continue
-            before, found = recording.tensors[value.index].fixed, place.read()
+            before, found = recording.tensors[value.number].fixed, place.read()
             if before is not None and isinstance(found, Tensor) and found is not before:
                 self._floating.add(place.identity)
                 self._containers.append(place.container)

@@ -52,7 +52,7 @@ _IMMUTABLE = (
 class At(NamedTuple):
     """In a recording in place of a tensor that was found: its number."""
 
-    index: int
+    number: int
 
 
 class Place:
