@@ -307,6 +307,12 @@ def random_bits(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.array(drawn[:needed]).reshape(shape)
 
 
+def substream(state: np.ndarray) -> np.ndarray:
+    seed, stream, position = (int(part) for part in state)
+    low, high, _, _ = philox(stream ^ 0xBA7C4ED0BA7C4ED0, seed, position)
+    return np.array([seed, low + 2**32 * high, 0], np.uint64)
+
+
 def attention_rows(
     q: np.ndarray,
     k: np.ndarray,
@@ -457,4 +463,5 @@ ORACLES: dict[str, Oracle] = {
     "attention": attention,
     "attention_gradient": attention_gradient,
     "random_bits": random_bits,
+    "substream": substream,
 }

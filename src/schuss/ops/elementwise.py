@@ -36,6 +36,7 @@ from schuss.ops.infer import (
     predicate,
     unary_samples,
 )
+from schuss.ops.structure import aligned, diagonal, leading, linear
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -84,6 +85,8 @@ masked_product: Op = define(
     samples=binary_samples(),
     saves=(0, 1),
     broadcasts=True,
+    tangent=diagonal,
+    batch=aligned,
 )
 
 # --- one input ---
@@ -100,6 +103,8 @@ def unary(name: str, doc: str, reference, rule, saves=(), low=-2.0, high=2.0) ->
         gradient=gradient,
         saves=saves,
         samples=unary_samples(low, high),
+        tangent=diagonal,
+        batch=leading,
     )
 
 
@@ -196,6 +201,8 @@ abs_: Op = define(
     gradient=(lambda g, y, x: g * apply(sign, x),),
     saves=X,
     samples=unary_samples(),
+    tangent=diagonal,
+    batch=leading,
 )
 
 # Derivative 0 wherever there is one:
@@ -208,7 +215,13 @@ round_: Op = unary("round", "the nearest integer, halves to even", np.round, Non
 
 def number_test(name: str, doc: str, reference) -> Op:  # type: ignore[no-untyped-def]
     return define(
-        name, doc, infer=predicate, reference=reference, gradient=None, samples=_unusual_numbers
+        name,
+        doc,
+        infer=predicate,
+        reference=reference,
+        gradient=None,
+        samples=_unusual_numbers,
+        batch=leading,
     )
 
 
@@ -228,6 +241,7 @@ logical_not: Op = define(
     reference=np.logical_not,
     gradient=None,
     samples=boolean_samples(1),
+    batch=leading,
 )
 bitwise_invert: Op = define(
     "bitwise_invert",
@@ -236,6 +250,7 @@ bitwise_invert: Op = define(
     reference=np.invert,
     gradient=None,
     samples=integer_samples(1),
+    batch=leading,
 )
 
 
@@ -243,7 +258,15 @@ def complex_part(name: str, doc: str, reference, infer) -> Op:  # type: ignore[n
     def samples(rng: Rng) -> list[Sample]:
         return [Sample([np.asarray(numbers(rng, s) + 1j * numbers(rng, s))]) for s in SHAPES]
 
-    return define(name, doc, infer=infer, reference=reference, gradient=None, samples=samples)
+    return define(
+        name,
+        doc,
+        infer=infer,
+        reference=reference,
+        gradient=None,
+        samples=samples,
+        batch=leading,
+    )
 
 
 def _part(x: Node) -> tuple[Shape, DType]:
@@ -268,6 +291,8 @@ def binary(name: str, doc: str, reference, for_a, for_b, saves=(), **ranges) -> 
         saves=saves,
         samples=binary_samples(**ranges),
         broadcasts=True,
+        tangent=diagonal,
+        batch=aligned,
     )
 
 
@@ -346,6 +371,7 @@ def stepwise(name: str, doc: str, reference, samples=None, infer=elementwise) ->
         gradient=None,
         samples=samples or binary_samples(),
         broadcasts=True,
+        batch=aligned,
     )
 
 
@@ -407,6 +433,8 @@ where: Op = define(
     saves=(0,),
     samples=_where_samples,
     broadcasts=True,
+    tangent=linear,
+    batch=aligned,
 )
 
 
@@ -427,6 +455,8 @@ astype: Op = define(
         Sample([numbers(rng, (5,))], {"dtype": dtypes.int32}, differentiate=False),
         Sample([numbers(rng, (5,))], {"dtype": dtypes.bfloat16}, differentiate=False),
     ],
+    tangent=linear,
+    batch=leading,
 )
 
 detach: Op = define(
@@ -437,6 +467,7 @@ detach: Op = define(
     gradient=None,
     samples=unary_samples(),
     view=True,
+    batch=leading,
 )
 alias: Op = define(
     "alias",
@@ -446,4 +477,6 @@ alias: Op = define(
     gradient=(lambda g, y, x: g,),
     samples=unary_samples(),
     view=True,
+    tangent=linear,
+    batch=leading,
 )
