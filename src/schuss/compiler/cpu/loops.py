@@ -51,24 +51,6 @@ def print_loops(kernel: Kernel, name: str, lanes: int) -> Printed:
     return _Rows(kernel, name, lanes).print()
 
 
-
-
-
-
-
-        "relu",
-        "maximum",
-        "minimum",
-        "where",
-        "copysign",
-        "astype",
-        "reduce.max",
-        "reduce.min",
-        "load",
-    ]
-)
-
-
 # Ops whose result is one of their inputs, or is rounded by itself.
 _PICKING = "negative abs relu maximum minimum where copysign astype reduce.max reduce.min load"
 _EXACT = frozenset(_PICKING.split())
