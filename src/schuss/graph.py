@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss.context import Scope, context
-from schuss.dtypes import DType, is_complex, is_differentiable
-from schuss.errors import GradientError, Location, ShapeError, fail, user_location
+from schuss.dtypes import DType, is_differentiable
+from schuss.errors import Location, ShapeError, fail, user_location
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -52,7 +52,9 @@ class Op:
             gradient of the result `y`, all of them tensors, so that rules can be differentiated
             again. None in place of a rule: that input (an index, say) has no gradient. None in
             place of the tuple: not differentiable, by declaration (steps, comparisons, integers).
-            A `variadic` op has one rule, which returns the gradients of all its inputs.
+            A `variadic` op has one rule, which returns the gradients of all its inputs. For complex
+            numbers a rule multiplies by the derivative as it stands: the conjugate that makes a
+            gradient descend is taken where the walk begins and ends, by `autodiff.backward`.
         saves: the inputs (by position) and `OUTPUT` whose values the rules look at. Evaluation
             keeps those. Positions beyond the inputs count for nothing, so an op of any number of
             inputs can name them all.
@@ -191,14 +193,6 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
         for each in inputs:
             if each.requires_grad:
                 node.requires_grad = is_differentiable(dtype)
-                if is_complex(dtype):
-                    raise fail(
-                        GradientError,
-                        op.name,
-                        "gradients do not flow through complex numbers",
-                        result=node,
-                        hint="compute under schuss.no_grad(), or detach() what goes in",
-                    )
                 break
     _note_pending(node)
     return node

@@ -177,7 +177,7 @@ def test_solve() -> None:
 
 def test_norm() -> None:
     x = normal(2, 3, 4)
-    for ord_ in (1, 2, math.inf):
+    for ord_ in (0, 0.5, 1, 2, 3, -1, -2, math.inf, -math.inf):
         flat = np.linalg.norm(x.ravel(), ord_)
         np.testing.assert_allclose(schuss.norm(x, ord=ord_).numpy(), flat)
         rows = np.linalg.norm(x, ord_, axis=1, keepdims=True)
@@ -185,7 +185,7 @@ def test_norm() -> None:
     assert schuss.norm([3, 4]).item() == 5
     assert schuss.norm([3j, 4]).item() == 5
     assert np.isnan(schuss.norm([np.nan, 0.0]).item())
-    with pytest.raises(ArgumentError, match="ord must be 1, 2 or infinity"):
-        schuss.norm(x, ord=3)
+    with pytest.raises(ArgumentError, match="norm: ord must be a number"):
+        schuss.norm(x, ord="fro")
     with pytest.raises(ArgumentTypeError, match="'keepdim' is called 'keepdims' here"):
         schuss.norm(x, keepdim=True)

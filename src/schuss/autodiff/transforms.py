@@ -11,7 +11,7 @@ from typing import Any
 
 from schuss.autodiff.backward import is_leaf, propagate, tape
 from schuss.context import grad_mode
-from schuss.dtypes import is_differentiable
+from schuss.dtypes import is_complex, is_differentiable
 from schuss.errors import ArgumentTypeError, DTypeError, GradientError, fail
 from schuss.graph import Handle, apply, scalar
 from schuss.ops.broadcast import broadcast_to
@@ -34,7 +34,7 @@ def value_and_grad(
 
     Raises:
         GradientError: f does not return a scalar.
-        DTypeError: an argument is not of a floating dtype.
+        DTypeError: an argument is not of a floating or complex dtype.
     """
 
     if not callable(f):
@@ -99,7 +99,7 @@ def grad(
 def _track(t: Any, fresh: list[Any]) -> Any:
     """A stand-in for an argument: the same value, a node of its own that requires a gradient."""
     if not is_differentiable(t.dtype):
-        raise fail(DTypeError, "grad", "gradients exist for real floating dtypes only", argument=t,
+        raise fail(DTypeError, "grad", "gradients exist for floating and complex dtypes only", argument=t,
                    hint="cast with astype, or leave this argument out of argnums")  # fmt: skip
     with grad_mode(True):
         stand_in = apply(alias, t)
@@ -120,6 +120,14 @@ def _check_scalar(value: Any) -> None:
             "the function must return a scalar",
             value=value,
             hint="reduce it first",
+        )
+    if is_complex(value.dtype):  # type: ignore[attr-defined]
+        raise fail(
+            GradientError,
+            "grad",
+            "a complex number has no gradient: only a real one can descend",
+            value=value,
+            hint="return its abs(), real() or imag()",
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from schuss import dtypes
+from schuss import dlpack, dtypes
 from schuss.devices import as_device
 from schuss.dtypes import Number
 from schuss.errors import ArgumentError, fail
@@ -86,10 +86,7 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     Memory that its owner may still write to is copied. `copy=False` shares it: do not write then.
     """
     as_device(device)
-    array = np.from_dlpack(x, copy=False) if copy is False else np.from_dlpack(x)
-    if copy or (copy is None and array.flags.writeable):
-        array = array.copy()
-    return adopt(array)
+    return adopt(dlpack.take(x, copy))
 
 
 Size = int | Sequence[int]

@@ -17,9 +17,17 @@ from schuss.functions.arguments import (
     operands,
 )
 from schuss.functions.creation import arange
-from schuss.functions.elementwise import abs, conj, root_of_squares, square
+from schuss.functions.elementwise import (
+    abs,
+    conj,
+    equal,
+    not_equal,
+    root_of_squares,
+    square,
+    where,
+)
 from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
-from schuss.functions.reduction import max, sum
+from schuss.functions.reduction import max, min, sum
 from schuss.graph import apply
 from schuss.ops import contraction
 from schuss.ops.infer import normalize_axis
@@ -82,8 +90,9 @@ def tensordot(
     """
     a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
     if isinstance(axes, int):
-        if not 0 <= axes <= min(a.ndim, b.ndim):
-            problem = f"axes must lie between 0 and {min(a.ndim, b.ndim)}"
+        most = a.ndim if a.ndim < b.ndim else b.ndim
+        if not 0 <= axes <= most:
+            problem = f"axes must lie between 0 and {most}"
             raise fail(ArgumentError, "tensordot", problem, x1=a, x2=b, axes=axes)
         left, right = tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
     else:
@@ -198,7 +207,7 @@ def solve(a: ArrayLike, b: ArrayLike, /) -> Tensor:
     """
     matrix, right = operands("solve", floating(a, "solve"), floating(b, "solve"))
     if right.ndim == 1:
-        return reshape(apply(solve_op, matrix, reshape(right, (right.size, 1))), right.shape)
+        return apply(solve_op, matrix, reshape(right, (right.size, 1)))[..., 0]
     return apply(solve_op, matrix, right)
 
 
@@ -206,17 +215,34 @@ def solve(a: ArrayLike, b: ArrayLike, /) -> Tensor:
 def norm(
     x: ArrayLike, /, axis: int | Sequence[int] | None = None, keepdims: bool = False, ord: float = 2
 ) -> Tensor:
-    """The vector norm over `axis` (all by default): ord 1, 2 or infinity. Gradient 0 at 0."""
-    x = floating(x, "norm")
-    if ord == 2:
-        wide = cast(x, dtypes.accumulator(x.dtype))
-        root = root_of_squares(sum(square(abs(wide)), axis=axis, keepdims=keepdims))
-        return cast(root, dtypes.real_of(x.dtype))
+    """The vector norm (sum of |x|**ord)**(1 / ord) over `axis` (all by default). Gradient 0 at 0.
+
+    Infinity gives the largest element, -infinity the smallest, 0 how many elements are not 0.
+    """
+    return norm_of("norm", x, axis, keepdims, ord)
+
+
+def norm_of(
+    name: str, x: ArrayLike, axis: int | Sequence[int] | None, keepdims: bool, ord: float
+) -> Tensor:
+    """`norm`, for the functions that share it."""
+    x = floating(x, name)
+    if isinstance(ord, bool) or not isinstance(ord, (int, float)):
+        raise fail(ArgumentError, name, "ord must be a number", ord=ord)
+    if ord == 0:
+        return sum(cast(not_equal(x, 0), dtypes.real_of(x.dtype)), axis=axis, keepdims=keepdims)
     if ord == 1:
         return sum(abs(x), axis=axis, keepdims=keepdims)
-    if ord == math.inf:
-        return max(abs(x), axis=axis, keepdims=keepdims)
-    raise fail(ArgumentError, "norm", "ord must be 1, 2 or infinity", ord=ord)
+    if ord in (math.inf, -math.inf):
+        return (max if ord > 0 else min)(abs(x), axis=axis, keepdims=keepdims)
+    size = abs(cast(x, dtypes.accumulator(x.dtype)))
+    if ord == 2:
+        root = root_of_squares(sum(square(size), axis=axis, keepdims=keepdims))
+    else:
+        total = sum(size**ord, axis=axis, keepdims=keepdims)
+        nothing = equal(total, 0)  # where the norm has no slope: 0, as for ord 2
+        root = where(nothing, total, where(nothing, 1, total) ** (1 / ord))
+    return cast(root, dtypes.real_of(x.dtype))
 
 
-__all__ = ["einsum", "matmul", "matrix_transpose", "norm", "outer", "solve", "tensordot", "vecdot"]
+__all__ = ["einsum", "matmul", "matrix_transpose", "norm", "norm_of", "outer", "solve", "tensordot", "vecdot"]

@@ -12,6 +12,7 @@ from schuss.dtypes import DType
 from schuss.errors import ArgumentError, BadValueError
 from schuss.graph import OUTPUT, Handle, Node, Op, Sample, Shape, apply, define, scalar
 from schuss.ops.erf import erf_reference
+from schuss.ops.ieee import expm1_reference, floor_divide_reference, tanh_reference
 from schuss.ops.infer import (
     SHAPES,
     Rng,
@@ -93,7 +94,7 @@ X, Y = (0,), (OUTPUT,)
 
 negative: Op = unary("negative", "-x", np.negative, lambda g, y, x: -g)
 exp: Op = unary("exp", "e raised to the power x", np.exp, lambda g, y, x: g * y, Y)
-expm1: Op = unary("expm1", "exp(x) - 1, exact near 0", np.expm1, lambda g, y, x: g * (y + 1), Y)
+expm1: Op = unary("expm1", "exp(x) - 1, exact near 0", expm1_reference, lambda g, y, x: g * (y + 1), Y)
 log: Op = unary("log", "natural logarithm", np.log, lambda g, y, x: guarded(g, 1 / x), X, low=0.1)
 log1p: Op = unary(
     "log1p",
@@ -140,7 +141,7 @@ atan: Op = unary(
 )
 sinh: Op = unary("sinh", "hyperbolic sine", np.sinh, lambda g, y, x: g * apply(cosh, x), X)
 cosh: Op = unary("cosh", "hyperbolic cosine", np.cosh, lambda g, y, x: g * apply(sinh, x), X)
-tanh: Op = unary("tanh", "hyperbolic tangent", np.tanh, lambda g, y, x: g * (1 - y * y), Y)
+tanh: Op = unary("tanh", "hyperbolic tangent", tanh_reference, lambda g, y, x: g * (1 - y * y), Y)
 asinh: Op = unary(
     "asinh", "inverse hyperbolic sine", np.arcsinh, lambda g, y, x: g / apply(sqrt, x * x + 1), X
 )
@@ -148,7 +149,7 @@ acosh: Op = unary(
     "acosh",
     "inverse hyperbolic cosine",
     np.arccosh,
-    lambda g, y, x: guarded(g, 1 / apply(sqrt, x * x - 1)),
+    lambda g, y, x: guarded(g, 1 / (apply(sqrt, x - 1) * apply(sqrt, x + 1))),
     X,
     low=1.2,
     high=4.0,
@@ -179,12 +180,30 @@ abs_: Op = define(
     "absolute value, with the sub-gradient 0 at 0",
     infer=lambda x: (x.shape, dtypes.real_of(x.dtype)),
     reference=np.abs,
-    gradient=(lambda g, y, x: g * apply(sign, x),),
+    gradient=(lambda g, y, x: g * _slope_of_size(x),),
     saves=X,
     samples=unary_samples(),
 )
 
-# Derivative 0 wherever there is one:
+
+def _slope_of_size(x: Tensor) -> Tensor:
+    return apply(conj, apply(phase, x)) if dtypes.is_complex(x.dtype) else apply(sign, x)
+
+
+def _phase(x: np.ndarray) -> np.ndarray:
+    return np.sign(x)  # of complex numbers x / |x|, since NumPy 2
+
+
+def _phase_rule(g: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Only what turns x matters: dy = (dx - y**2 conj(dx)) / 2|x|."""
+    size = apply(abs_, x)
+    nowhere = size == 0
+    turned = (g - apply(conj, g * y * y)) / (2 * select(nowhere, 1, size))
+    return select(nowhere, 0, turned)
+
+
+
+# Derivative 0 wherever there is one (the sign of a complex number is its `phase`):
 sign: Op = unary("sign", "-1, 0 or 1", np.sign, None)
 floor: Op = unary("floor", "the largest integer that is not above x", np.floor, None)
 ceil: Op = unary("ceil", "the smallest integer that is not below x", np.ceil, None)
@@ -225,20 +244,37 @@ bitwise_invert: Op = define(
 )
 
 
-def complex_part(name: str, doc: str, reference, infer) -> Op:  # type: ignore[no-untyped-def]
+def complex_part(name: str, doc: str, reference, infer, rule, saves=()) -> Op:  # type: ignore[no-untyped-def]
     def samples(rng: Rng) -> list[Sample]:
         return [Sample([np.asarray(numbers(rng, s) + 1j * numbers(rng, s))]) for s in SHAPES]
 
-    return define(name, doc, infer=infer, reference=reference, gradient=None, samples=samples)
+    return define(
+        name,
+        doc,
+        infer=infer,
+        reference=reference,
+        gradient=(rule,),
+        saves=saves,
+        samples=samples,
+    )
 
 
 def _part(x: Node) -> tuple[Shape, DType]:
     return x.shape, dtypes.real_of(x.dtype)
 
 
-real: Op = complex_part("real", "the real part", np.real, _part)
-imag: Op = complex_part("imag", "the imaginary part", np.imag, _part)
-conj: Op = complex_part("conj", "the complex conjugate", np.conj, elementwise)
+real: Op = complex_part(
+    "real", "the real part", np.real, _part, lambda g, y, x: apply(astype, g, dtype=x.dtype)
+)
+imag: Op = complex_part(
+    "imag", "the imaginary part", np.imag, _part, lambda g, y, x: g * scalar(-1j, x.dtype)
+)
+conj: Op = complex_part(
+    "conj", "the complex conjugate", np.conj, elementwise, lambda g, y, x: apply(conj, g)
+)
+phase: Op = complex_part(
+    "phase", "x / |x| of complex numbers; 0 at 0", _phase, elementwise, _phase_rule, (0, OUTPUT)
+)
 
 # --- two inputs ---
 
@@ -293,7 +329,8 @@ def _power_of_base(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _power_of_exponent(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    flat = apply(logical_and, a == 0, b >= 0)  # 0**b stays 0 next to b
+    size = apply(real, b) if dtypes.is_complex(b.dtype) else b
+    flat = apply(logical_and, a == 0, size >= 0)  # 0**b stays 0 next to b
     return guarded(g, y * apply(log, select(flat, 1, a)))
 
 
@@ -336,7 +373,7 @@ def stepwise(name: str, doc: str, reference, samples=None, infer=elementwise) ->
 
 
 floor_divide: Op = stepwise(
-    "floor_divide", "floor(a / b)", np.floor_divide, binary_samples(second=(0.5, 2.0))
+    "floor_divide", "floor(a / b)", floor_divide_reference, binary_samples(second=(0.5, 2.0))
 )
 copysign: Op = stepwise("copysign", "the size of a with the sign of b", np.copysign)
 nextafter: Op = stepwise("nextafter", "the number next to a in the direction of b", np.nextafter)
