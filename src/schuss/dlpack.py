@@ -108,7 +108,7 @@ class _Producer:
     def __init__(self, source: Any) -> None:
         self.source = source
         self.bfloat = False
-        self.read_only = True
+        self.kept = False  # whether nobody else writes to the memory
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.source.__dlpack_device__()
@@ -122,7 +122,8 @@ class _Producer:
         if tensor.code == _BFLOAT and tensor.bits == 16:
             self.bfloat = True
             tensor.code = _UINT
-        self.read_only = versioned is not None and bool(versioned.flags & _READ_ONLY)
+        ours = _READ_ONLY | _IS_COPIED
+        self.kept = versioned is not None and bool(versioned.flags & ours)
         return capsule
 
 
@@ -134,13 +135,15 @@ def take(source: Any, copy: bool | None) -> np.ndarray:
     producer = _Producer(source)
     device = tuple(int(part) for part in producer.__dlpack_device__())
     if device[0] != CPU[0]:
-        raise fail(BufferExchangeError, "from_dlpack", "the memory must be the CPU's", device=device)
+        raise fail(
+            BufferExchangeError, "from_dlpack", "the memory must be the CPU's", device=device
+        )
     try:
         array = np.from_dlpack(producer, copy=False if copy is False else None)
     except (BufferError, ValueError, RuntimeError) as problem:
         raise fail(BufferExchangeError, "from_dlpack", str(problem)) from None
     if producer.bfloat:
         array = array.view(dtypes.bfloat16)
-    if copy or (copy is None and not producer.read_only):
+    if copy or (copy is None and not producer.kept):
         array = array.copy()
     return array

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .matrix_oracles import MATRIX_ORACLES
+
 Oracle = Callable[..., Any]
 
 
@@ -344,6 +346,7 @@ ORACLES: dict[str, Oracle] = {
     "real": each(lambda x: x.real),
     "imag": each(lambda x: x.imag),
     "conj": each(lambda x: complex(x.real, -x.imag)),
+    "phase": each(lambda x: x / abs(x)),
     "astype": astype,
     "detach": each(lambda x: x),
     "alias": each(lambda x: x),
@@ -406,4 +409,5 @@ ORACLES: dict[str, Oracle] = {
     "convolve_weight": convolve_weight,
     "solve": solve,
     "random_bits": random_bits,
+    **MATRIX_ORACLES,
 }

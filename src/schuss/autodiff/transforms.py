@@ -99,7 +99,8 @@ def grad(
 def _track(t: Any, fresh: list[Any]) -> Any:
     """A stand-in for an argument: the same value, a node of its own that requires a gradient."""
     if not is_differentiable(t.dtype):
-        raise fail(DTypeError, "grad", "gradients exist for floating and complex dtypes only", argument=t,
+        problem = "gradients exist for floating and complex dtypes only"
+        raise fail(DTypeError, "grad", problem, argument=t,
                    hint="cast with astype, or leave this argument out of argnums")  # fmt: skip
     with grad_mode(True):
         stand_in = apply(alias, t)

@@ -69,9 +69,7 @@ def _complex(name: str, x: ArrayLike, n: Any, axis: int, norm: str, inverse: boo
     return _scaled(name, y, x.shape[place], norm, inverse)
 
 
-def fft(
-    x: ArrayLike, /, *, n: int | None = None, axis: int = -1, norm: str = "backward"
-) -> Tensor:
+def fft(x: ArrayLike, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Tensor:
     """The Fourier transform along `axis`, of its first n elements (zeros where it is shorter)."""
     return _complex("fft", x, n, axis, norm, False)
 

@@ -166,12 +166,15 @@ def _check_masks(x: Tensor, key: Any) -> None:
             width = _width(part)
             if _is_array(part) and width and _is_mask(part):
                 shape = np.shape(part)
-                if shape != x.shape[axis : axis + width]:
+                stands_for = x.shape[axis : axis + width]
+                # The standard lets a mask without elements stand for any sizes.
+                if len(shape) != len(stands_for) or any(
+                    n not in (0, m) for n, m in zip(shape, stands_for, strict=True)
+                ):
                     raise fail(
                         OutOfBoundsError,
                         "indexing",
-                        f"a mask of shape {shape} stands for axes of shape "
-                        f"{x.shape[axis : axis + width]}",
+                        f"a mask of shape {shape} stands for axes of shape {stands_for}",
                         x=x,
                     )
             axis += width

@@ -245,4 +245,14 @@ def norm_of(
     return cast(root, dtypes.real_of(x.dtype))
 
 
-__all__ = ["einsum", "matmul", "matrix_transpose", "norm", "norm_of", "outer", "solve", "tensordot", "vecdot"]
+__all__ = [
+    "einsum",
+    "matmul",
+    "matrix_transpose",
+    "norm",
+    "norm_of",
+    "outer",
+    "solve",
+    "tensordot",
+    "vecdot",
+]

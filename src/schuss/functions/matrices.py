@@ -302,13 +302,13 @@ def matrix_norm(
         return norm_of("matrix_norm", x, (-2, -1), keepdims, 2)
     if ord in ("nuc", 2, -2):
         values = svdvals(x)
-        chosen = {"nuc": sum, 2: max, -2: min}[ord]  # type: ignore[index]
-        result = chosen(values, axis=-1)  # type: ignore[operator]
+        chosen = {"nuc": sum, 2: max, -2: min}[ord]
+        result = chosen(values, axis=-1)
     elif ord in (1, -1, math.inf, -math.inf):
         over, other = (-2, -1) if ord in (1, -1) else (-1, -2)
         sums = sum(abs(x), axis=over, keepdims=True)
-        chosen = max if ord > 0 else min  # type: ignore[operator, assignment]
-        result = reshape(chosen(sums, axis=other), x.shape[:-2])  # type: ignore[operator]
+        chosen = max if ord > 0 else min
+        result = reshape(chosen(sums, axis=other), x.shape[:-2])
     else:
         problem = "ord is 'fro', 'nuc', 1, -1, 2, -2, infinity or -infinity"
         raise fail(ArgumentError, "matrix_norm", problem, ord=ord)

@@ -94,7 +94,9 @@ X, Y = (0,), (OUTPUT,)
 
 negative: Op = unary("negative", "-x", np.negative, lambda g, y, x: -g)
 exp: Op = unary("exp", "e raised to the power x", np.exp, lambda g, y, x: g * y, Y)
-expm1: Op = unary("expm1", "exp(x) - 1, exact near 0", expm1_reference, lambda g, y, x: g * (y + 1), Y)
+expm1: Op = unary(
+    "expm1", "exp(x) - 1, exact near 0", expm1_reference, lambda g, y, x: g * (y + 1), Y
+)
 log: Op = unary("log", "natural logarithm", np.log, lambda g, y, x: guarded(g, 1 / x), X, low=0.1)
 log1p: Op = unary(
     "log1p",
@@ -200,7 +202,6 @@ def _phase_rule(g: Tensor, y: Tensor, x: Tensor) -> Tensor:
     nowhere = size == 0
     turned = (g - apply(conj, g * y * y)) / (2 * select(nowhere, 1, size))
     return select(nowhere, 0, turned)
-
 
 
 # Derivative 0 wherever there is one (the sign of a complex number is its `phase`):

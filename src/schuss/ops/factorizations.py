@@ -18,6 +18,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from schuss import dtypes
@@ -427,7 +428,7 @@ def _over_gaps_infer(x: Node, w: Node) -> tuple[Shape, DType]:
 def _over_gaps(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     gaps = w[..., None, :] - w[..., :, None]
     scale = np.abs(w).max(axis=-1, initial=0)[..., None, None]
-    closed = np.abs(gaps) <= 4 * np.finfo(w.dtype).eps * scale
+    closed = np.abs(gaps) <= 4 * float(ml_dtypes.finfo(w.dtype).eps) * scale
     n = w.shape[-1]
     if (closed & (x != 0) & ~np.eye(n, dtype=np.bool_)).any():
         raise BadValueError(

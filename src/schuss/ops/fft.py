@@ -1,8 +1,8 @@
 """Fourier transforms, without their scale: each is then the adjoint of another.
 
-    fft: y[k] = sum over j of x[j] exp(-2 pi i j k / n)      inverse: + in place of -
-    rfft: the first n // 2 + 1 of these, for real x
-    irfft: real x from those
+fft: y[k] = sum over j of x[j] exp(-2 pi i j k / n)      inverse: + in place of -
+rfft: the first n // 2 + 1 of these, for real x
+irfft: real x from those
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from schuss.ops.infer import Rng, numbers, require_dtype
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
-_COMPLEX_OF = {dtypes.float32: dtypes.complex64, dtypes.float64: dtypes.complex128}
+_COMPLEX_OF: dict[DType, DType] = {
+    dtypes.float32: dtypes.complex64,
+    dtypes.float64: dtypes.complex128,
+}
 
 
 def _require_length(name: str, x: Node, n: int) -> None:
@@ -91,9 +94,7 @@ rfft: Op = define(
     infer=_rfft_infer,
     reference=lambda x, axis: np.fft.rfft(x, axis=axis),
     gradient=(_rfft_rule,),
-    samples=lambda rng: [
-        Sample([numbers(rng, shape)], {"axis": axis}) for shape, axis in _CASES
-    ],
+    samples=lambda rng: [Sample([numbers(rng, shape)], {"axis": axis}) for shape, axis in _CASES],
 )
 
 

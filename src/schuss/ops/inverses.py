@@ -9,17 +9,17 @@ import numpy as np
 from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.graph import OUTPUT, Node, Op, Sample, Shape, apply, data, define, wrap
+from schuss.ops.elementwise import conj
 from schuss.ops.factorizations import (
+    adjoint,
     any_samples,
     lapack,
     matrices,
-    square_samples,
-    adjoint,
     real_part,
     square,
+    square_samples,
     textbook,
 )
-from schuss.ops.elementwise import conj
 from schuss.ops.infer import Rng, numbers
 from schuss.ops.linalg import solve
 
