@@ -50,11 +50,12 @@ from schuss.functions.elementwise import (  # isort: skip
     not_equal, positive, pow, real, reciprocal, relu, remainder, round, rsqrt, sigmoid, sign,
     signbit, sin, sinh, sqrt, square, subtract, tan, tanh, trunc, where,
 )  # fmt: skip
+from schuss.functions.einsum import einsum  # isort: skip
 from schuss.functions.indexing import (  # isort: skip
     count_nonzero, nonzero, one_hot, searchsorted, sort, take, take_along_axis, topk,
 )  # fmt: skip
 from schuss.functions.linalg import (  # isort: skip
-    einsum, matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
+    matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
 )  # fmt: skip
 from schuss.functions.manipulation import (  # isort: skip
     astype, broadcast_arrays, broadcast_to, concat, diff, expand_dims, flatten, flip, moveaxis, pad,
@@ -66,6 +67,15 @@ from schuss.functions.reduction import (  # isort: skip
     prod, std, sum, var,
 )  # fmt: skip
 from schuss.functions.sets import unique_all, unique_counts, unique_inverse, unique_values  # isort: skip
+from schuss.functions.stacking import (  # isort: skip
+    atleast_nd, block_diag, cartesian_prod, column_stack, hstack, kron, rot90, swapaxes, unflatten,
+    unfold, vstack,
+)  # fmt: skip
+from schuss.functions.statistics import (  # isort: skip
+    allclose, bincount, corrcoef, cov, cumulative_max, cumulative_min, cumulative_trapezoid,
+    histogram, interp, isclose, logcumsumexp, median, nanmean, nansum, quantile, segment_max,
+    segment_mean, segment_min, segment_sum, trapezoid,
+)  # fmt: skip
 from schuss.functions.types import can_cast, finfo, iinfo, isdtype, result_type  # isort: skip
 from schuss.random import Generator, manual_seed  # isort: skip
 
@@ -80,29 +90,34 @@ __array_api_version__ = "2024.12"
 
 
 __all__ = [
-    "__version__", "abs", "acos", "acosh", "add", "all", "angle", "any", "arange", "argmax",
-    "argmin", "argsort", "asarray", "asin", "asinh", "astype", "atan", "atan2", "atanh",
-    "bfloat16", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or",
-    "bitwise_right_shift", "bitwise_xor", "bool", "bool_", "broadcast_arrays", "broadcast_to",
-    "can_cast", "ceil", "check_gradients", "clip", "complex128", "complex64", "concat", "conj",
-    "copysign", "cos", "cosh", "count_nonzero", "cumulative_prod", "cumulative_sum", "Device",
+    "__version__", "abs", "acos", "acosh", "add", "all", "allclose", "angle", "any", "arange",
+    "argmax", "argmin", "argsort", "asarray", "asin", "asinh", "astype", "atan", "atan2",
+    "atanh", "atleast_nd", "bfloat16", "bincount", "bitwise_and", "bitwise_invert",
+    "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "block_diag",
+    "bool", "bool_", "broadcast_arrays", "broadcast_to", "can_cast", "cartesian_prod", "ceil",
+    "check_gradients", "clip", "column_stack", "complex128", "complex64", "concat", "conj",
+    "copysign", "corrcoef", "cos", "cosh", "count_nonzero", "cov", "cumulative_max",
+    "cumulative_min", "cumulative_prod", "cumulative_sum", "cumulative_trapezoid", "Device",
     "diff", "divide", "e", "einsum", "empty", "empty_like", "enable_grad", "equal", "erf",
     "evaluate", "exp", "expand_dims", "expm1", "eye", "finfo", "flatten", "flip", "float16",
     "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
-    "Generator", "grad", "greater", "greater_equal", "hypot", "iinfo", "imag", "inf", "int16",
-    "int32", "int64", "int8", "isdtype", "isfinite", "isinf", "isnan", "last_run", "less",
-    "less_equal", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed",
-    "matmul", "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum",
-    "moveaxis", "multiply", "nan", "negative", "newaxis", "nextafter", "no_grad", "nonzero",
-    "norm", "not_equal", "one_hot", "ones", "ones_like", "outer", "pad", "permute_dims", "pi",
-    "positive", "pow", "prod", "real", "reciprocal", "relu", "remainder", "repeat", "reshape",
-    "result_type", "roll", "round", "rsqrt", "Run", "searchsorted", "sigmoid", "sign",
-    "signbit", "sin", "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze",
-    "stack", "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "Tensor",
-    "tensor", "tensordot", "tile", "topk", "tril", "triu", "trunc", "uint16", "uint32",
-    "uint64", "uint8", "unique_all", "unique_counts", "unique_inverse", "unique_values",
-    "unstack", "value_and_grad", "var", "vecdot", "where", "zeros", "zeros_like",
+    "Generator", "grad", "greater", "greater_equal", "histogram", "hstack", "hypot", "iinfo",
+    "imag", "inf", "int16", "int32", "int64", "int8", "interp", "isclose", "isdtype",
+    "isfinite", "isinf", "isnan", "kron", "last_run", "less", "less_equal", "linspace", "log",
+    "log10", "log1p", "log2", "log_softmax", "logaddexp", "logcumsumexp", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul",
+    "matrix_transpose", "max", "maximum", "mean", "median", "meshgrid", "min", "minimum",
+    "moveaxis", "multiply", "nan", "nanmean", "nansum", "negative", "newaxis", "nextafter",
+    "no_grad", "nonzero", "norm", "not_equal", "one_hot", "ones", "ones_like", "outer", "pad",
+    "permute_dims", "pi", "positive", "pow", "prod", "quantile", "real", "reciprocal", "relu",
+    "remainder", "repeat", "reshape", "result_type", "roll", "rot90", "round", "rsqrt", "Run",
+    "searchsorted", "segment_max", "segment_mean", "segment_min", "segment_sum", "sigmoid",
+    "sign", "signbit", "sin", "sinh", "softmax", "solve", "sort", "split", "sqrt", "square",
+    "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan",
+    "tanh", "tensor", "Tensor", "tensordot", "tile", "topk", "trapezoid", "tril", "triu",
+    "trunc", "uint16", "uint32", "uint64", "uint8", "unflatten", "unfold", "unique_all",
+    "unique_counts", "unique_inverse", "unique_values", "unstack", "value_and_grad", "var",
+    "vecdot", "vstack", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 
@@ -112,7 +127,7 @@ def evaluate(*tensors: Tensor) -> None:
 
 
 # Imported when first used, so that `import schuss` stays light.
-_MODULES = {"data", "debug", "fft", "linalg", "nn", "optim", "training"}
+_MODULES = {"data", "debug", "fft", "linalg", "nn", "optim", "special", "training"}
 _FUNCTIONS = {
     "__array_namespace_info__": "schuss.functions.info",
     "load": "schuss.safetensors",

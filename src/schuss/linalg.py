@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from schuss.functions.einsum import einsum
 from schuss.functions.linalg import (
-    einsum,
     matmul,
     matrix_transpose,
     norm,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .matrix_oracles import MATRIX_ORACLES
+from .special_oracles import special_oracles
 
 Oracle = Callable[..., Any]
 
@@ -309,6 +310,32 @@ def random_bits(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.array(drawn[:needed]).reshape(shape)
 
 
+# --- order ---
+
+
+def position(line: np.ndarray, value: float, side: str) -> int:
+    return sum(1 for each in line if each < value or (side == "right" and each == value))
+
+
+def positions_of_extremes(line: list[float]) -> list[int]:
+    found, best = [], 0
+    for i, value in enumerate(line):
+        best = i if value >= line[best] else best
+        found.append(best)
+    return found
+
+
+def running_logsumexp(line: list[float]) -> list[float]:
+    return [math.log(math.fsum(math.exp(x) for x in line[: i + 1])) for i in range(len(line))]
+
+
+def segment_max(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    y = np.full((count, *x.shape[1:]), -math.inf)
+    for row, place in zip(x, ids, strict=True):
+        y[place] = np.where(row > y[place], row, y[place])
+    return y
+
+
 ORACLES: dict[str, Oracle] = {
     # one input
     "negative": each(operator.neg),
@@ -409,5 +436,10 @@ ORACLES: dict[str, Oracle] = {
     "convolve_weight": convolve_weight,
     "solve": solve,
     "random_bits": random_bits,
+    "searchsorted": lambda line, values, side: each(lambda v: position(line, v, side))(values),
+    "running_argmax": lines(positions_of_extremes, keep=True),
+    "logcumsumexp": lines(running_logsumexp, keep=True),
+    "segment_max": segment_max,
     **MATRIX_ORACLES,
+    **special_oracles(each, philox),
 }

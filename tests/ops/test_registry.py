@@ -168,8 +168,8 @@ def test_smaller_floats_agree_with_float64(name: str, dtype: np.dtype) -> None:
         if "dtype" not in sample.attributes:
             halved = dtypes.complex64 if dtypes.is_complex(same.dtype) else dtype
             assert y.dtype == (halved if dtypes.is_inexact(same.dtype) else same.dtype)
-        if name == "nextafter":
-            continue  # what comes next depends on the dtype
+        if name in ("nextafter", "random_gamma", "random_poisson"):
+            continue  # depends on the dtype, or jumps with its parameter
         expected = wide(same.numpy())
         scale = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)))
         longest = max((x.size for x in inputs), default=1) if name == "cumsum" else 1
@@ -208,8 +208,9 @@ def test_not_differentiable_by_declaration(name: str) -> None:
 
 
 REAL_ONLY = {  # by nature, or because complex numbers have no order
-    "atan2", "eigh", "erf", "max", "maximum", "min", "minimum", "provided", "qr", "relu",
-    "remainder", "rfft", "slogdet", "svd",
+    "atan2", "eigh", "erf", "erfc", "erfcx", "erfinv", "i0e", "i1e", "lgamma", "logcumsumexp",
+    "max", "maximum", "min", "minimum", "ndtri", "polygamma", "provided", "qr", "relu", "remainder", "rfft",
+    "slogdet", "svd",
 }  # fmt: skip
 # What is no multiplication by a derivative at a real point has it beside the branch cuts.
 COMPLEX = [

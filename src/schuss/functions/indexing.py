@@ -39,6 +39,7 @@ from schuss.ops import indexing as ops
 from schuss.ops.broadcast import kept, without
 from schuss.ops.infer import broadcast_shapes, normalize_axis
 from schuss.ops.movement import Cut, inverse, slice_, slice_update
+from schuss.ops.order import searchsorted as searchsorted_op
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -389,13 +390,19 @@ def searchsorted(
     side: Literal["left", "right"] = "left",
     sorter: ArrayLike | None = None,
 ) -> Tensor:
-    """Where in the sorted 1-d x1 the elements of x2 belong. int64. Computed at once."""
+    """Where in the sorted 1-d x1 the elements of x2 belong: int64.
+
+    Args:
+        side: before ("left") or after ("right") the elements that equal it.
+        sorter: the positions that sort x1, where it is not sorted.
+    """
     if side not in ("left", "right"):
         raise fail(ArgumentError, "searchsorted", "side is 'left' or 'right'", side=side)
     line, values = operands("searchsorted", as_tensor(x1), as_tensor(x2))
-    order = None if sorter is None else as_tensor(sorter).numpy()
-    found = np.searchsorted(line.numpy(), values.numpy(), side, order)
-    return wrap(data(np.asarray(found, np.int64)))
+    if line.ndim != 1:
+        raise fail(ShapeError, "searchsorted", "x1 must be a vector", x1=line, x2=values)
+    line = line if sorter is None else take(line, sorter)
+    return apply(searchsorted_op, line, values, side=side)
 
 
 def one_hot(labels: ArrayLike, /, num_classes: int, *, dtype: Any = None) -> Tensor:

@@ -16,7 +16,6 @@ from schuss.functions.arguments import (
     floating,
     operands,
 )
-from schuss.functions.creation import arange
 from schuss.functions.elementwise import (
     abs,
     conj,
@@ -124,82 +123,6 @@ def outer(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     return reshape(a, (a.size, 1)) * reshape(b, (1, b.size))
 
 
-def einsum(equation: str, /, *arrays: ArrayLike) -> Tensor:
-    """Products and sums in Einstein's notation, such as `einsum("bij,bjk->bik", x, y)`.
-
-    Letters name axes; letters that the result lacks are added up. Without `->` the result has the
-    letters that occur once, in alphabetical order. `...` is not supported.
-
-    Raises ArgumentError for an equation that cannot be read, ShapeError where it does not fit.
-    """
-    inputs, _, output = equation.replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    letters = "".join(terms)
-    if "->" not in equation:
-        output = "".join(sorted(each for each in set(letters) if letters.count(each) == 1))
-    if (
-        len(terms) != len(arrays)
-        or not set(output) <= set(letters)
-        or (not letters.isalpha() and letters)
-    ):
-        raise fail(ArgumentError, "einsum", f"cannot read {equation!r} for {len(arrays)} operands")
-    if len(set(output)) != len(output):
-        raise fail(ArgumentError, "einsum", f"the result of {equation!r} names an axis twice")
-    tensors = operands("einsum", *[as_tensor(each, "einsum") for each in arrays])
-    sizes: dict[str, int] = {}
-    for term, each in zip(terms, tensors, strict=True):
-        if len(term) != each.ndim:
-            raise fail(ShapeError, "einsum", f"{term!r} names {len(term)} axes", x=each)
-        for letter, n in zip(term, each.shape, strict=True):
-            if sizes.setdefault(letter, n) != n:
-                raise fail(
-                    ShapeError, "einsum", f"axis {letter!r} is {sizes[letter]} and {n} long", x=each
-                )
-    pairs = [_diagonals(term, each) for term, each in zip(terms, tensors, strict=True)]
-    term, result = pairs[0]
-    for i, (next_term, other) in enumerate(pairs[1:], start=2):
-        needed = set(output).union(*[later for later, _ in pairs[i:]])
-        term, result = _contract(term, result, next_term, other, needed)
-    gone = tuple(i for i, letter in enumerate(term) if letter not in output)
-    if gone:
-        result = sum(result, axis=gone, dtype=result.dtype)
-        term = "".join(letter for letter in term if letter in output)
-    return permute_dims(result, tuple(term.index(letter) for letter in output))
-
-
-def _diagonals(term: str, x: Tensor) -> tuple[str, Tensor]:
-    """Repeated letters in one operand mean its diagonal."""
-    while len(set(term)) != len(term):
-        letter = next(each for each in term if term.count(each) > 1)
-        first, second = [i for i, each in enumerate(term) if each == letter][:2]
-        moved = moveaxis(x, (first, second), (0, 1))
-        places = arange(x.shape[first])
-        x = moved[places, places]
-        term = letter + "".join(each for i, each in enumerate(term) if i not in (first, second))
-    return term, x
-
-
-def _contract(a: str, x: Tensor, b: str, y: Tensor, needed: set[str]) -> tuple[str, Tensor]:
-    """One pair of operands as a batched matrix product."""
-    shared = [each for each in a if each in b]
-    batch = "".join(each for each in shared if each in needed)
-    inner = "".join(each for each in shared if each not in needed)
-    rows = "".join(each for each in a if each not in shared)
-    columns = "".join(each for each in b if each not in shared)
-    sizes = dict(zip(a + b, x.shape + y.shape, strict=True))
-
-    def matrix(term: str, t: Tensor, *groups: str) -> Tensor:
-        order = tuple(term.index(each) for group in groups for each in group)
-        shape = tuple(math.prod(sizes[each] for each in group) for group in groups)
-        return reshape(permute_dims(t, order), shape)
-
-    product = apply(
-        contraction.matmul, matrix(a, x, batch, rows, inner), matrix(b, y, batch, inner, columns)
-    )
-    term = batch + rows + columns
-    return term, reshape(product, tuple(sizes[each] for each in term))
-
-
 def solve(a: ArrayLike, b: ArrayLike, /) -> Tensor:
     """x such that a @ x = b: shapes (..., N, N) and (..., N, K), or (N,) for one right side.
 
@@ -246,7 +169,6 @@ def norm_of(
 
 
 __all__ = [
-    "einsum",
     "matmul",
     "matrix_transpose",
     "norm",

@@ -11,7 +11,7 @@ import numpy as np
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, fail
 from schuss.functions.arguments import as_shape, cast
-from schuss.functions.elementwise import cos, less, log, minimum, sin, sqrt
+from schuss.functions.elementwise import cos, log, minimum, sin, sqrt
 from schuss.functions.manipulation import concat, reshape
 from schuss.graph import apply, data, wrap
 from schuss.ops.random import random_bits
@@ -107,18 +107,9 @@ def randint(
     return cast((wide * span) >> 32, dtypes.int64) + int(low)
 
 
-def bernoulli(
-    p: float, shape: int | Sequence[int] = (), *, generator: Generator | None = None
-) -> Tensor:
-    """True with probability p: bool."""
-    if not 0 <= p <= 1:
-        raise fail(ArgumentError, "bernoulli", "p is a probability", p=p)
-    return less(uniform(shape, generator=generator), p)
-
-
 def permutation(n: int, *, generator: Generator | None = None) -> Tensor:
     """A random order of range(n): int64 of shape (n,)."""
     return wrap(data((generator or default_generator).permutation(n)))
 
 
-__all__ = ["bernoulli", "bits", "normal", "permutation", "randint", "uniform"]
+__all__ = ["bits", "normal", "permutation", "randint", "uniform"]

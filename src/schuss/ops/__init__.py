@@ -10,8 +10,11 @@ from schuss.ops import (
     inverses,
     linalg,
     movement,
+    order,
     random,
+    random_rejection,
     reduction,
+    special,
 )
 
 __all__ = [
@@ -24,6 +27,9 @@ __all__ = [
     "inverses",
     "linalg",
     "movement",
+    "order",
     "random",
+    "random_rejection",
     "reduction",
+    "special",
 ]

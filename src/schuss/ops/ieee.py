@@ -18,9 +18,11 @@ def floor_divide_reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def expm1_reference(x: np.ndarray) -> np.ndarray:
-    """exp(x) - 1, where complex infinities and NaN follow exp."""
+    """exp(x) - 1, where complex infinities and NaN follow exp, and -0 + 0i becomes 0."""
     y = np.asarray(np.expm1(x))
     if x.dtype.kind == "c":
+        y = y.copy()
+        y.real[x == 0] = 0
         unusual = ~np.isfinite(x)
         if unusual.any():
             y = np.where(unusual, np.exp(x) - np.ones((), x.dtype), y)
