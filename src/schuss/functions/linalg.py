@@ -162,7 +162,9 @@ def norm_of(
     if ord == 2:
         root = root_of_squares(sum(square(size), axis=axis, keepdims=keepdims))
     else:
-        total = sum(size**ord, axis=axis, keepdims=keepdims)
+        zero = equal(size, 0)  # where a power below 1 has no slope
+        powers = where(zero, 0.0 if ord > 0 else math.inf, where(zero, 1, size) ** ord)
+        total = sum(powers, axis=axis, keepdims=keepdims)
         nothing = equal(total, 0)  # where the norm has no slope: 0, as for ord 2
         root = where(nothing, total, where(nothing, 1, total) ** (1 / ord))
     return cast(root, dtypes.real_of(x.dtype))

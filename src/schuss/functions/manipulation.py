@@ -361,6 +361,8 @@ def diff(
     """Differences of neighbours along `axis`, taken n times; with tensors joined on before that."""
     x = as_tensor(x, "diff")
     place = normalize_axis("diff", axis, x.ndim)
+    if n == 0:
+        return same(x)
     parts = [as_tensor(each, "diff") for each in (prepend, x, append) if each is not None]
     if len(parts) > 1:
         x = concat(parts, axis=place)

@@ -117,6 +117,8 @@ def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
 def _below_largest(x: Tensor, axis: int) -> Tensor:
     """How far the elements lie below the largest along `axis`; half precisions in float32."""
     wide = cast(x, dtypes.accumulator(x.dtype))
+    if not x.size:  # an empty axis has no largest element, and nobody asks for one
+        return wide
     return wide - max(wide, axis=axis, keepdims=True).detach()
 
 

@@ -285,17 +285,21 @@ def nanmean(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False) -> Tenso
 def cov(x: ArrayLike, /, *, correction: float = 1) -> Tensor:
     """Covariances of variables, the rows of x: (..., V, N) to (..., V, V).
 
-    Sums of products are divided by N - correction.
+    Sums of products are divided by N - correction. A vector is one variable: its variance.
     """
     x = floating(x, "cov")
-    x = reshape(x, (1, x.size)) if x.ndim < 2 else x
+    alone = x.ndim < 2
+    x = reshape(x, (1, x.size)) if alone else x
     centred = x - mean(x, axis=-1, keepdims=True)
-    return centred @ conj(centred).mT / float(x.shape[-1] - correction)
+    found = centred @ conj(centred).mT / float(x.shape[-1] - correction)
+    return found[0, 0] if alone else found
 
 
 def corrcoef(x: ArrayLike, /) -> Tensor:
     """Correlations of variables, the rows of x (V, N): (V, V)."""
     found = cov(x)
+    if found.ndim == 0:
+        return found / found
     n = found.shape[-1]
     places = np.arange(n)
     spread = sqrt(found[..., places, places])

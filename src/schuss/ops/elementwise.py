@@ -376,8 +376,11 @@ def stepwise(name: str, doc: str, reference, samples=None, infer=elementwise) ->
 floor_divide: Op = stepwise(
     "floor_divide", "floor(a / b)", floor_divide_reference, binary_samples(second=(0.5, 2.0))
 )
-copysign: Op = stepwise("copysign", "the size of a with the sign of b", np.copysign)
-nextafter: Op = stepwise("nextafter", "the number next to a in the direction of b", np.nextafter)
+copysign: Op = binary("copysign", "the size of a with the sign of b", np.copysign,
+                  lambda g, y, a, b: g * apply(sign, a) * apply(copysign, scalar(1, b.dtype), b),
+                  lambda g, y, a, b: g * 0, (0, 1))  # fmt: skip
+nextafter: Op = binary("nextafter", "the number next to a in the direction of b", np.nextafter,
+                   lambda g, y, a, b: g, lambda g, y, a, b: g * 0)  # fmt: skip
 
 _comparable = integer_samples(2, 0, 3)
 equal: Op = stepwise("equal", "whether a == b", np.equal, _comparable, predicate)
