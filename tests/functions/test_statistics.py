@@ -182,6 +182,11 @@ def test_ties_of_segments_share_the_gradient() -> None:
         (lambda: schuss.segment_sum([1.0], [0.0]), ShapeError, "an integer id for each element"),
         (lambda: schuss.segment_max([1.0], [3], 2).numpy(), OutOfBoundsError,
          "segment 3 does not exist: there are 2"),
+        (lambda: schuss.isclose([1.0], [1.0], rtol=-1.0), ArgumentError, "tolerances are not neg"),
+        (lambda: schuss.diff([1.0], n=-1), ArgumentError, "diff: n must be an integer that is not"),
+        (lambda: schuss.moveaxis(numbers(2, 2), (0, 1), (0, -2)), ArgumentError, "none of them t"),
+        (lambda: schuss.nn.functional.hardtanh([1.0], 2, 1), ArgumentError, "hardtanh: min_val"),
+        (lambda: schuss.nn.functional.embedding([1], numbers(2)), ShapeError, "must be a table"),
         (lambda: schuss.searchsorted([[1.0]], [1.0]), ShapeError, "x1 must be a vector"),
     ],
 )  # fmt: skip

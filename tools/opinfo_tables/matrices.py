@@ -37,7 +37,7 @@ TABLE |= {
     "cross": lambda a, b, dim=None: linalg.cross(
         a, b, axis=next(i for i, n in enumerate(a.shape) if n == 3) if dim is None else dim
     ),
-    "linalg.cross": lambda a, b, dim=-1: linalg.cross(*s.broadcast_arrays(a, b), axis=dim),
+    "linalg.cross": lambda a, b, dim=-1: linalg.cross(a, b, axis=dim - a.ndim if dim >= 0 else dim),
     "linalg.cholesky": lambda x, upper=False: linalg.cholesky(x, upper=upper),
     "cholesky": lambda x, upper=False: linalg.cholesky(x, upper=upper),
     "linalg.cholesky_ex": lambda x, upper=False, check_errors=False: (

@@ -29,6 +29,7 @@ from schuss.functions.arguments import (
     cast,
     number,
     operands,
+    same,
 )
 from schuss.functions.elementwise import not_equal, where
 from schuss.functions.manipulation import broadcast_to, permute_dims, reshape
@@ -265,6 +266,9 @@ def set_item(x: Tensor, key: Any, value: ArrayLike) -> Tensor:
             )
         value = cast(value, x.dtype)
     if _is_scalar_mask(key):
+        if value.ndim > x.ndim and not bool(key):  # x[False] has no elements to assign to
+            _spread(value, (0, *x.shape))
+            return same(x)
         return where(as_tensor(key), _spread(value, x.shape), x)
     if _is_full_mask(x, key) and value.ndim == 0:
         return where(as_tensor(key), value, x)

@@ -83,16 +83,16 @@ def moveaxis(x: ArrayLike, source: Axes, destination: Axes, /) -> Tensor:
     x = as_tensor(x, "moveaxis")
     sources = _integers("moveaxis", (source,))
     targets = _integers("moveaxis", (destination,))
-    if len(sources) != len(targets):
+    sources = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in sources)
+    targets = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in targets)
+    if len(set(sources)) != len(targets) or len(sources) != len(set(targets)):
         raise fail(
             ArgumentError,
             "moveaxis",
-            "as many destinations as sources are needed",
+            "as many destinations as sources are needed, and none of them twice",
             source=source,
             destination=destination,
         )
-    sources = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in sources)
-    targets = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in targets)
     order = [axis for axis in range(x.ndim) if axis not in sources]
     for target, axis in sorted(zip(targets, sources, strict=True)):
         order.insert(target, axis)
@@ -361,6 +361,8 @@ def diff(
     """Differences of neighbours along `axis`, taken n times; with tensors joined on before that."""
     x = as_tensor(x, "diff")
     place = normalize_axis("diff", axis, x.ndim)
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        raise fail(ArgumentError, "diff", "n must be an integer that is not negative", n=n)
     if n == 0:
         return same(x)
     parts = [as_tensor(each, "diff") for each in (prepend, x, append) if each is not None]

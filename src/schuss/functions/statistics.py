@@ -311,6 +311,8 @@ def isclose(
     equal_nan: bool = False,
 ) -> Tensor:  # fmt: skip
     """Whether |x1 - x2| <= atol + rtol * |x2|, elementwise; infinities must be equal."""
+    if rtol < 0 or atol < 0:
+        raise fail(ArgumentError, "isclose", "tolerances are not negative", rtol=rtol, atol=atol)
     a, b = operands("isclose", x1, x2)
     if not dtypes.is_inexact(a.dtype):
         a, b = cast(a, dtypes.float64), cast(b, dtypes.float64)
