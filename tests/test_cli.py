@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -8,12 +9,13 @@ import pytest
 from schuss import __version__
 
 
-def run(*words, cwd=None):
+def run(*words, cwd=None, env=None):
     return subprocess.run(
         [sys.executable, "-m", "schuss.cli", *words],
         capture_output=True,
         text=True,
         cwd=cwd,
+        env=None if env is None else {**os.environ, **env},
         check=False,
     )
 
@@ -100,3 +102,20 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     resumed = run("train", "digits", "epochs=1", "resume=true", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming the run in runs" in resumed.stdout
+
+
+def test_the_cache_of_kernels_is_shown_and_cleared(tmp_path):
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.kernel").write_bytes(bytes(3 << 19))
+    env = {"SCHUSS_CACHE": "1", "SCHUSS_CACHE_DIR": str(folder)}
+    shown = run("cache", env=env)
+    assert (shown.returncode, shown.stdout) == (0, f"{folder}: 2 kernels, 3.0 MiB\n")
+    assert run("cache", "--clear", env=env).stdout.endswith("3.0 MiB\nremoved 2\n")
+    assert run("cache", env=env).stdout == f"{folder}: 0 kernels, 0.0 MiB\n"
+
+
+def test_there_may_be_no_cache(tmp_path):
+    shown = run("cache", "--clear", env={"SCHUSS_CACHE": "0"})
+    assert (shown.returncode, shown.stdout) == (0, "compiled kernels are not kept\n")

@@ -334,6 +334,7 @@ def test_numpy_functions_take_tensors_as_arrays() -> None:
     assert x.tolist() == [1, 2]
 
 
+@pytest.mark.usefixtures("one_tier")
 def test_methods_are_the_functions() -> None:
     x = schuss.tensor([[1.0, -2.0], [3.0, 4.0]])
     for name in (

@@ -35,6 +35,7 @@ from schuss.tensor import Tensor
 from schuss.version import __version__
 
 from schuss.autodiff import check_gradients, grad, value_and_grad  # isort: skip
+from schuss.compiler.cpu.host import get_num_threads, set_num_threads  # isort: skip
 from schuss.execution import Run, last_run  # isort: skip
 from schuss.execution import evaluate as _evaluate_nodes  # isort: skip
 from schuss.functions.creation import (  # isort: skip
@@ -90,34 +91,34 @@ __array_api_version__ = "2024.12"
 
 
 __all__ = [
-    "__version__", "abs", "acos", "acosh", "add", "all", "allclose", "angle", "any", "arange",
-    "argmax", "argmin", "argsort", "asarray", "asin", "asinh", "astype", "atan", "atan2",
-    "atanh", "atleast_nd", "bfloat16", "bincount", "bitwise_and", "bitwise_invert",
-    "bitwise_left_shift", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "block_diag",
-    "bool", "bool_", "broadcast_arrays", "broadcast_to", "can_cast", "cartesian_prod", "ceil",
-    "check_gradients", "clip", "column_stack", "complex128", "complex64", "concat", "conj",
-    "copysign", "corrcoef", "cos", "cosh", "count_nonzero", "cov", "cumulative_max",
-    "cumulative_min", "cumulative_prod", "cumulative_sum", "cumulative_trapezoid", "Device",
-    "diff", "divide", "e", "einsum", "empty", "empty_like", "enable_grad", "equal", "erf",
-    "evaluate", "exp", "expand_dims", "expm1", "eye", "finfo", "flatten", "flip", "float16",
-    "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
-    "Generator", "grad", "greater", "greater_equal", "histogram", "hstack", "hypot", "iinfo",
-    "imag", "inf", "int16", "int32", "int64", "int8", "interp", "isclose", "isdtype",
-    "isfinite", "isinf", "isnan", "kron", "last_run", "less", "less_equal", "linspace", "log",
-    "log10", "log1p", "log2", "log_softmax", "logaddexp", "logcumsumexp", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul",
-    "matrix_transpose", "max", "maximum", "mean", "median", "meshgrid", "min", "minimum",
-    "moveaxis", "multiply", "nan", "nanmean", "nansum", "negative", "newaxis", "nextafter",
-    "no_grad", "nonzero", "norm", "not_equal", "one_hot", "ones", "ones_like", "outer", "pad",
-    "permute_dims", "pi", "positive", "pow", "prod", "quantile", "real", "reciprocal", "relu",
-    "remainder", "repeat", "reshape", "result_type", "roll", "rot90", "round", "rsqrt", "Run",
-    "searchsorted", "segment_max", "segment_mean", "segment_min", "segment_sum", "sigmoid",
-    "sign", "signbit", "sin", "sinh", "softmax", "solve", "sort", "split", "sqrt", "square",
-    "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan",
-    "tanh", "tensor", "Tensor", "tensordot", "tile", "topk", "trapezoid", "tril", "triu",
-    "trunc", "uint16", "uint32", "uint64", "uint8", "unflatten", "unfold", "unique_all",
-    "unique_counts", "unique_inverse", "unique_values", "unstack", "value_and_grad", "var",
-    "vecdot", "vstack", "where", "zeros", "zeros_like",
+    "Device", "Generator", "Run", "Tensor", "__version__", "abs", "acos", "acosh", "add", "all",
+    "allclose", "angle", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin",
+    "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "bfloat16", "bincount",
+    "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
+    "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_to",
+    "can_cast", "cartesian_prod", "ceil", "check_gradients", "clip", "column_stack",
+    "complex128", "complex64", "concat", "conj", "copysign", "corrcoef", "cos", "cosh",
+    "count_nonzero", "cov", "cumulative_max", "cumulative_min", "cumulative_prod",
+    "cumulative_sum", "cumulative_trapezoid", "diff", "divide", "e", "einsum", "empty",
+    "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp", "expand_dims", "expm1",
+    "eye", "finfo", "flatten", "flip", "float16", "float32", "float64", "floor", "floor_divide",
+    "from_dlpack", "full", "full_like", "get_num_threads", "grad", "greater", "greater_equal",
+    "histogram", "hstack", "hypot", "iinfo", "imag", "inf", "int16", "int32", "int64", "int8",
+    "interp", "isclose", "isdtype", "isfinite", "isinf", "isnan", "kron", "last_run", "less",
+    "less_equal", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp",
+    "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp",
+    "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean", "median", "meshgrid",
+    "min", "minimum", "moveaxis", "multiply", "nan", "nanmean", "nansum", "negative", "newaxis",
+    "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot", "ones", "ones_like",
+    "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod", "quantile", "real",
+    "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type", "roll", "rot90",
+    "round", "rsqrt", "searchsorted", "segment_max", "segment_mean", "segment_min",
+    "segment_sum", "set_num_threads", "sigmoid", "sign", "signbit", "sin", "sinh", "softmax",
+    "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum",
+    "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensor", "tensordot", "tile", "topk",
+    "trapezoid", "tril", "triu", "trunc", "uint16", "uint32", "uint64", "uint8", "unflatten",
+    "unfold", "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack",
+    "value_and_grad", "var", "vecdot", "vstack", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 

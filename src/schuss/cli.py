@@ -1,4 +1,4 @@
-"""The command line: `schuss train RECIPE [key=value ...]`, `schuss recipes`."""
+"""The command line: `schuss train RECIPE [key=value ...]`, `schuss recipes`, `schuss cache`."""
 
 from __future__ import annotations
 
@@ -102,6 +102,22 @@ def train(
     )
     if full and not reached:
         raise typer.Exit(1)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all compiled kernels.")] = False,
+) -> None:
+    """Show where compiled kernels are kept, how many there are, and how large they are."""
+    from schuss.compiler.cpu import cache as kernels
+
+    found = kernels.statistics()
+    if found.folder is None:
+        print("compiled kernels are not kept")
+        return
+    print(f"{found.folder}: {found.entries} kernels, {found.nbytes / 2**20:.1f} MiB")
+    if clear:
+        print(f"removed {kernels.clear()}")
 
 
 def _shown(default: Any) -> str:

@@ -102,17 +102,16 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _RECIPES = os.path.join(_PACKAGE, "recipes") + os.sep  # recipes are programs of users
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _SITE = os.path.join(_STDLIB, "site-packages") + os.sep
-_internal: dict[CodeType, bool] = {}
+_internal: dict[str, bool] = {}  # by the name of a file
 
 Location = tuple[CodeType, int]
 
 
-def _is_internal(code: CodeType) -> bool:
-    name = code.co_filename
+def _is_internal(name: str) -> bool:
     ours = name.startswith(_PACKAGE) and not name.startswith(_RECIPES)
     standard = name.startswith(_STDLIB) and not name.startswith(_SITE)
     internal = ours or standard or name.startswith("<frozen")
-    _internal[code] = internal
+    _internal[name] = internal
     return internal
 
 
@@ -124,9 +123,9 @@ def user_location() -> Location | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        internal = _internal.get(code)
+        internal = _internal.get(code.co_filename)
         if internal is None:
-            internal = _is_internal(code)
+            internal = _is_internal(code.co_filename)
         if not internal:
             return code, frame.f_lasti
         frame = frame.f_back

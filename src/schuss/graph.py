@@ -90,6 +90,28 @@ def define(name: str, doc: str, **record: Any) -> Op:
     return op
 
 
+class Kind:
+    """What all nodes of one op, with equal attributes and on inputs of the same types, share.
+
+    Shape and dtype are worked out once for each kind. Data has a kind for each type.
+
+    Attributes:
+        number: names the kind in structural keys.
+        type: names the shape and dtype of the result.
+    """
+
+    __slots__ = ("dtype", "number", "shape", "size", "type")
+
+    def __init__(self, shape: Shape, dtype: DType) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.size = math.prod(shape)
+        self.number = len(_kinds)
+        self.type = _types.setdefault((shape, dtype), len(_types))
+
+
+_kinds: dict[Any, Kind] = {}
+_types: dict[tuple[Shape, DType], int] = {}
 _numbers = itertools.count()
 
 
@@ -106,54 +128,40 @@ class Node:
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
         gradient_of: the name of the node whose gradient rule recorded it, if any.
+        constant: the number that a leaf holds, where it is one of the few that belong to the
+            structure of a graph rather than to its data.
+        kind: what it has in common with nodes of the same op on inputs of the same types.
         location, scope: the user's line and the layer that was running, for messages.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "attributes",
-        "dtype",
-        "gradient_of",
-        "handles",
-        "inputs",
-        "label",
-        "location",
-        "number",
-        "op",
-        "owner",
-        "requires_grad",
-        "scope",
-        "shape",
-        "size",
-        "spent",
-        "value",
-    )
+    # What few nodes have; instances override it.
+    constant: int | float | None = None
+    requires_grad = False
+    owner: weakref.ref[Tensor] | None = None
+    handles = 0
+    label: str | None = None
+    gradient_of: str | None = None
+    spent = False
+    location: Location | None = None
+    scope: Scope | None = None
 
     def __init__(
         self,
         op: Op | None,
         inputs: tuple[Node, ...],
         attributes: dict[str, Any],
-        shape: Shape,
-        dtype: DType,
+        kind: Kind,
         value: np.ndarray | None = None,
     ) -> None:
         self.number = next(_numbers)
         self.op = op
         self.inputs = inputs
         self.attributes = attributes
-        self.shape = shape
-        self.size = math.prod(shape)
-        self.dtype = dtype
+        self.kind = kind
+        self.shape = kind.shape
+        self.size = kind.size
+        self.dtype = kind.dtype
         self.value = value
-        self.requires_grad = False
-        self.owner: weakref.ref[Tensor] | None = None
-        self.handles = 0
-        self.label: str | None = None
-        self.gradient_of: str | None = None
-        self.spent = False
-        self.location: Location | None = None
-        self.scope: Scope | None = None
 
     @property
     def ndim(self) -> int:
@@ -179,28 +187,44 @@ _MOST_BYTES = 2**62
 
 def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node:
     """Add `op` applied to `inputs` to the graph."""
-    shape, dtype = op.infer(*inputs, **attributes)
-    node = Node(op, inputs, attributes, shape, dtype)
+    types = tuple([each.kind.type for each in inputs])
+    key = (op, types, tuple(attributes.items())) if attributes else (op, types)
+    kind = _kinds.get(key)
+    if kind is None:
+        kind = _new_kind(key, op, inputs, attributes)
+    node = Node(op, inputs, attributes, kind)
     differentiated = context.differentiating
     if differentiated is None:
         node.location, node.scope = user_location(), context.scope
     else:  # part of a gradient: messages name the line and the layer of the forward pass
         node.location, node.scope = differentiated.location, differentiated.scope
         node.gradient_of = differentiated.name
-    if node.nbytes > _MOST_BYTES:
-        raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
     if context.grad_enabled and op.gradient is not None:
         for each in inputs:
             if each.requires_grad:
-                node.requires_grad = is_differentiable(dtype)
+                node.requires_grad = is_differentiable(node.dtype)
                 break
     _note_pending(node)
     return node
 
 
+def _new_kind(key: Any, op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Kind:
+    shape, dtype = op.infer(*inputs, **attributes)
+    kind = Kind(shape, dtype)
+    if kind.size * dtype.itemsize > _MOST_BYTES:
+        node = Node(op, inputs, attributes, kind)
+        raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
+    _kinds[key] = kind
+    return kind
+
+
 def data(value: np.ndarray) -> Node:
     """A node that holds an array. The array must not be written to afterwards."""
-    return Node(None, (), {}, value.shape, value.dtype, value)
+    key = (value.shape, value.dtype)
+    kind = _kinds.get(key)
+    if kind is None:
+        kind = _kinds[key] = Kind(value.shape, value.dtype)
+    return Node(None, (), {}, kind, value)
 
 
 _PRUNE_AT = 4096
@@ -280,15 +304,49 @@ def labelled(x: Tensor, label: str) -> Tensor:
     return x
 
 
+_STRUCTURAL = frozenset((0, 1, -1, 2, 0.5))
 _SMALL = 2.0**15  # fits into every floating dtype
 
 
 def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
     """A Python number as a tensor: an input of the graph, whose value can change every step."""
+    return _make_handle(_number(value, dtype))
+
+
+def _number(value: bool | int | float | complex, dtype: DType) -> Node:
     if abs(value) <= _SMALL:
-        return _make_handle(data(np.asarray(value, dtype)))
+        node = data(np.asarray(value, dtype))
+        if value in _STRUCTURAL and dtype.kind != "c" and not _is_minus_zero(value):
+            node.constant = value.real  # type: ignore[assignment]  # complex ones are left out
+        return node
     with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
-        return _make_handle(data(np.asarray(value, dtype)))
+        return data(np.asarray(value, dtype))
+
+
+def _is_minus_zero(value: Any) -> bool:
+    return value == 0 and isinstance(value, float) and math.copysign(1, value) < 0
+
+
+_shared_numbers: dict[tuple[Any, ...], Node] = {}
+
+
+def shared_scalar(value: bool | int | float, dtype: DType) -> Node:
+    """The node of a Python number among operands: one for all uses, which users never get hold of.
+
+    Optimizers use the same few numbers for every parameter, in every step.
+    """
+    key = (value, type(value), dtype.num)
+    node = _shared_numbers.get(key)
+    if node is None or _is_minus_zero(value):
+        node = _number(value, dtype)
+        if len(_shared_numbers) >= _MOST_SHARED:
+            _shared_numbers.clear()
+        if not _is_minus_zero(value):
+            _shared_numbers[key] = node
+    return node
+
+
+_MOST_SHARED = 1024
 
 
 def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[Node]:

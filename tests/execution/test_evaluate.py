@@ -75,6 +75,7 @@ def test_looking_computes(name: str, ran) -> None:
     assert len(ran) == 1, "a value is computed once"
 
 
+@pytest.mark.usefixtures("reference_tier")
 def test_last_run_tells_what_ran() -> None:
     x = schuss.ones(8) * 2 + 1
     y = x + x
@@ -87,6 +88,7 @@ def test_last_run_tells_what_ran() -> None:
     assert str(run).startswith("reference: 4 ops in ")
 
 
+@pytest.mark.usefixtures("reference_tier")
 def test_shared_values_are_computed_once() -> None:
     x = schuss.exp(schuss.ones(4))
     (x + 1).numpy()
@@ -95,6 +97,7 @@ def test_shared_values_are_computed_once() -> None:
     assert last_run().ops["exp"] == 0, "the user holds x, so its value was kept"
 
 
+@pytest.mark.usefixtures("reference_tier")
 def test_evaluate_several_in_one_run() -> None:
     x = schuss.exp(schuss.ones(4))
     a, b = x + 1, x + 2
@@ -163,6 +166,7 @@ def test_buffers_are_given_back() -> None:
     assert last_run().peak_bytes <= 3 * x.nbytes
 
 
+@pytest.mark.usefixtures("reference_tier")
 def test_saved_values_are_kept_until_backward_has_run() -> None:
     x = leaf(1000)
     y = chain(x, 100).sum()
@@ -237,6 +241,7 @@ def test_a_long_chain_is_computed_in_portions() -> None:
     assert total.item() == 60_000
 
 
+@pytest.mark.usefixtures("one_tier")
 def test_recomputation_gives_the_same_random_bits() -> None:
     noise = schuss.random.normal((50,), generator=schuss.Generator(3))
     x = leaf(50)

@@ -34,6 +34,7 @@ def test_views_need_no_memory(tiny_machine: None) -> None:
     assert x[0, 0].item() == 1
 
 
+@pytest.mark.usefixtures("reference_tier")
 def test_a_refused_allocation_names_the_largest_values(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(node):
         if node.name == "exp":

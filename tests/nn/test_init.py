@@ -109,6 +109,7 @@ DRAWS = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("one_tier")
 @pytest.mark.parametrize("function", DRAWS)
 def test_generators_repeat(function: Any) -> None:
     tensors = [schuss.zeros((6, 5)) for _ in range(3)]
@@ -127,6 +128,7 @@ def test_dtypes(function: Any, dtype: Any) -> None:
     assert np.unique(x.numpy().astype(np.float64)).size > 15
 
 
+@pytest.mark.usefixtures("one_tier")
 def test_default_generator() -> None:
     values = []
     for _ in range(2):

@@ -60,6 +60,7 @@ def test_initial_values_lie_within_one_over_root_of_fan_in() -> None:
             assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.2)
 
 
+@pytest.mark.usefixtures("one_tier")
 @pytest.mark.parametrize(
     "make",
     [

@@ -336,6 +336,53 @@ def segment_max(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
     return y
 
 
+def attention_rows(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    causal: bool,
+    scale: float,
+) -> Iterator[tuple[tuple[int, ...], int, list[float]]]:
+    """Every batch place and query with the weights of its keys."""
+    batch, (queries, keys) = q.shape[:-2], (q.shape[-2], k.shape[-2])
+    bias = np.zeros((*batch, queries, keys))
+    bias += 0.0 if mask is None else mask
+    for place in np.ndindex(*batch):
+        for i in range(queries):
+            scores = [
+                -math.inf if causal and j > i else
+                scale * math.fsum(q[place][i] * k[place][j]) + bias[(*place, i, j)]
+                for j in range(keys)
+            ]  # fmt: skip
+            top = max(scores, default=0.0)
+            powers = [0.0 if s == -math.inf else math.exp(s - top) for s in scores]
+            yield place, i, [p / (math.fsum(powers) or 1.0) for p in powers]
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *mask: np.ndarray,
+              causal: bool, scale: float) -> np.ndarray:  # fmt: skip
+    y = np.zeros((*q.shape[:-1], v.shape[-1]))
+    for place, i, weights in attention_rows(q, k, v, *mask, causal=causal, scale=scale):
+        for j, weight in enumerate(weights):
+            y[place][i] += weight * v[place][j]
+    return y
+
+
+def attention_gradient(g: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, y: np.ndarray,
+                       *mask: np.ndarray, causal: bool, scale: float) -> np.ndarray:  # fmt: skip
+    dq, dk, dv = np.zeros(q.shape), np.zeros(k.shape), np.zeros(v.shape)
+    for place, i, weights in attention_rows(q, k, v, *mask, causal=causal, scale=scale):
+        dot = math.fsum(g[place][i] * y[place][i])
+        for j, weight in enumerate(weights):
+            slope = scale * weight * (math.fsum(g[place][i] * v[place][j]) - dot)
+            dq[place][i] += slope * k[place][j]
+            dk[place][j] += slope * q[place][i]
+            dv[place][j] += weight * g[place][i]
+    return np.concatenate([dq.ravel(), dk.ravel(), dv.ravel()])
+
+
 ORACLES: dict[str, Oracle] = {
     # one input
     "negative": each(operator.neg),
@@ -435,6 +482,8 @@ ORACLES: dict[str, Oracle] = {
     "convolve_input": convolve_input,
     "convolve_weight": convolve_weight,
     "solve": solve,
+    "attention": attention,
+    "attention_gradient": attention_gradient,
     "random_bits": random_bits,
     "searchsorted": lambda line, values, side: each(lambda v: position(line, v, side))(values),
     "running_argmax": lines(positions_of_extremes, keep=True),

@@ -142,6 +142,7 @@ def test_a_step_leaves_earlier_results_alone() -> None:
     assert y.item() == 3.0
 
 
+@pytest.mark.usefixtures("reference_tier")
 def test_a_step_is_one_evaluation() -> None:
     """Forward, backward, update, the loss and whatever else is alive: all in one go."""
     model = make_model()
@@ -229,6 +230,7 @@ def through_files(state: dict[str, Any]) -> dict[str, Any]:
     return {"state": slots, "groups": json.loads(json.dumps(state["groups"]))}
 
 
+@pytest.mark.usefixtures("one_tier")
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 def test_continuation_is_bit_identical(kind: Any, options: dict[str, Any]) -> None:
     model = make_model()

@@ -62,6 +62,7 @@ def test_early_stopping(
     assert stopping.best_epoch == best
 
 
+@pytest.mark.usefixtures("one_tier")
 @pytest.mark.parametrize("restore", [True, False])
 def test_the_best_weights_come_back(restore: bool) -> None:
     stopping = EarlyStopping(patience=2, restore_best=restore)

@@ -32,6 +32,7 @@ def run_in(folder: Path, loader: Any = None, **options: Any) -> Trainer:
     return trainer
 
 
+@pytest.mark.usefixtures("one_tier")
 def test_checkpoints_do_not_change_a_run(tmp_path: Path) -> None:
     expected, history = full_run()
     trainer = run_in(tmp_path)
@@ -39,6 +40,7 @@ def test_checkpoints_do_not_change_a_run(tmp_path: Path) -> None:
     assert trainer.history.records == history.records
 
 
+@pytest.mark.usefixtures("one_tier")
 @pytest.mark.parametrize("step", [2, 4, 6])
 def test_an_interrupted_run_is_saved_and_goes_on(tmp_path: Path, step: int) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -108,6 +110,7 @@ class DrawingValidation(Trainer):
         return super().evaluation_step(batch)
 
 
+@pytest.mark.usefixtures("one_tier")
 def test_ctrl_c_in_validation(tmp_path: Path) -> None:
     def fit(folder: Path, pressed: bool) -> Trainer:
         trainer = make_trainer(DrawingValidation)

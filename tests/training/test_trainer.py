@@ -180,6 +180,7 @@ def test_batches_of_another_form() -> None:
 # Evaluation and prediction.
 
 
+@pytest.mark.usefixtures("one_tier")
 def test_evaluate_leaves_everything_as_it_was() -> None:
     trainer = make_trainer(metrics=[Accuracy()])
     trainer.model.train()

@@ -9,49 +9,23 @@ they were recorded. A value is given back as soon as its last user has run, unle
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from schuss.context import context
-from schuss.errors import SchussError
+from schuss.errors import BadValueError, SchussError
+from schuss.execution import tiers
+from schuss.execution.capture import Capture, capture
+from schuss.execution.compare import compare
 from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
-from schuss.graph import OUTPUT, Node, ancestors, is_wanted, relieves
-
-
-@dataclass
-class Run:
-    """What an evaluation did.
-
-    Attributes:
-        tier: which tier computed it; "reference" is NumPy, op by op.
-        ops: how often each op ran.
-        seconds: wall time.
-        peak_bytes: the most bytes of values that this evaluation held at once, beside what it
-            found.
-    """
-
-    tier: str = "reference"
-    ops: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    peak_bytes: int = 0
-
-    @property
-    def nodes(self) -> int:
-        return self.ops.total()
-
-    def __str__(self) -> str:
-        most = ", ".join(f"{name} {count}" for name, count in self.ops.most_common(8))
-        return (
-            f"{self.tier}: {self.nodes} ops in {self.seconds * 1e3:.2f} ms, "
-            f"at most {self.peak_bytes / 2**20:.1f} MiB; {most}"
-        )
+from schuss.execution.report import Run
+from schuss.graph import OUTPUT, Handle, Node, ancestors, is_wanted, relieves
 
 
 _last_run = Run()
@@ -67,26 +41,30 @@ def last_run() -> Run:
     return _last_run
 
 
-def evaluate(targets: Iterable[Node]) -> None:
-    """Give every target its value."""
+def evaluate(targets: Iterable[Node], replaced: Sequence[Handle] = ()) -> None:
+    """Give every target its value.
+
+    The memory of what `replaced` points at may be taken over, where nobody else can see it.
+    """
     with _one_at_a_time:
         wanted = [node for node in targets if node.value is None]
         if wanted:
-            _run_all(wanted)
+            _run_all(wanted, replaced)
 
 
-def evaluate_pending(targets: Iterable[Node] = ()) -> None:
+def evaluate_pending(targets: Iterable[Node] = (), replaced: Sequence[Handle] = ()) -> None:
     """Give a value to every target and to all tensors alive in this thread that wait for one.
 
     `optimizer.step()` ends with this: what a loop computes and looks at later (a running loss, say)
-    does not hold on to the graphs of all its steps.
+    does not hold on to the graphs of all its steps. `replaced` are the last handles on values that
+    nobody will look at again, if all goes well.
     """
     pending, context.pending = context.pending, []
     context.pending_bytes = context.pruned = 0
     waiting = [node for ref in pending if is_wanted(node := ref())]
     targets = list(targets)
     try:
-        evaluate([*targets, *waiting])  # type: ignore[list-item]  # is_wanted excludes None
+        evaluate([*targets, *waiting], replaced)  # type: ignore[list-item]  # not None
     except SchussError as problem:
         try:
             evaluate(targets)
@@ -140,13 +118,113 @@ def admit(nbytes: int) -> None:
 relieves(evaluate_pending)
 
 
-def _run_all(targets: list[Node]) -> None:
+def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
     global _last_run
     started = time.perf_counter()
-    report = Run()
     order = ancestors(targets, _lacks_value)
-    uses = _count_uses(order)
     kept = _values_to_keep(order, targets)
+    report = Run()
+    work = None if watchers or tiers.reference_only() else capture(order, kept)
+    program = None if work is None else tiers.program_for(work, report)
+    if program is not None and work is not None and tiers.checking():
+        _on_both(program, work, order, kept, report)
+    elif program is None or work is None:
+        _on_reference(order, kept, report)
+        if work is not None:
+            tiers.note_reference(work)
+    else:
+        _on_program(program, work, order, kept, replaced, report)
+    _cut(order, kept)
+    report.seconds = time.perf_counter() - started
+    _last_run = report
+
+
+def _on_program(
+    program: tiers.Program, work: Capture, order: list[Node], kept: set[Node],
+    replaced: Sequence[Handle], report: Run,
+) -> None:  # fmt: skip
+    """One call; where a check fails, the reference tier finds out what to say."""
+    for node in work.outputs:
+        check_allocation(node)
+    leaves = [leaf for leaf in work.leaves if leaf.constant is None]
+    dying = _dying(program, work, leaves, replaced)
+    try:
+        values = program.run([leaf.value for leaf in leaves], dying)  # type: ignore[misc]
+    except (tiers.CheckFailedError, BadValueError):
+        report.tier, report.why = "reference", "a value was outside of what is allowed"
+        _on_reference(order, kept, report)
+        return
+    except MemoryError as problem:
+        raise out_of_memory(max(order, key=lambda node: node.nbytes), order) from problem
+    for node, value in zip(work.outputs, values, strict=True):
+        node.value = value
+    for leaf, gone in zip(leaves, dying, strict=True):
+        if gone:
+            leaf.value = None  # its memory holds something else now
+    report.tier = "compiled"
+    report.take_from(program)
+
+
+def _on_both(
+    program: tiers.Program, work: Capture, order: list[Node], kept: set[Node], report: Run
+) -> None:
+    """Both tiers, which must agree; the values of the reference tier stay."""
+    leaves = [leaf.value for leaf in work.leaves if leaf.constant is None]
+    try:
+        values = program.run(leaves)  # type: ignore[arg-type]
+        values = [each.copy() for each in values]
+    except (tiers.CheckFailedError, BadValueError):
+        values = None
+    _on_reference(order, kept, report)
+    if values is not None:
+        compare(work.outputs, values)
+    report.tier = "both"
+
+
+def _dying(
+    program: tiers.Program, work: Capture, leaves: list[Node], replaced: Sequence[Handle]
+) -> list[bool]:
+    """Which leaves nobody will look at after this evaluation, except by what `replaced` holds.
+
+    All references to such a node and to its array are accounted for: a single one more, and its
+    memory stays as it is.
+    """
+    if not replaced:
+        return [False] * len(leaves)
+    held: dict[Node, int] = {}
+    for handle in replaced:
+        held[handle._node] = held.get(handle._node, 0) + 1
+    used = dict.fromkeys(held, 0)
+    for node in work.order:
+        for each in node.inputs:
+            if each in used:
+                used[each] += 1
+    found = []
+    for leaf in leaves:
+        handles = held.get(leaf)
+        value = leaf.value
+        dying = (
+            handles is not None
+            and leaf.handles == handles
+            and value is not None
+            and value.base is None
+            and value.flags.writeable
+            and sys.getrefcount(leaf) == handles + used[leaf] + _OWN_REFERENCES
+            and sys.getrefcount(value) <= _ARRAY_REFERENCES + program.owns(value)
+        )
+        found.append(dying)
+    return found
+
+
+# References to a leaf from here: `leaf`, the argument, `leaves`, `work.leaves`, `held`, `used`.
+_OWN_REFERENCES = 6
+# References to its array: the node, `value`, the argument; and the pool of the program, if there.
+_ARRAY_REFERENCES = 3
+
+
+def _on_reference(order: list[Node], kept: set[Node], report: Run) -> None:
+    """Op by op, each value given back after its last use."""
+    uses = _count_uses(order)
     held = 0
     with np.errstate(all="ignore"):
         for node in order:
@@ -167,9 +245,6 @@ def _run_all(targets: list[Node]) -> None:
                     if uses[each] == 0 and each not in kept:
                         each.value = None
                         held -= 0 if each.op.view else each.nbytes  # type: ignore[union-attr]
-    _cut(order, kept)
-    report.seconds = time.perf_counter() - started
-    _last_run = report
 
 
 def _lacks_value(node: Node) -> bool:

@@ -31,4 +31,6 @@ def run(node: Node) -> np.ndarray:
         value = np.asarray(value)
     assert value.shape == node.shape, (node, value.shape)
     assert value.dtype == node.dtype, (node, value.dtype)
+    if not op.view and not value.flags.c_contiguous:
+        value = np.ascontiguousarray(value)  # one layout for one structure
     return value

@@ -12,7 +12,7 @@ from schuss import dtypes
 from schuss.dtypes import DType, Number
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, fail
 from schuss.execution.evaluate import admit
-from schuss.graph import Handle, apply, data, scalar, wrap
+from schuss.graph import Handle, Node, apply, data, scalar, shared_scalar, wrap
 from schuss.ops.elementwise import alias
 from schuss.ops.elementwise import astype as astype_op
 
@@ -153,6 +153,29 @@ def operands(where: str, *values: ArrayLike) -> tuple[Tensor, ...]:
         number(where, v, dtype) if t is None else cast(t, dtype)
         for v, t in zip(values, tensors, strict=True)
     )
+
+
+def quick_operands(x1: ArrayLike, x2: ArrayLike) -> tuple[Node, Node] | None:
+    """The nodes of two operands in the common cases: one dtype, or a number that takes it on."""
+    if isinstance(x1, Handle):
+        a = x1._node
+        if isinstance(x2, Handle):
+            b = x2._node
+            return (a, b) if a.dtype is b.dtype else None
+        kind = type(x2)
+        if kind is float and a.dtype.kind == "f" or kind is int and a.dtype.kind in "fi":
+            if -_EXACT <= x2 <= _EXACT:  # type: ignore[operator]
+                return a, shared_scalar(x2, a.dtype)  # type: ignore[arg-type]
+    elif isinstance(x2, Handle):
+        b = x2._node
+        kind = type(x1)
+        if kind is float and b.dtype.kind == "f" or kind is int and b.dtype.kind in "fi":
+            if -_EXACT <= x1 <= _EXACT:  # type: ignore[operator]
+                return shared_scalar(x1, b.dtype), b  # type: ignore[arg-type]
+    return None
+
+
+_EXACT = 127  # integers up to here fit into every numeric dtype
 
 
 def number(where: str, value: Number, dtype: DType) -> Tensor:

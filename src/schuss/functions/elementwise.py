@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.errors import DTypeError, fail
-from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating, operands, same
-from schuss.graph import Op, apply
+from schuss.functions.arguments import (
+    ArrayLike,
+    as_tensor,
+    cast,
+    floating,
+    operands,
+    quick_operands,
+    same,
+)
+from schuss.graph import Handle, Op, apply, record, wrap
 from schuss.ops import elementwise as ops
 from schuss.ops.broadcast import zeros
 
@@ -35,6 +43,8 @@ def _floating_function(op: Op) -> Unary:
     """A function of floating numbers; integers are cast to float32 first."""
 
     def function(x: ArrayLike, /) -> Tensor:
+        if isinstance(x, Handle) and x._node.dtype.kind == "f":
+            return wrap(record(op, (x._node,), {}))
         return apply(op, floating(x, op.name))
 
     return _described(function, op, "x")
@@ -45,11 +55,13 @@ def _function(
 ) -> Unary:
     """A function of numbers of the allowed dtypes; those in `unchanged` are their own result."""
 
+    permitted = frozenset(allowed)
+
     def function(x: ArrayLike, /) -> Tensor:
         x = as_tensor(x, op.name)
         if x.dtype in unchanged:
             return same(x)
-        if x.dtype not in allowed:
+        if x.dtype not in permitted:
             raise fail(DTypeError, op.name, f"is defined for {kind} dtypes", x=x)
         return apply(op, x)
 
@@ -100,6 +112,9 @@ def _binary(op: Op, allowed: tuple[DType, ...], kind: str) -> Binary:
     permitted = frozenset(allowed)
 
     def function(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
+        met = quick_operands(x1, x2)
+        if met is not None and met[0].dtype in permitted:
+            return wrap(record(op, met, {}))
         a, b = operands(op.name, x1, x2)
         if a.dtype not in permitted:
             raise fail(DTypeError, op.name, f"is defined for {kind} dtypes", x1=x1, x2=x2)
@@ -144,6 +159,9 @@ def greater_equal(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
 
 def divide(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     """divide(x1, x2): x1 / x2, elementwise; the quotient of integers is float32."""
+    met = quick_operands(x1, x2)
+    if met is not None and met[0].dtype.kind == "f":
+        return wrap(record(ops.divide, met, {}))
     a, b = operands("divide", x1, x2)
     return apply(ops.divide, floating(a, "divide"), floating(b, "divide"))
 

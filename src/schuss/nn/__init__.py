@@ -21,6 +21,7 @@ from schuss.nn.activations import (
     Softsign,
     Tanh,
 )
+from schuss.nn.attention import MultiheadAttention
 from schuss.nn.layers import (
     Conv1d,
     Conv2d,
@@ -96,6 +97,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "Module",
+    "MultiheadAttention",
     "NLLLoss",
     "PReLU",
     "Parameter",

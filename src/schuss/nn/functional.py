@@ -1,5 +1,6 @@
 """The functions behind the layers, for use without them: `nn.functional.relu(x)`."""
 
+from schuss.functions.attention import scaled_dot_product_attention
 from schuss.functions.indexing import one_hot
 from schuss.functions.manipulation import pad
 from schuss.functions.neural import (
@@ -85,6 +86,7 @@ __all__ = [
     "pad",
     "relu",
     "relu6",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",

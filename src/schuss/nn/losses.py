@@ -10,14 +10,13 @@ from __future__ import annotations
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating
-from schuss.functions.creation import arange
 from schuss.functions.elementwise import abs, exp, log, log1p, logical_not, maximum, minimum, where
-from schuss.functions.manipulation import moveaxis
+from schuss.functions.manipulation import expand_dims
 from schuss.functions.neural import log_softmax, softplus
 from schuss.functions.reduction import mean, sum
 from schuss.graph import apply, labelled
 from schuss.nn.function import Function
-from schuss.ops.indexing import gather
+from schuss.ops.indexing import checked_index, gather, positions
 from schuss.ops.infer import broadcast_shapes
 from schuss.tensor import Tensor
 
@@ -260,11 +259,12 @@ def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
     y = cast(y, dtypes.int64)
     ignored = y == ignore_index
     classes = where(ignored, 0, y)
-    rows_last = (y.size, logs.shape[axis])
-    flat = logs if logs.ndim == 2 else moveaxis(logs, axis, -1).reshape(rows_last)
-    rows = arange(y.size)
-    chosen = apply(gather, flat, rows, classes.reshape((-1,)), axes=(0, 1), wrap=False)
-    chosen = labelled(chosen, f"{where_}: target").reshape(y.shape)
+    # Compared rather than gathered: this and its gradient fuse with the softmax around them.
+    classes = apply(checked_index, classes, size=logs.shape[axis], axis=axis)
+    here = apply(positions, shape=logs.shape, axis=axis) == expand_dims(
+        labelled(classes, f"{where_}: target"), axis=axis
+    )
+    chosen = sum(where(here, logs, 0), axis=axis)
     if weight is None:
         weights = cast(logical_not(ignored), logs.dtype)
     else:

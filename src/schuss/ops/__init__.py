@@ -1,6 +1,7 @@
 """The primitives, a file a family. Importing this fills `graph.REGISTRY`."""
 
 from schuss.ops import (
+    attention,
     broadcast,
     contraction,
     elementwise,
@@ -18,6 +19,7 @@ from schuss.ops import (
 )
 
 __all__ = [
+    "attention",
     "broadcast",
     "contraction",
     "elementwise",

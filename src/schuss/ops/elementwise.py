@@ -10,7 +10,19 @@ import numpy as np
 from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.errors import ArgumentError, BadValueError
-from schuss.graph import OUTPUT, Handle, Node, Op, Sample, Shape, apply, define, scalar
+from schuss.graph import (
+    OUTPUT,
+    Handle,
+    Node,
+    Op,
+    Sample,
+    Shape,
+    apply,
+    define,
+    record,
+    shared_scalar,
+    wrap,
+)
 from schuss.ops.erf import erf_reference
 from schuss.ops.ieee import expm1_reference, floor_divide_reference, tanh_reference
 from schuss.ops.infer import (
@@ -36,8 +48,10 @@ if TYPE_CHECKING:
 def select(condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
     """`where`, in which one side may be a Python number."""
     dtype = a.dtype if isinstance(a, Handle) else b.dtype  # type: ignore[union-attr]
-    x, y = (each if isinstance(each, Handle) else scalar(each, dtype) for each in (a, b))
-    return apply(where, condition, x, y)
+    x, y = (
+        each._node if isinstance(each, Handle) else shared_scalar(each, dtype) for each in (a, b)
+    )
+    return wrap(record(where, (condition._node, x, y), {}))
 
 
 def guarded(g: Tensor, derivative: Tensor) -> Tensor:
@@ -267,9 +281,7 @@ def _part(x: Node) -> tuple[Shape, DType]:
 real: Op = complex_part(
     "real", "the real part", np.real, _part, lambda g, y, x: apply(astype, g, dtype=x.dtype)
 )
-imag: Op = complex_part(
-    "imag", "the imaginary part", np.imag, _part, lambda g, y, x: g * scalar(-1j, x.dtype)
-)
+imag: Op = complex_part("imag", "the imaginary part", np.imag, _part, lambda g, y, x: g * -1j)
 conj: Op = complex_part(
     "conj", "the complex conjugate", np.conj, elementwise, lambda g, y, x: apply(conj, g)
 )
@@ -376,9 +388,14 @@ def stepwise(name: str, doc: str, reference, samples=None, infer=elementwise) ->
 floor_divide: Op = stepwise(
     "floor_divide", "floor(a / b)", floor_divide_reference, binary_samples(second=(0.5, 2.0))
 )
+
+
+def _copysign_rule(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return g * apply(sign, a) * apply(copysign, wrap(shared_scalar(1, b.dtype)), b)
+
+
 copysign: Op = binary("copysign", "the size of a with the sign of b", np.copysign,
-                  lambda g, y, a, b: g * apply(sign, a) * apply(copysign, scalar(1, b.dtype), b),
-                  lambda g, y, a, b: g * 0, (0, 1))  # fmt: skip
+                  _copysign_rule, lambda g, y, a, b: g * 0, (0, 1))  # fmt: skip
 nextafter: Op = binary("nextafter", "the number next to a in the direction of b", np.nextafter,
                    lambda g, y, a, b: g, lambda g, y, a, b: g * 0)  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schuss.dtypes import DType, accumulator
+from schuss.dtypes import DType, accumulator, int64
 from schuss.errors import BadValueError, OutOfBoundsError
 from schuss.graph import Node, Op, Sample, Shape, apply, data, define, wrap
 from schuss.ops.broadcast import Axes, without, zeros
@@ -32,21 +32,33 @@ def _to_front(x: np.ndarray, axes: Axes) -> np.ndarray:
 
 
 def _checked(
-    indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool
+    indices: tuple[np.ndarray, ...], shape: Shape, axes: Axes, wrap: bool, shown: Axes = ()
 ) -> tuple[np.ndarray, ...]:
-    """The indices counted from the front; each is checked, so that none reads astray."""
+    """The indices counted from the front; each is checked, so that none reads astray.
+
+    `shown` is what messages call the axes, where that differs.
+    """
     made = []
-    for index, axis in zip(indices, axes, strict=True):
+    for index, axis, name in zip(indices, axes, shown or axes, strict=True):
         n = shape[axis]
         low = -n if wrap else 0
         if index.size and (index.min() < low or index.max() >= n):
             bad = index[(index < low) | (index >= n)].flat[0]
             allowed = f"from {low} to {n - 1}" if n else "none, the axis is empty"
             raise BadValueError(
-                OutOfBoundsError, f"index {bad} is outside axis {axis}: allowed are {allowed}"
+                OutOfBoundsError, f"index {bad} is outside axis {name}: allowed are {allowed}"
             )
         made.append(np.where(index < 0, index + n, index) if wrap else index)
     return tuple(made)
+
+
+def _checked_index(index: np.ndarray, size: int, axis: int) -> np.ndarray:
+    return _checked((index,), (size,), (0,), wrap=False, shown=(axis,))[0]
+
+
+def _positions(shape: Shape, axis: int) -> np.ndarray:
+    along = np.arange(shape[axis], dtype=np.int64)
+    return np.broadcast_to(along.reshape(-1, *[1] * (len(shape) - axis - 1)), shape)
 
 
 def _gather_infer(x: Node, *indices: Node, axes: Axes, wrap: bool) -> tuple[Shape, DType]:
@@ -136,6 +148,31 @@ def _scatter_samples(rng: Rng) -> list[Sample]:
     return made
 
 
+checked_index: Op = define(
+    "checked_index",
+    "integers, all of which must point into an axis of the given size",
+    infer=lambda index, size, axis: (index.shape, index.dtype),
+    reference=_checked_index,
+    gradient=None,
+    samples=lambda rng: [
+        Sample([rng.integers(0, 4, (3, 2))], {"size": 4, "axis": 1}),
+        Sample([np.zeros((0,), np.int64)], {"size": 0, "axis": 0}),
+    ],
+    view=True,
+)
+positions: Op = define(
+    "positions",
+    "for each element of a shape where it stands along an axis",
+    infer=lambda shape, axis: (shape, int64),
+    reference=_positions,
+    gradient=None,
+    samples=lambda rng: [
+        Sample([], {"shape": (3,), "axis": 0}),
+        Sample([], {"shape": (2, 3, 4), "axis": 1}),
+        Sample([], {"shape": (2, 0), "axis": 0}),
+    ],
+    view=True,
+)
 gather: Op = define(
     "gather",
     "elements of x at positions; `wrap` allows negative ones, counted from the end",

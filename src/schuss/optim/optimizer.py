@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,7 +21,6 @@ from schuss.errors import (
 )
 from schuss.execution.evaluate import evaluate_pending
 from schuss.functions.arguments import adopt, as_tensor, cast
-from schuss.graph import Node
 from schuss.tensor import Tensor
 
 Group = dict[str, Any]
@@ -128,18 +128,19 @@ class Optimizer:
         Where that fails (a label was out of range, say), parameters and state are as before.
         Warns once where no parameter has a gradient.
         """
-        before: list[tuple[Tensor, Node]] = []
+        before: list[tuple[Tensor, Tensor]] = []  # parameters and what they were
         state = {name: dict(slots) for name, slots in self.state.items()}
         try:
             self._assign_all(before)
-            evaluate_pending([p._node for p, _ in before])
+            former = [each for _, each in before] + _replaced(state)
+            evaluate_pending([p._node for p, _ in before], former)
         except BaseException:
-            for p, node in before:
-                p._point_at(node)
+            for p, value in before:
+                p._point_at(value._node)
             self.state = state
             raise
 
-    def _assign_all(self, before: list[tuple[Tensor, Node]]) -> None:
+    def _assign_all(self, before: list[tuple[Tensor, Tensor]]) -> None:
         """Assign new values, noting in `before` what the parameters pointed at."""
         with no_grad():
             for group in self.param_groups:
@@ -154,7 +155,7 @@ class Optimizer:
                             parameter=p,
                             gradient=p.grad,
                         )
-                    before.append((p, p._node))
+                    before.append((p, Tensor(p._node)))
                     g = cast(p.grad, p.dtype)
                     p.assign(self.update(p.detach(), g, self.state.setdefault(name, {}), group))
         learning = any(p.requires_grad for group in self.param_groups for p in group["params"])
@@ -239,6 +240,19 @@ class Optimizer:
         shown = ", ".join(f"{key}={value!r}" for key, value in self.defaults.items())
         count = sum(len(group["params"]) for group in self.param_groups)
         return f"{type(self).__name__}({count} parameters, {shown})"
+
+
+def _replaced(former: dict[str, dict[str, Any]]) -> list[Tensor]:
+    """The tensors of a state that nobody holds but this copy of it."""
+    return [
+        slots[name]
+        for slots in former.values()
+        for name in slots
+        if isinstance(slots[name], Tensor) and sys.getrefcount(slots[name]) == _IN_COPY
+    ]
+
+
+_IN_COPY = 2  # the copy and the argument of getrefcount
 
 
 def _as_groups(where: str, params: Any) -> list[Mapping[str, Any]]:

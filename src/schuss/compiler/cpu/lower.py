@@ -1,0 +1,176 @@
+"""Units of work as launches of kernels on the CPU: the row of each unit in this target's table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from schuss import dtypes
+from schuss.compiler.cpu import attention, matmul
+from schuss.compiler.cpu.host import host
+from schuss.compiler.cpu.library import Source
+from schuss.compiler.cpu.loops import Epilogue, print_loops
+from schuss.compiler.cpu.scatter import print_scatter_add
+from schuss.compiler.index import Affine
+from schuss.compiler.kernel import Kernel
+from schuss.compiler.units import Assemble, Attention, Loops, Product, ScatterAdd, Unit
+from schuss.compiler.values import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A word that is an address: of a value's memory, or (None) of the unit's workspace."""
+
+    value: Value | None
+    offset: int = 0  # in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A kernel and the words that it is launched with: places, or integers."""
+
+    source: Source
+    name: str
+    parts: int
+    scratch: int
+    words: tuple[Place | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The launches of a unit: lists run one after the other, those in one list side by side."""
+
+    groups: tuple[tuple[Call, ...], ...]
+    workspace: int = 0
+    shared: tuple[Source, ...] = ()
+
+
+def lower(unit: Unit) -> Calls:
+    """The launches of a unit that is not left to the host."""
+    return _TABLE[type(unit)](unit)
+
+
+def lanes_for(kernel: Kernel) -> int:
+    """How many elements are worked on at once: as many as fit a register of the widest float."""
+    wide = any(line.dtype == dtypes.float64 for line in kernel.lines)
+    return host().lanes(dtypes.float64 if wide else dtypes.float32)
+
+
+def _named(text: str, placeholder: str) -> tuple[Source, str]:
+    """The text under a name made of its content, so that equal kernels are one."""
+    name = f"loops_{sha256(text.encode()).hexdigest()[:16]}"
+    return Source(text.replace(f"@{placeholder}(", f"@{name}("), (name,)), name
+
+
+def _kernel(kernel: Kernel) -> tuple[Call, ...]:
+    printed = print_loops(kernel, "kernel", lanes_for(kernel))
+    if not printed.parts:
+        return ()
+    source, name = _named(printed.text, "kernel")
+    words: list[Place | int] = [Place(buffer) for buffer in kernel.buffers]
+    if printed.counted:
+        words.append(kernel.sizes[-1])
+    return (Call(source, name, printed.parts, printed.scratch, tuple(words)),)
+
+
+def _loops(unit: Loops) -> Calls:
+    return Calls((_kernel(unit.kernel),))
+
+
+def _assemble(unit: Assemble) -> Calls:
+    groups = (
+        tuple(call for kernel in group for call in _kernel(kernel)) for group in unit.kernels
+    )
+    return Calls(tuple(groups))
+
+
+def _product(unit: Product) -> Calls:
+    shape, left, right = unit.value.shape, unit.left[1], unit.right[1]
+    batch = len(shape) - 2
+    product = matmul.Product(
+        str(unit.value.dtype),
+        shape[:-2],
+        *shape[-2:],
+        unit.value.inputs[0].shape[-1],
+        (*left[:batch], left[batch], left[batch + 2]),
+        (*right[:batch], right[batch + 2], right[batch + 1]),
+    )
+
+    def epilogue(name: str, lanes: int, accumulator: str) -> str:
+        return Epilogue(unit.kernel, name, lanes, words=3).print()
+
+    lowered = matmul.lower(product, epilogue)
+    size = unit.value.dtype.itemsize
+    words = (
+        Place(unit.left[0], left[-1] * size),
+        Place(unit.right[0], right[-1] * size),
+        Place(None),
+        *[Place(buffer) for buffer in unit.kernel.buffers],
+    )
+    return _staged(lowered, words)
+
+
+def _staged(lowered: Any, words: tuple[Place | int, ...]) -> Calls:
+    groups = tuple(
+        (Call(Source(s.text, (s.name,)), s.name, s.parts, s.scratch, words),)
+        for s in lowered.stages
+    )
+    return Calls(groups, lowered.workspace, getattr(lowered, "shared", ()))
+
+
+def _attention(unit: Attention) -> Calls:
+    value = unit.value
+    backward = value.op == "attention_gradient"
+    q, k, v = value.inputs[1:4] if backward else value.inputs[:3]
+    masked = len(value.inputs) == (6 if backward else 4)
+
+    def strides(i: int | None) -> tuple[int, ...] | None:
+        return None if i is None else unit.operands[i][1][:-1]
+
+    first = 1 if backward else 0
+    spec = attention.Attention(
+        str(value.dtype), q.shape[:-2], q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1],
+        value.attributes["causal"], value.attributes["scale"],
+        q=strides(first), k=strides(first + 1), v=strides(first + 2),
+        g=strides(0) if backward else None, y=strides(4) if backward else value.strides,
+        mask=strides(len(value.inputs) - 1) if masked else None,
+    )  # fmt: skip
+    size = value.dtype.itemsize
+
+    def place(i: int) -> Place:
+        memory, affine = unit.operands[i]
+        return Place(memory, affine[-1] * size)
+
+    words = [place(first + i) for i in range(3)]
+    words.append(place(len(value.inputs) - 1) if masked else Place(None))
+    words += [Place(value), Place(None)]
+    if backward:
+        words += [place(0), place(4)]
+        return _staged(attention.lower_backward(spec), tuple(words))
+    return _staged(attention.lower_forward(spec), tuple(words))
+
+
+def _scatter_add(unit: ScatterAdd) -> Calls:
+    value = unit.value
+    columns = math.prod(value.shape[1:])
+    rows = unit.index.size
+    text, parts = print_scatter_add("kernel", value.dtype, value.shape[0], columns, rows)
+    if not parts:
+        return Calls((_kernel(unit.fill),))
+    source, name = _named(text, "kernel")
+    words = (Place(value), Place(unit.part), Place(unit.index))
+    return Calls((_kernel(unit.fill), (Call(source, name, parts, 0, words),)))
+
+
+_TABLE: dict[type, Callable[[Any], Calls]] = {
+    Loops: _loops,
+    Assemble: _assemble,
+    Product: _product,
+    Attention: _attention,
+    ScatterAdd: _scatter_add,
+}
+
+__all__ = ["Affine", "Call", "Calls", "Place", "lower"]

@@ -1,0 +1,333 @@
+"""What a matrix product is, and how it is cut into blocks.
+
+The plan depends on the product and the machine's vectors and caches alone, never on the number of
+threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from schuss.compiler.cpu.matmul_dot import best_rows
+from schuss.compiler.cpu.matmul_micro import size
+
+# LLVM types of the elements of a dtype, and of their sums.
+ELEMENTS = {
+    "float32": ("float", "float"),
+    "float64": ("double", "double"),
+    "bfloat16": ("bfloat", "float"),
+    "float16": ("half", "float"),
+    "int8": ("i8", "i32"),
+    "uint8": ("i8", "i8"),
+    "int16": ("i16", "i16"),
+    "uint16": ("i16", "i16"),
+    "int32": ("i32", "i32"),
+    "uint32": ("i32", "i32"),
+    "int64": ("i64", "i64"),
+    "uint64": ("i64", "i64"),
+}
+_ACCUMULATORS = {"bfloat16": "float32", "float16": "float32", "int8": "int32"}
+
+ALIGN = 64  # bytes; where scratch memory and the workspace are cut
+
+# Multiply-adds: below _SERIAL a product is one part; above it parts have about _PART.
+_SERIAL = 50_000
+_PART = 100_000
+_LONG_PART = 500_000
+_MOST_PARTS = 32
+# Bytes along k: longer products are summed in blocks, of half the length.
+_LONGEST_BLOCK = 4096
+# A product of fewer tiles is cut along k too, in slices of at least so many elements.
+_FEW_CELLS = 16
+_SHORTEST_SLICE = 256
+# The largest block of C.
+_MOST_TILES = 10
+_MOST_PANELS = 16
+# Packing what crowds the caches pays if so many rows of A or columns of B use it.
+_REUSE = 128
+# Sums over no more than this are formed in registers, row by row, from so many vectors of B.
+_OUTER_K = 16
+_OUTER_VECTORS = 192
+_OUTER_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The vector registers of a processor, and the bytes of its second-level cache."""
+
+    vector_bytes: int
+    registers: int
+    cache: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class Product:
+    """C[batch, m, n] = sum over k of A[batch, m, k] * B[batch, k, n].
+
+    Strides count elements and may be zero or negative: those of A are one for each batch axis,
+    then m, then k; those of B one for each batch axis, then k, then n. `batch` has the sizes of
+    the batch axes and may be empty. Any size may be 0.
+    """
+
+    dtype: str
+    batch: tuple[int, ...]
+    m: int
+    n: int
+    k: int
+    a_strides: tuple[int, ...]
+    b_strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.dtype in ELEMENTS, self.dtype
+        assert len(self.a_strides) == len(self.b_strides) == len(self.batch) + 2
+
+    @property
+    def batches(self) -> int:
+        return prod(self.batch)
+
+    @property
+    def source(self) -> str:
+        """The LLVM type of the elements of A and B."""
+        return ELEMENTS[self.dtype][0]
+
+    @property
+    def element(self) -> str:
+        """The LLVM type of the sums, and so of the vectors that an epilogue gets."""
+        return ELEMENTS[self.dtype][1]
+
+    @property
+    def accumulator(self) -> str:
+        """The dtype of the sums."""
+        return _ACCUMULATORS.get(self.dtype, self.dtype)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a product is computed.
+
+    `kernel` is the way tiles of C are computed: 'tile' by micro-kernels that broadcast elements of
+    A (matmul_micro), 'dot' by those that go along k (matmul_dot), 'outer' row by row in registers
+    for very small k.
+
+    Rows are cut into `tiles` of `height` or, the first `tall` of them, height + 1 rows, where the
+    last of 'dot' and 'outer' may have fewer; columns into `panels` of `vectors` vectors, where the
+    last may be narrower; k into `slices` whose sums are added in the end, and a slice into blocks
+    of `k_block`. A part of the work is `group` batches of a block of `block_tiles` x
+    `block_panels` and one slice.
+
+    `a_mode` and `b_mode` say where kernels read an operand: 'direct' in place, 'stage' from a copy
+    in the workspace that a stage before has packed, 'part' from a copy that each part packs for
+    itself in its scratch memory.
+    """
+
+    kernel: str
+    lanes: int
+    tiles: int
+    height: int
+    tall: int
+    vectors: int
+    panels: int
+    k_block: int
+    slices: int
+    slice_k: int
+    block_tiles: int
+    block_panels: int
+    group: int
+    a_mode: str
+    b_mode: str
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def tallest(self) -> int:
+        """Rows of the highest tile."""
+        return self.height + (self.tall > 0)
+
+    @property
+    def row_blocks(self) -> int:
+        return ceil_div(self.tiles, self.block_tiles)
+
+    @property
+    def column_blocks(self) -> int:
+        return ceil_div(self.panels, self.block_panels)
+
+
+def plan(product: Product, machine: Machine) -> Plan:
+    """Cut a product, all of whose sizes but k are at least 1, for a machine."""
+    lanes = machine.vector_bytes // size(product.element)
+    kernel = _kernel(product, lanes)
+    tiles, height, tall, vectors = _tiles(product, machine.registers, lanes, kernel)
+    panels = ceil_div(product.n, vectors * lanes)
+    parts = _parts(product)
+    slices, slice_k, k_block = _k_blocks(product, tiles * panels, parts, lanes)
+    block_tiles, block_panels, group = _blocks(
+        product, tiles, panels, parts, slices, is_outer=kernel == "outer"
+    )
+    a_mode, b_mode = "direct", "direct"
+    if kernel == "tile" and not _reads_a_in_place(product):
+        a_mode = "part" if slices > 1 or panels == block_panels or parts == 1 else "stage"
+    if kernel == "outer" and (
+        product.n % lanes or product.m >= _OUTER_ROWS // 2 or not _reads_b_in_place(product)
+    ):
+        b_mode = "part"  # also to align vectors, which are loaded for every row
+    if kernel == "tile" and not _reads_b_in_place(product):
+        b_mode = "part" if slices > 1 or tiles == block_tiles or parts == 1 else "stage"
+    return Plan(
+        kernel=kernel,
+        lanes=lanes,
+        tiles=tiles,
+        height=height,
+        tall=tall,
+        vectors=vectors,
+        panels=panels,
+        k_block=k_block,
+        slices=slices,
+        slice_k=slice_k,
+        block_tiles=block_tiles,
+        block_panels=block_panels,
+        group=group,
+        a_mode=a_mode,
+        b_mode=b_mode,
+    )
+
+
+def _kernel(product: Product, lanes: int) -> str:
+    """Which kernel suits a product."""
+    if product.source != product.element:
+        return "tile"  # only packing converts
+    if 0 < product.k <= (_OUTER_K if product.n > 4 * lanes else _OUTER_K // 4):
+        return "outer"
+    along_k = product.a_strides[-1] == 1 and product.b_strides[-2] == 1
+    # A dot product costs as much as a few vectors of k to start and to end; packing B costs as
+    # much as a few rows of A; and a narrow C leaves lanes of the other kernels empty.
+    if along_k and product.element in ("float", "double"):
+        few = product.m <= 4 and product.k >= 2 * lanes
+        some = product.m <= 2 * lanes or product.n <= 3 * lanes // 4
+        if few or (some and product.k >= 8 * lanes):
+            return "dot"
+    return "tile"
+
+
+def most_rows(registers: int, vectors: int) -> int:
+    """Rows of the highest tile whose sums stay in registers beside a row of B and two elements
+    of A. Beyond 14 rows nothing is gained.
+    """
+    return max(1, min(14, (registers - vectors - 2) // vectors))
+
+
+def _tiles(product: Product, registers: int, lanes: int, kernel: str) -> tuple[int, int, int, int]:
+    """Number of tiles, their height, how many are higher, and the vectors of a panel."""
+    m, across = product.m, ceil_div(product.n, lanes)
+    if kernel == "dot":
+        rows = best_rows(lanes, m)
+        return ceil_div(m, rows), rows, 0, 1
+    if kernel == "outer":
+        return ceil_div(m, _OUTER_ROWS), min(m, _OUTER_ROWS), 0, 1
+    vectors = min(2, across)
+    for wider in range(3, min(8, across) + 1):
+        if most_rows(registers, wider) >= m:
+            vectors = wider
+    if m == 1:
+        # Each vector of B is used once, from memory: the longer the pieces of its rows the better.
+        vectors = min(registers // 2, across)
+    vectors = ceil_div(across, ceil_div(across, vectors))
+    tiles = ceil_div(m, most_rows(registers, vectors))
+    return tiles, *divmod(m, tiles), vectors
+
+
+def _parts(product: Product) -> int:
+    """About how many parts the work is worth: more, for more threads, where they are long."""
+    work = product.batches * product.m * product.n * product.k
+    if work <= _SERIAL:
+        return 1
+    return max(1, min(_MOST_PARTS, work // _PART), min(2 * _MOST_PARTS, work // _LONG_PART))
+
+
+def _k_blocks(product: Product, cells: int, parts: int, lanes: int) -> tuple[int, int, int]:
+    """Slices of k, the length of a slice, and of a block in it."""
+    k, block = product.k, _LONGEST_BLOCK // 2 // size(product.element)
+    slices = 1
+    if product.batches * cells < min(_FEW_CELLS, parts):
+        slices = max(1, min(parts, k // _SHORTEST_SLICE))
+    slice_k = k
+    if slices > 1:
+        # All of C is one block: short blocks of k keep what it is made from in the cache.
+        slice_k, block = ceil_to(ceil_div(k, slices), lanes), block // 2
+        slices = ceil_div(k, slice_k)
+    if slices == 1 and k <= 2 * block:
+        return 1, k, k
+    blocks = ceil_div(slice_k, block)
+    return slices, slice_k, ceil_to(ceil_div(slice_k, blocks), lanes)
+
+
+def _blocks(
+    product: Product, tiles: int, panels: int, parts: int, slices: int, is_outer: bool
+) -> tuple[int, int, int]:
+    """Tiles and panels of a block, and batches of a part."""
+    batches = product.batches
+    if parts == 1:
+        return tiles, panels, batches
+    if slices > 1:
+        return tiles, panels, 1
+    # Whole rows are best for an outer product, which writes more than it reads.
+    rows = 1 if is_outer else ceil_div(tiles, _MOST_TILES)
+    most_panels = ceil_div(_OUTER_VECTORS, product.k) if is_outer else _MOST_PANELS
+    columns = ceil_div(panels, most_panels)
+    while batches * rows * columns < parts and rows * columns < tiles * panels:
+        # Cut what is longer, so that blocks become square in tiles.
+        longer = ceil_div(tiles, rows) >= 2 * ceil_div(panels, columns)
+        if longer or (is_outer and rows < tiles):
+            rows += 1
+        else:
+            columns += 1
+    block_tiles, block_panels = ceil_div(tiles, rows), ceil_div(panels, columns)
+    blocks = ceil_div(tiles, block_tiles) * ceil_div(panels, block_panels)
+    return block_tiles, block_panels, max(1, min(batches, batches * blocks // parts))
+
+
+def _reads_a_in_place(product: Product) -> bool:
+    """Broadcasting loads take A with any strides, but where they are unlucky packing pays: with
+    two large strides each element is in a cache line of its own.
+    """
+    if product.source != product.element:
+        return False
+    m_stride, k_stride = product.a_strides[-2:]
+    if product.k == 1 or product.m <= 4:
+        return True
+    if abs(m_stride) <= 1:
+        return product.n < _REUSE or not _crowds(product, k_stride)
+    if abs(k_stride) > 1:
+        return product.n <= 64
+    return not _a_page(product, m_stride)
+
+
+def _reads_b_in_place(product: Product) -> bool:
+    """B can be read where it is if its rows are contiguous."""
+    k_stride, n_stride = product.b_strides[-2:]
+    if product.source != product.element or (n_stride != 1 and product.n > 1):
+        return False
+    return product.m < _REUSE or not _crowds(product, k_stride)
+
+
+def _crowds(product: Product, k_stride: int) -> bool:
+    """Pieces of k rows, a multiple of a page apart, do not stay in the caches together."""
+    return product.k > 256 and _a_page(product, k_stride)
+
+
+def _a_page(product: Product, stride: int) -> bool:
+    """Elements so far apart lie in the same few lines of the first-level cache."""
+    return stride != 0 and stride * size(product.element) % 4096 == 0
+
+
+def ceil_div(x: int, y: int) -> int:
+    """x / y, rounded up."""
+    return -(-x // y)
+
+
+def ceil_to(x: int, y: int) -> int:
+    """x rounded up to a multiple of y."""
+    return ceil_div(x, y) * y

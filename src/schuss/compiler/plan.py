@@ -1,0 +1,257 @@
+"""When each unit runs and where each value lies.
+
+Units are put into waves: a wave may run what needs nothing from the same wave. Values that only
+live inside a run share one arena, by the waves in which they live. An output may take over the
+memory of an input that nobody needs any more (a parameter and its next value): the plan says which,
+and whether it happens is decided at each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from schuss.compiler.kernel import Kernel
+from schuss.compiler.units import Host, Loops, Product, Unit
+from schuss.compiler.values import VIEWS, Graph, Value
+
+_ALIGNMENT = 64
+
+
+@dataclass(slots=True)
+class Step:
+    """A unit in its waves: `start` to `end`, both included."""
+
+    unit: Unit
+    length: int
+    workspace: int
+    start: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length - 1
+
+
+@dataclass(slots=True)
+class Plan:
+    """Steps with waves, and the arena.
+
+    Attributes:
+        steps: in the order of their waves' needs.
+        waves: how many there are.
+        checked: the last wave of the checks, -1 where there are none.
+        offsets: where values lie in the arena, in bytes.
+        workspaces: where the workspace of a step lies, by its place in `steps`.
+        arena: its size in bytes.
+        donations: for outputs the inputs whose memory they may take over.
+    """
+
+    steps: list[Step]
+    waves: int = 0
+    checked: int = -1
+    offsets: dict[Value, int] = field(default_factory=dict)
+    workspaces: dict[int, int] = field(default_factory=dict)
+    arena: int = 0
+    donations: dict[Value, Value] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.waves} waves, arena of {self.arena} bytes"]
+        for step in sorted(self.steps, key=lambda each: each.start):
+            names = ", ".join(value.name for value in step.unit.writes())
+            lines.append(f"  wave {step.start}: {type(step.unit).__name__.lower()} -> {names}")
+        for value, offset in self.offsets.items():
+            lines.append(f"  {value.name} at {offset}, {value.nbytes} bytes")
+        for output, source in self.donations.items():
+            lines.append(f"  {output.name} may take over {source.name}")
+        return "\n".join(lines)
+
+
+def plan(
+    graph: Graph, units: list[Unit], outputs: list[Value], measure: Callable[[Unit], tuple[int, int]]
+) -> Plan:
+    """Waves and places for `units`, of which `measure` tells (waves, bytes of workspace).
+
+    `outputs` are the values whose memory outlives the run.
+    """
+    steps = [Step(unit, *measure(unit)) for unit in units]
+    made = Plan(steps)
+    needs = _needs(steps)
+    seen = {_memory(value) for value in graph.outputs}  # outputs may be views of inputs
+    made.donations = _donations(steps, needs, set(outputs), seen)
+    _set_waves(made, needs, {_memory(value) for value in graph.checks})
+    _set_places(made, set(outputs))
+    return made
+
+
+def _memory(value: Value) -> Value:
+    while value.op in VIEWS:
+        value = value.inputs[0]
+    return value
+
+
+def _needs(steps: list[Step]) -> list[set[int]]:
+    """For each step those that make what it reads."""
+    maker: dict[Value, int] = {}
+    needs = []
+    for i, step in enumerate(steps):
+        needs.append({maker[each] for each in step.unit.reads() if each in maker})
+        for each in step.unit.writes():
+            maker[each] = i
+    return needs
+
+
+def _donations(
+    steps: list[Step], needs: list[set[int]], outputs: set[Value], seen: set[Value]
+) -> dict[Value, Value]:
+    """Pairs of an output and an input that one kernel reads and writes at the same places.
+
+    Inputs in `seen` go on to be looked at. All other readers of the input have to come first, which `needs` is told.
+    """
+    readers: dict[Value, set[int]] = {}
+    for i, step in enumerate(steps):
+        for each in step.unit.reads():
+            if each.op == "input":
+                readers.setdefault(each, set()).add(i)
+    before = _transitive(needs)
+    found: dict[Value, Value] = {}
+    taken: set[Value] = set()
+    for i, step in enumerate(steps):
+        for output, source in _alike(step.unit):
+            if output not in outputs or output in found or source in taken or source in seen:
+                continue
+            others = readers[source] - {i}
+            if any(before[other] >> i & 1 for other in others):
+                continue
+            found[output] = source
+            taken.add(source)
+            if others - needs[i]:
+                needs[i] |= others
+                before = _transitive(needs)
+    return found
+
+
+def _transitive(needs: list[set[int]]) -> list[int]:
+    """For each step all that come before it, as a set of bits."""
+    before: list[int | None] = [None] * len(needs)
+    for start in range(len(needs)):
+        stack = [start]
+        while stack:
+            i = stack[-1]
+            missing = [each for each in needs[i] if before[each] is None]
+            if missing:
+                stack += missing
+                continue
+            stack.pop()
+            bits = 0
+            for each in needs[i]:
+                bits |= 1 << each | (before[each] or 0)
+            before[i] = bits
+    return [each or 0 for each in before]
+
+
+def _alike(unit: Unit) -> list[tuple[Value, Value]]:
+    """Outputs and inputs of one dtype and size that a kernel goes through in step."""
+    if not isinstance(unit, (Loops, Product)):
+        return []
+    kernel: Kernel = unit.kernel
+    if isinstance(unit, Loops) and kernel.inner:
+        return []
+    found = []
+    for store in kernel.stores:
+        output = kernel.buffers[store.word]
+        for line in kernel.lines:
+            if line.op != "load" or line.detail[1] != store.affine:  # type: ignore[index]
+                continue
+            source = kernel.buffers[line.detail[0]]  # type: ignore[index]
+            same = source.dtype == output.dtype and source.size == output.size
+            alone = _only_read_at(kernel, line.detail[0], store.affine)  # type: ignore[index]
+            if same and alone and source.op == "input" and source.strides is None:
+                found.append((output, source))
+    return found
+
+
+def _only_read_at(kernel: Kernel, word: int, affine: tuple[int, ...]) -> bool:
+    for line in kernel.lines:
+        if line.op in ("load", "gather") and line.detail[0] == word:  # type: ignore[index]
+            if line.op == "gather" or line.detail[1] != affine:  # type: ignore[index]
+                return False
+    # A row that is gone over several times is read again after a pass has written it.
+    return not any(line.op.startswith("reduce.") for line in kernel.lines)
+
+
+def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
+    steps = made.steps
+    ends: dict[int, int] = {}
+    order = sorted(range(len(steps)), key=lambda i: i)
+    # Host steps may find bad values too.
+    checking = [
+        i
+        for i in order
+        if isinstance(steps[i].unit, Host) or checks.intersection(steps[i].unit.writes())
+    ]
+    before = _transitive(needs)
+    early = 0
+    for i in checking:
+        early |= 1 << i | before[i]
+    donated = {
+        i for i in order if any(v in made.donations for v in steps[i].unit.writes())
+    } - {i for i in order if early >> i & 1}
+    for i in donated:
+        needs[i] |= set(checking)
+    pending = list(order)
+    while pending:
+        left = []
+        for i in pending:
+            if all(each in ends for each in needs[i]):
+                steps[i].start = max((ends[each] + 1 for each in needs[i]), default=0)
+                ends[i] = steps[i].end
+            else:
+                left.append(i)
+        assert len(left) < len(pending), "units need each other"
+        pending = left
+    made.waves = max((end + 1 for end in ends.values()), default=0)
+    looked_at = [i for i in checking if not isinstance(steps[i].unit, Host)]
+    made.checked = max((ends[i] for i in looked_at), default=-1)
+    for i in order:  # an input that a check's own forerunner would overwrite stays
+        if early >> i & 1:
+            for value in steps[i].unit.writes():
+                made.donations.pop(value, None)
+
+
+def _set_places(made: Plan, outputs: set[Value]) -> None:
+    """Offsets in the arena, the largest values first, each as low as those beside it in time allow."""
+    first: dict[Value | int, int] = {}
+    last: dict[Value | int, int] = {}
+    sizes: dict[Value | int, int] = {}
+    for i, step in enumerate(made.steps):
+        for value in step.unit.writes():
+            first[value] = min(first.get(value, step.start), step.start)
+            last[value] = max(last.get(value, 0), step.end)
+            sizes[value] = value.nbytes
+        for value in step.unit.reads():
+            if value in last or value.op not in ("input", "constant"):
+                last[value] = max(last.get(value, 0), step.end)
+        if step.workspace:
+            first[i], last[i], sizes[i] = step.start, step.end, step.workspace
+    placed: list[tuple[int, int, int, int]] = []  # first, last, low, high
+    for each in sorted(sizes, key=lambda key: (-sizes[key], first[key])):
+        if isinstance(each, Value) and (each in outputs or not each.nbytes):
+            continue
+        size = -(-sizes[each] // _ALIGNMENT) * _ALIGNMENT
+        beside = sorted(
+            (low, high) for a, b, low, high in placed if a <= last[each] and first[each] <= b
+        )
+        place = 0
+        for low, high in beside:
+            if place + size <= low:
+                break
+            place = max(place, high)
+        placed.append((first[each], last[each], place, place + size))
+        made.arena = max(made.arena, place + size)
+        if isinstance(each, Value):
+            made.offsets[each] = place
+        else:
+            made.workspaces[each] = place
+
+
+__all__ = ["Host", "Plan", "Step", "plan"]

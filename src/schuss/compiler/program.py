@@ -1,0 +1,328 @@
+"""A graph made runnable: waves of kernels and host steps over fixed places in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from schuss.compiler.cpu.library import compile_kernels
+from schuss.compiler.cpu.lower import Call, Calls, Place, lower
+from schuss.compiler.cpu.runtime import Launch
+from schuss.compiler.cpu.runtime import Sequence as Waves
+from schuss.compiler.fuse import chain_of, fuse
+from schuss.compiler.layout import layout
+from schuss.compiler.plan import Plan, plan
+from schuss.compiler.simplify import simplify
+from schuss.compiler.units import Host, Unit
+from schuss.compiler.values import VIEWS, Graph, Value
+from schuss.execution.tiers import CheckFailedError
+from schuss.graph import REGISTRY
+
+
+@dataclass(slots=True)
+class Compiled:
+    """What the passes made of a graph, for people to look at and for a Program to run."""
+
+    recorded: Graph
+    simplified: Graph
+    units: list[Unit]
+    calls: list[Calls | None]
+    plan: Plan
+    memories: list[Value]  # whose memory outlives a run
+
+
+def compile_graph(graph: Graph) -> Compiled:
+    """All passes."""
+    recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
+    simple = layout(simplify(graph))
+    units = fuse(simple)
+    calls = [None if isinstance(unit, Host) else lower(unit) for unit in units]
+    measured = dict(zip(map(id, units), calls, strict=True))
+
+    def measure(unit: Unit) -> tuple[int, int]:
+        found = measured[id(unit)]
+        return (1, 0) if found is None else (max(1, len(found.groups)), found.workspace)
+
+    written = {value for unit in units for value in unit.writes()}
+    memories = list(dict.fromkeys(_bases(simple, written)))
+    made = plan(simple, units, memories, measure)
+    return Compiled(recorded, simple, units, calls, made, memories)
+
+
+def _bases(graph: Graph, written: set[Value]) -> list[Value]:
+    found = []
+    for value in [*graph.outputs, *graph.checks]:
+        while value not in written and value.op in VIEWS:
+            value = value.inputs[0]
+        if value in written:
+            found.append(value)
+    return found
+
+
+class _Arena:
+    """The memory of values inside runs, which all programs share: one runs at a time."""
+
+    def __init__(self) -> None:
+        self.memory = np.empty(0, np.uint8)
+        self.size = 0  # what is usable behind the aligned address
+        self.address = 0
+        self.version = 0
+
+    def need(self, size: int) -> None:
+        if size > self.size:
+            self.memory = np.empty(0, np.uint8)  # give back before asking for more
+            self.memory = np.empty(size + 64, np.uint8)
+            self.size = size
+            self.address = -(-self.memory.ctypes.data // 64) * 64
+            self.version += 1
+
+    def view(self, offset: int, value: Value) -> np.ndarray:
+        start = self.address - self.memory.ctypes.data + offset
+        raw = self.memory[start : start + value.nbytes]
+        flat = raw.view(value.dtype)
+        if value.strides is None:
+            return flat.reshape(value.shape)
+        steps = [step * value.dtype.itemsize for step in value.strides]
+        return np.lib.stride_tricks.as_strided(flat, value.shape, steps)
+
+
+_arena = _Arena()
+
+
+def _find_data_offset() -> int | None:
+    """Where an ndarray object keeps the address of its data: behind the object's head."""
+    probe = np.zeros(1)
+    for offset in range(16, 65, 8):
+        if ctypes.c_void_p.from_address(id(probe) + offset).value == probe.ctypes.data:
+            return offset
+    return None
+
+
+_DATA_AT = _find_data_offset() if sys.implementation.name == "cpython" else None
+_from_address = ctypes.c_void_p.from_address
+
+
+def address_of(array: np.ndarray) -> int:
+    if _DATA_AT is None:
+        return array.ctypes.data
+    return _from_address(id(array) + _DATA_AT).value or 0
+
+
+class Program:
+    """A compiled graph, ready to run.
+
+    Args:
+        compiled: what the passes made.
+    """
+
+    def __init__(self, compiled: Compiled) -> None:
+        started = time.perf_counter()
+        self.compiled = compiled
+        self._slots: dict[Any, int] = {}
+        self._numbers: dict[int, int] = {}
+        made = compiled.plan
+        waves: list[list[Launch]] = [[] for _ in range(made.waves)]
+        self._hosts: list[list[Host]] = [[] for _ in range(made.waves)]
+        addresses = _addresses(compiled.calls)
+        for number, (step, calls) in enumerate(zip(made.steps, compiled.calls, strict=True)):
+            if calls is None:
+                self._hosts[step.start].append(step.unit)  # type: ignore[arg-type]
+                continue
+            for i, group in enumerate(calls.groups):
+                for call in group:
+                    waves[step.start + i].append(self._launch(call, number, addresses))
+        self.waves = Waves(waves, 1 + len(self._slots))
+        self._bind()
+        self.kinds = Counter(type(step.unit).__name__.lower() for step in made.steps)
+        self.peak_bytes = made.arena + sum(value.nbytes for value in compiled.memories)
+        self.seconds = time.perf_counter() - started
+
+    def _launch(self, call: Call, step: int, addresses: dict[str, int]) -> Launch:
+        words = tuple(self._slot(word, step) for word in call.words)
+        return Launch(addresses[call.name], words, call.parts, call.scratch)
+
+    def _slot(self, word: Place | int, step: int) -> int:
+        key: Any = word
+        if isinstance(word, Place) and word.value is None:
+            key = ("workspace", step)
+        return self._slots.setdefault(key, 1 + len(self._slots))
+
+    # --- slots ---
+
+    def _bind(self) -> None:
+        """Sort the slots by where their addresses come from."""
+        compiled, made = self.compiled, self.compiled.plan
+        inputs = {value: i for i, value in enumerate(compiled.simplified.inputs)}
+        memories = {value: i for i, value in enumerate(compiled.memories)}
+        self._of_inputs: list[tuple[int, int, int]] = []  # input, slot, offset
+        self._of_memories: list[tuple[int, int, int]] = []
+        self._of_arena: list[tuple[int, int]] = []
+        constants: list[tuple[int, Value]] = []
+        for key, slot in self._slots.items():
+            if isinstance(key, int):
+                self.waves.slots[slot] = key
+            elif isinstance(key, tuple):
+                offset = made.workspaces.get(key[1], 0)
+                self._of_arena.append((slot, offset))
+            elif key.value in inputs:
+                self._of_inputs.append((inputs[key.value], slot, key.offset))
+            elif key.value in memories:
+                self._of_memories.append((memories[key.value], slot, key.offset))
+            elif key.value.op == "constant":
+                constants.append((slot, key.value))
+            else:
+                self._of_arena.append((slot, made.offsets.get(key.value, 0) + key.offset))
+        self._constants = []
+        for slot, value in constants:
+            array = np.full(value.shape, value.attributes["value"], value.dtype)
+            self._constants.append(array)
+            self.waves.slots[slot] = array.ctypes.data
+        self._version = -1
+        self._donors = [
+            inputs.get(made.donations[value], -1) if value in made.donations else -1
+            for value in compiled.memories
+        ]
+        self._inputs, self._memories = inputs, memories
+        self._pools: list[list[np.ndarray]] = [[] for _ in compiled.memories]
+        bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
+        self._checks = [memories[value] for value in bases if value in memories]
+        self._results = [self._result(value) for value in compiled.simplified.outputs]
+        self._segments = self._cut()
+
+    def _result(self, value: Value) -> tuple[int, bool, list[Value]]:
+        """Where an output comes from: a memory or an input, and the views that lead to it."""
+        chain = chain_of(value, set(self._memories))
+        while chain and chain[0] not in self._memories and chain[0] not in self._inputs:
+            if chain[0].op == "constant":
+                break
+            chain = chain[1:]
+        base = chain[0]
+        if base in self._memories:
+            return self._memories[base], True, chain[1:]
+        if base in self._inputs:
+            return self._inputs[base], False, chain[1:]
+        return -1, False, chain
+
+    def _cut(self) -> list[tuple[int, int, list[Host], bool]]:
+        """Runs of waves with nothing to do in between: (from, to, host steps, then look at checks)."""
+        made, found, start = self.compiled.plan, [], 0
+        for wave in range(made.waves):
+            hosts, look = self._hosts[wave], bool(self._checks) and wave == made.checked
+            if hosts or look or wave == made.waves - 1:
+                found.append((start, wave + 1, hosts, look))
+                start = wave + 1
+        return found
+
+    # --- running ---
+
+    def run(self, arrays: Sequence[np.ndarray], dying: Sequence[bool] | None = None) -> list[np.ndarray]:
+        """The outputs for these inputs.
+
+        Args:
+            arrays: the values of the inputs, dense unless the graph says otherwise.
+            dying: for each input whether its memory may be overwritten.
+
+        Raises CheckFailedError before anything is overwritten where an index points outside.
+        """
+        slots = self.waves.slots
+        if self._version != _arena.version or self.compiled.plan.arena > _arena.size:
+            _arena.need(self.compiled.plan.arena)
+            for slot, offset in self._of_arena:
+                slots[slot] = _arena.address + offset
+            self._version = _arena.version
+        for i, slot, offset in self._of_inputs:
+            slots[slot] = _from_address(id(arrays[i]) + _DATA_AT).value + offset
+        memories = [self._memory(i, arrays, dying) for i in range(len(self._pools))]
+        for i, slot, offset in self._of_memories:
+            slots[slot] = _from_address(id(memories[i]) + _DATA_AT).value + offset
+        run = self.waves.run
+        for first, last, hosts, look in self._segments:
+            run(first, last)
+            for host in hosts:
+                self._on_host(host, arrays, memories)
+            if look and any(memories[i].item() for i in self._checks):
+                raise CheckFailedError
+        return [self._seen(each, arrays, memories) for each in self._results]
+
+    def owns(self, array: np.ndarray) -> bool:
+        """Whether a pool of this program holds the array, besides whoever uses it."""
+        return any(each is array for pool in self._pools for each in pool)
+
+    def _memory(
+        self, i: int, arrays: Sequence[np.ndarray], dying: Sequence[bool] | None
+    ) -> np.ndarray:
+        """An array for an output: a dying input's, one that nobody holds any more, or a new one."""
+        donor = self._donors[i]
+        if donor >= 0 and dying is not None and dying[donor]:
+            array, shape = arrays[donor], self.compiled.memories[i].shape
+            return array if array.shape == shape else array.reshape(shape)
+        pool = self._pools[i]
+        for each in pool:
+            if sys.getrefcount(each) == 3:  # the pool, `each` and the argument
+                return each
+        value = self.compiled.memories[i]
+        made = np.empty(value.shape, value.dtype)
+        if len(pool) < 2:
+            pool.append(made)
+        return made
+
+    def _seen(
+        self, result: tuple[int, bool, list[Value]], arrays: Any, memories: Any
+    ) -> np.ndarray:
+        place, made, views = result
+        if place < 0:
+            return _through(_constant(views[0]), views[1:])
+        found = memories[place] if made else arrays[place]
+        return _through(found, views) if views else found
+
+    def _on_host(self, host: Host, arrays: Any, memories: Any) -> None:
+        value = host.value
+        operands = [self._operand(chain, arrays, memories) for chain in host.operands]
+        op = value.definition or REGISTRY[value.op]
+        with np.errstate(all="ignore"):
+            made = op.reference(*operands, **value.attributes)
+        self._array(value, arrays, memories)[...] = made
+
+    def _operand(self, chain: list[Value], arrays: Any, memories: Any) -> np.ndarray:
+        base = chain[0]
+        return _through(self._array(base, arrays, memories), chain[1:])
+
+    def _array(self, value: Value, arrays: Any, memories: Any) -> np.ndarray:
+        if value in self._inputs:
+            return arrays[self._inputs[value]]
+        if value in self._memories:
+            return memories[self._memories[value]]
+        if value.op == "constant":
+            return _constant(value)
+        return _arena.view(self.compiled.plan.offsets.get(value, 0), value)
+
+
+def _constant(value: Value) -> np.ndarray:
+    return np.full(value.shape, value.attributes["value"], value.dtype)
+
+
+def _through(array: np.ndarray, views: Sequence[Value]) -> np.ndarray:
+    for view in views:
+        array = np.asarray(REGISTRY[view.op].reference(array, **view.attributes))
+    return array
+
+
+def _addresses(calls: Sequence[Calls | None]) -> dict[str, int]:
+    """Compile all kernels, and tell where they are."""
+    sources = {}
+    for each in calls:
+        if each is None:
+            continue
+        for source in each.shared:
+            sources[source.text] = source
+        for group in each.groups:
+            for call in group:
+                sources[call.source.text] = call.source
+    return compile_kernels(sources.values())

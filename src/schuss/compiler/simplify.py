@@ -1,0 +1,409 @@
+"""The first pass: the same graph with less in it.
+
+Values that say the same become one, names without a meaning (alias, detach) go, and ops that the
+later passes need not know are said with others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from schuss import dtypes
+from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
+from schuss.dtypes import DType
+
+SPLIT_FROM = 1 << 16  # reductions to few results are cut in two from so many elements on
+_PIECE = 1 << 13
+_PIECE_OF_COLUMN = 1 << 12
+
+
+def simplify(graph: Graph) -> Graph:
+    """An equivalent graph of fewer and simpler values."""
+    builder = _Builder()
+    for value in graph.inputs:
+        builder.keep(value)
+    renamed: dict[Value, Value] = {}
+    for value in graph.values:
+        if value.op in ("input", "constant"):
+            renamed[value] = builder.keep(value)
+            continue
+        inputs = tuple([renamed[each] for each in value.inputs])
+        renamed[value] = builder.again(value, inputs)
+    outputs = [renamed[each] for each in graph.outputs]
+    checks = list(dict.fromkeys(builder.checks))
+    return turned(without_dead(Graph(builder.values, graph.inputs, outputs, checks)))
+
+
+def turned(graph: Graph) -> Graph:
+    """Products that are only looked at transposed become products of the transposed operands.
+
+    The gradient of a weight (out, in) is recorded as the transpose of a product (in, out).
+    """
+    users = users_of(graph.values)
+    wanted = {*graph.outputs, *graph.checks}
+    builder = _Builder()
+    renamed: dict[Value, Value] = {}
+    for value in graph.values:
+        inputs = tuple([renamed[each] for each in value.inputs])
+        if value.op in ("input", "constant"):
+            renamed[value] = builder.keep(value)
+        elif value.op == "permute" and _only_turned(value.inputs[0], users, wanted):
+            x, y = renamed[value.inputs[0]].inputs
+            operands = (_matrix_transpose(builder, y), _matrix_transpose(builder, x))
+            renamed[value] = builder.add("matmul", operands, {}, value.shape, value.dtype)
+        else:
+            renamed[value] = builder.again(value, inputs)
+    outputs = [renamed[each] for each in graph.outputs]
+    checks = [renamed[each] for each in graph.checks]
+    return without_dead(Graph(builder.values, graph.inputs, outputs, checks))
+
+
+def _only_turned(value: Value, users: dict[Value, list[Value]], wanted: set[Value]) -> bool:
+    if value.op != "matmul" or value in wanted:
+        return False
+    rank = len(value.shape)
+    last_two_swapped = (*range(rank - 2), rank - 1, rank - 2)
+    return all(
+        user.op == "permute" and tuple(user.attributes["axes"]) == last_two_swapped
+        for user in users[value]
+    )
+
+
+def _matrix_transpose(b: _Builder, x: Value) -> Value:
+    rank = len(x.shape)
+    axes = (*range(rank - 2), rank - 1, rank - 2)
+    shape = tuple(x.shape[axis] for axis in axes)
+    return b.add("permute", (x,), {"axes": axes}, shape, x.dtype)
+
+
+def without_dead(graph: Graph) -> Graph:
+    """Only what the outputs need, numbered anew."""
+    wanted = {*graph.outputs, *graph.checks}
+    kept = []
+    for value in reversed(graph.values):
+        if value in wanted or value.op == "input":
+            wanted.update(value.inputs)
+            kept.append(value)
+    kept.reverse()
+    for number, value in enumerate(kept):
+        value.number = number
+    return Graph(kept, graph.inputs, graph.outputs, graph.checks)
+
+
+class _Builder:
+    """Adds values, each said as simply as the rules know."""
+
+    def __init__(self) -> None:
+        self.values: list[Value] = []
+        self.known: dict[Any, Value] = {}
+        self.checks: list[Value] = []
+
+    def keep(self, value: Value) -> Value:
+        if value.number < 0 or value not in self.known:
+            value.number = len(self.values)
+            self.known[value] = value
+            self.values.append(value)
+        return value
+
+    def add(
+        self, op: str, inputs: tuple[Value, ...], attributes: dict[str, Any], shape: Shape,
+        dtype: DType,
+    ) -> Value:  # fmt: skip
+        if 0 in shape and op != "broadcast_to":
+            if op in ("gather", "scatter_add", "checked_index"):
+                _RULES[op](self, inputs, attributes, shape, dtype)
+            nothing = self.constant(0, dtype)
+            return self.add("broadcast_to", (nothing,), {"shape": shape}, shape, dtype)
+        rule = _RULES.get(op)
+        if rule is not None:
+            found = rule(self, inputs, attributes, shape, dtype)
+            if found is not None:
+                return found
+        key = (op, inputs, frozen(attributes), shape, dtype)
+        known = self.known.get(key)
+        if known is None:
+            known = Value(op, inputs, attributes, shape, dtype, len(self.values))
+            self.known[key] = known
+            self.values.append(known)
+        return known
+
+    def again(self, value: Value, inputs: tuple[Value, ...]) -> Value:
+        """The value on other inputs."""
+        made = self.add(value.op, inputs, value.attributes, value.shape, value.dtype)
+        if made.op == value.op:
+            made.definition = value.definition
+        return made
+
+    def constant(self, value: float, dtype: DType) -> Value:
+        return self.add("constant", (), {"value": value}, (), dtype)
+
+    def map(
+        self, op: str, *inputs: Value, dtype: DType | None = None,
+        attributes: dict[str, Any] | None = None,
+    ) -> Value:  # fmt: skip
+        shape = np.broadcast_shapes(*[each.shape for each in inputs])
+        return self.add(op, inputs, attributes or {}, shape, dtype or inputs[-1].dtype)
+
+    def reshape(self, x: Value, shape: Shape) -> Value:
+        return self.add("reshape", (x,), {"shape": shape}, shape, x.dtype)
+
+
+Rule = Callable[[_Builder, tuple[Value, ...], dict[str, Any], Shape, DType], Value | None]
+_RULES: dict[str, Rule] = {}
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    def enter(function: Rule) -> Rule:
+        for op in ops:
+            _RULES[op] = function
+        return function
+
+    return enter
+
+
+@rule("alias", "detach")
+def _same(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return inputs[0]
+
+
+@rule("astype")
+def _astype(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return inputs[0] if inputs[0].dtype == dtype else None
+
+
+@rule("reshape")
+def _reshape(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    x = inputs[0]
+    if x.shape == shape:
+        return x
+    if x.op == "reshape":
+        return b.reshape(x.inputs[0], shape)
+    return None
+
+
+@rule("broadcast_to")
+def _broadcast_to(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return inputs[0] if inputs[0].shape == shape else None
+
+
+@rule("permute")
+def _permute(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    x, axes = inputs[0], tuple(attributes["axes"])
+    if x.op == "permute":
+        inner = x.attributes["axes"]
+        x, axes = x.inputs[0], tuple(inner[axis] for axis in axes)
+    if axes == tuple(range(len(axes))):
+        return x
+    if x is inputs[0]:
+        return None
+    return b.add("permute", (x,), {"axes": axes}, shape, dtype)
+
+
+@rule("slice")
+def _slice(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    whole = all(c == (0, n, 1) for c, n in zip(attributes["cut"], inputs[0].shape, strict=True))
+    return inputs[0] if whole else None
+
+
+@rule("slice_update")
+def _slice_update(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    x, part = inputs
+    whole = all(c == (0, n, 1) for c, n in zip(attributes["cut"], x.shape, strict=True))
+    if whole:
+        return part
+    if part.size == 0:
+        return x
+    if number_of(x) == 0:
+        return b.add("pieces", (part,), {"cuts": (tuple(attributes["cut"]),)}, shape, dtype)
+    return None
+
+
+@rule("add")
+def _add(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """Parts of zeros added up, as the gradients of slices are, are parts side by side."""
+    x, y = inputs
+    if x.op != "pieces" or y.op != "pieces" or x.shape != y.shape:
+        return None
+    mine, theirs = x.attributes["cuts"], y.attributes["cuts"]
+    if any(not _disjoint(one, other) for one in mine for other in theirs):
+        return None
+    return b.add("pieces", x.inputs + y.inputs, {"cuts": mine + theirs}, shape, dtype)
+
+
+def _disjoint(one: Any, other: Any) -> bool:
+    """Whether two cuts lie apart along some axis."""
+    for (a, n, s), (b, m, t) in zip(one, other, strict=True):
+        first, second = sorted((a, a + (n - 1) * s)), sorted((b, b + (m - 1) * t))
+        if first[1] < second[0] or second[1] < first[0]:
+            return True
+    return False
+
+
+@rule("concat")
+def _concat(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    filled = tuple(each for each in inputs if each.size)
+    if len(filled) == 1:
+        return filled[0]
+    return None if len(filled) == len(inputs) or not filled else b.add(
+        "concat", filled, attributes, shape, dtype)  # fmt: skip
+
+
+def number_of(value: Value) -> float | None:
+    """The number that a constant (also a broadcast one) has everywhere."""
+    while value.op in ("broadcast_to", "reshape"):
+        value = value.inputs[0]
+    return value.attributes["value"] if value.op == "constant" else None
+
+
+@rule("multiply")
+def _multiply(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    for one, other in (inputs, inputs[::-1]):
+        if other.shape == shape and number_of(one) == 1:
+            return other
+    return None
+
+
+@rule("divide")
+def _divide(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return inputs[0] if inputs[0].shape == shape and number_of(inputs[1]) == 1 else None
+
+
+@rule("subtract")
+def _subtract(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return inputs[0] if inputs[0].shape == shape and number_of(inputs[1]) == 0 else None
+
+
+@rule("power")
+def _power(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    x, exponent = inputs
+    if x.shape != shape:
+        return None
+    if number_of(exponent) == 1:
+        return x
+    return b.map("multiply", x, x) if number_of(exponent) == 2 else None
+
+
+@rule("gather", "scatter_add")
+def _indexed(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """Kernels read no index astray; whether one points outside is a value of its own."""
+    x = inputs[0]
+    indices = inputs[-len(attributes["axes"]) :]
+    for index, axis in zip(indices, attributes["axes"], strict=True):
+        if index.size == 0:
+            continue
+        _check(b, index, x.shape[axis], attributes["wrap"])
+    number = number_of(x)
+    if number is not None and len(inputs) == 1 + len(indices):  # gathered from one number
+        everywhere = b.constant(number, dtype)
+        return b.add("broadcast_to", (everywhere,), {"shape": shape}, shape, dtype)
+    return None
+
+
+@rule("checked_index")
+def _checked_index(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    if inputs[0].size:
+        _check(b, inputs[0], attributes["size"], wrap=False)
+    return inputs[0]
+
+
+def _check(b: _Builder, index: Value, n: int, wrap: bool) -> None:
+    """Ask for whether any index points outside an axis of size n."""
+    if index.dtype != dtypes.int64:
+        index = b.map("astype", index, dtype=dtypes.int64, attributes={"dtype": dtypes.int64})
+    above = b.map("less_equal", b.constant(n, index.dtype), index, dtype=dtypes.bool_)
+    lowest = b.constant(-n if wrap else 0, index.dtype)
+    below = b.map("less", index, lowest, dtype=dtypes.bool_)
+    outside = b.map("logical_or", below, above)
+    if outside.size > 1:
+        axes = tuple(range(len(outside.shape)))
+        outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
+    b.checks.append(outside)
+
+
+def _reduce_rule(op: str) -> Rule:
+    def apply(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+        x, axes = inputs[0], attributes["axes"]
+        if any(x.shape[axis] == 0 for axis in axes):
+            nothing = b.constant(int(op in ("prod", "all")), dtype)
+            return b.add("broadcast_to", (nothing,), {"shape": shape}, shape, dtype)
+        if all(x.shape[axis] == 1 for axis in axes):
+            if op in ("any", "all") and x.dtype != dtypes.bool_:
+                x = b.map("not_equal", x, b.constant(0, x.dtype), dtype=dtypes.bool_)
+            return b.reshape(x, shape)
+        return _in_two(b, op, x, axes, shape, dtype)
+
+    return apply
+
+
+def _in_two(b: _Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DType) -> Value | None:
+    """A long reduction: first over pieces, side by side, then over their results.
+
+    That shares out the work, and rounding errors do not grow with the length. How it is cut
+    depends on the shape alone.
+    """
+    first, last = axes[0], axes[-1]
+    if list(axes) != list(range(first, last + 1)) or dtype in dtypes.HALF:
+        return None
+    before, after = x.shape[:first], x.shape[last + 1 :]
+    count, beside = math.prod(x.shape[first : last + 1]), math.prod(after)
+    if beside == 1:
+        if count < SPLIT_FROM or math.prod(before) > 16:
+            return None
+        size = _PIECE
+    elif count >= 2 * _PIECE_OF_COLUMN or (count * beside >= SPLIT_FROM and beside < 256):
+        size = _PIECE_OF_COLUMN if count >= 2 * _PIECE_OF_COLUMN else max(64, count // 8)
+    else:
+        return None
+    whole, rest = divmod(count, size)
+    if whole < 2:
+        return None
+    rows = b.reshape(x, (*before, count, *after))
+    around = [(0, n, 1) for n in before], [(0, n, 1) for n in after]
+    place = len(before)
+
+    def part(start: int, length: int) -> Value:
+        cut = (*around[0], (start, length, 1), *around[1])
+        made = (*before, length, *after)
+        return b.add("slice", (rows,), {"cut": cut}, made, x.dtype)
+
+    pieces = b.reshape(part(0, whole * size), (*before, whole, size, *after))
+    partial = b.add(op, (pieces,), {"axes": (place + 1,)}, (*before, whole, *after), dtype)
+    total = b.add(op, (partial,), {"axes": (place,)}, (*before, *after), dtype)
+    if rest:
+        tail = part(whole * size, rest)
+        end = b.add(op, (tail,), {"axes": (place,)}, (*before, *after), dtype)
+        total = b.map(_COMBINE[op], total, end)
+    return b.reshape(total, shape)
+
+
+_COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum",
+            "any": "logical_or", "all": "logical_and"}  # fmt: skip
+for _op in REDUCTIONS:
+    _RULES[_op] = _reduce_rule(_op)
+
+
+def _position_rule(extreme: str) -> Rule:
+    def apply(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+        """The first place that holds the extreme, or NaN where there is one."""
+        x, axis = inputs[0], attributes["axis"]
+        n = x.shape[axis]
+        kept = tuple(1 if i == axis else m for i, m in enumerate(x.shape))
+        best = b.reshape(b.add(extreme, (x,), {"axes": (axis,)}, shape, x.dtype), kept)
+        here = b.map("equal", x, best, dtype=dtypes.bool_)
+        if dtypes.is_floating(x.dtype):
+            nan = b.map("not_equal", x, x, dtype=dtypes.bool_)
+            here = b.map("logical_or", here, nan)
+        place = b.add("positions", (), {"shape": x.shape, "axis": axis}, x.shape, dtypes.int64)
+        beyond = b.constant(n, dtypes.int64)
+        candidate = b.add("where", (here, place, beyond), {}, x.shape, dtypes.int64)
+        return b.add("min", (candidate,), {"axes": (axis,)}, shape, dtypes.int64)
+
+    return apply
+
+
+_RULES["argmax"] = _position_rule("max")
+_RULES["argmin"] = _position_rule("min")

@@ -1,0 +1,125 @@
+"""Units of work: what one step of a program does, and which values it reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schuss.compiler.index import Affine
+from schuss.compiler.kernel import Kernel
+from schuss.compiler.values import Value
+
+
+@dataclass(eq=False, slots=True)
+class Loops:
+    """One kernel of loops."""
+
+    kernel: Kernel
+
+    def reads(self) -> list[Value]:
+        return self.kernel.read()
+
+    def writes(self) -> list[Value]:
+        return self.kernel.written() or list(self.kernel.buffers)
+
+    def __str__(self) -> str:
+        return str(self.kernel)
+
+
+@dataclass(eq=False, slots=True)
+class Product:
+    """A batched matrix product, whose results go through the lines of `kernel`.
+
+    `left` and `right` are memories and the positions there over (batch ..., m, n, k).
+    """
+
+    value: Value
+    kernel: Kernel
+    left: tuple[Value, Affine]
+    right: tuple[Value, Affine]
+
+    def reads(self) -> list[Value]:
+        return [self.left[0], self.right[0], *self.kernel.read()]
+
+    def writes(self) -> list[Value]:
+        return self.kernel.written()
+
+    def __str__(self) -> str:
+        m, n, k = *self.value.shape[-2:], self.value.inputs[0].shape[-1]
+        batch = list(self.value.shape[:-2])
+        head = f"product {m} x {n} x {k}" + (f", batch {batch}" if batch else "")
+        operands = f"{self.left[0].name}, {self.right[0].name}"
+        return f"{head} of {operands}, then\n{self.kernel}"
+
+
+@dataclass(eq=False, slots=True)
+class Assemble:
+    """Kernels that fill the memory of one value; the inner lists run one after the other."""
+
+    value: Value
+    kernels: list[list[Kernel]]
+
+    def reads(self) -> list[Value]:
+        return [each for group in self.kernels for kernel in group for each in kernel.read()]
+
+    def writes(self) -> list[Value]:
+        return [self.value]
+
+    def __str__(self) -> str:
+        kernels = [str(kernel) for group in self.kernels for kernel in group]
+        return "\n".join([f"assemble {self.value.name}:", *kernels])
+
+
+@dataclass(eq=False, slots=True)
+class ScatterAdd:
+    """Rows of `part` added to rows of what `fill` wrote, at the places in `index`."""
+
+    value: Value
+    fill: Kernel
+    part: Value
+    index: Value
+
+    def reads(self) -> list[Value]:
+        return [*self.fill.read(), self.part, self.index]
+
+    def writes(self) -> list[Value]:
+        return [self.value]
+
+    def __str__(self) -> str:
+        return f"{self.fill}\nadd rows {self.part.name} at {self.index.name} to {self.value.name}"
+
+
+@dataclass(eq=False, slots=True)
+class Attention:
+    """Attention or its gradient: the memory of each operand and the position there."""
+
+    value: Value
+    operands: list[tuple[Value, Affine]]
+
+    def reads(self) -> list[Value]:
+        return [memory for memory, _ in self.operands]
+
+    def writes(self) -> list[Value]:
+        return [self.value]
+
+    def __str__(self) -> str:
+        return f"template: {self.value!r}"
+
+
+@dataclass(eq=False, slots=True)
+class Host:
+    """An op that no target lowers: its NumPy meaning, on views of the memories."""
+
+    value: Value
+    operands: list[list[Value]]  # each a memory and the views that lead to the operand
+
+    def reads(self) -> list[Value]:
+        return [chain[0] for chain in self.operands if chain[0].op != "constant"]
+
+    def writes(self) -> list[Value]:
+        return [self.value]
+
+    def __str__(self) -> str:
+        return f"on the host: {self.value!r}"
+
+
+Unit = Loops | Product | Assemble | ScatterAdd | Attention | Host

@@ -1,0 +1,110 @@
+"""The compiler's picture of a graph: values, each one op applied to values.
+
+It is a copy of the recorded nodes without what belongs to running them (arrays, handles, lines of
+the user), so that passes can rewrite it freely.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from schuss.dtypes import DType
+
+Shape = tuple[int, ...]
+
+VIEWS = frozenset({"reshape", "permute", "broadcast_to", "slice", "reverse", "windows"})
+"""Ops whose result is the input seen through other indices."""
+
+REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all"})
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One op applied to values.
+
+    Attributes:
+        op: a primitive's name; "input" for what comes from outside, "constant" for a number that
+            the structure fixes (in `attributes["value"]`).
+        number: its place in the order; inputs of a value have smaller numbers.
+        definition: the record of the op, for what stays on the host.
+        strides: of an input whose memory is not dense, in elements; None where it is dense.
+    """
+
+    op: str
+    inputs: tuple[Value, ...]
+    attributes: dict[str, Any]
+    shape: Shape
+    dtype: DType
+    number: int = -1
+    strides: tuple[int, ...] | None = None
+    definition: Any = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def name(self) -> str:
+        return f"%{self.number}"
+
+    def __repr__(self) -> str:
+        return f"{self.name} = {self.text()}"
+
+    def text(self) -> str:
+        """The value as a line of a listing."""
+        shown = [each.name for each in self.inputs]
+        shown += [f"{key}={value}" for key, value in self.attributes.items()]
+        return f"{self.op}({', '.join(shown)}) : {self.dtype}{list(self.shape)}"
+
+
+@dataclass(slots=True)
+class Graph:
+    """Values in order, those that come from outside, and those that are wanted.
+
+    `checks` are wanted too: each holds whether some index points outside.
+    """
+
+    values: list[Value]
+    inputs: list[Value]
+    outputs: list[Value]
+    checks: list[Value] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [repr(value) for value in self.values]
+        wanted = ", ".join(value.name for value in self.outputs)
+        return "\n".join([*lines, f"return {wanted}"])
+
+
+def frozen(value: Any) -> Hashable:
+    """Attributes as something that can be a key."""
+    if isinstance(value, dict):
+        return tuple([(key, frozen(each)) for key, each in value.items()])
+    if isinstance(value, (list, tuple)):
+        return tuple([frozen(each) for each in value])
+    return value
+
+
+def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides, in elements."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def users_of(values: Iterable[Value]) -> dict[Value, list[Value]]:
+    """For each value those that have it as an input (once for each time)."""
+    users: dict[Value, list[Value]] = {}
+    for value in values:
+        users.setdefault(value, [])
+        for each in value.inputs:
+            users.setdefault(each, []).append(value)
+    return users

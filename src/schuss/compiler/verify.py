@@ -1,0 +1,109 @@
+"""What has to hold between the passes. Tests and `show` run it; a failure is a mistake of ours."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from schuss.compiler.kernel import Kernel, position_of
+from schuss.compiler.units import Assemble, Loops, Product, ScatterAdd, Unit
+from schuss.compiler.values import VIEWS, Graph, Value
+
+if TYPE_CHECKING:
+    from schuss.compiler.plan import Plan
+    from schuss.compiler.program import Compiled
+
+
+def verify(compiled: Compiled) -> None:
+    """Check all stages. Raises AssertionError with what is wrong."""
+    verify_graph(compiled.recorded)
+    verify_graph(compiled.simplified)
+    verify_units(compiled.simplified, compiled.units)
+    verify_plan(compiled.plan, set(compiled.memories))
+
+
+def verify_graph(graph: Graph) -> None:
+    """Values come after their inputs, and what is wanted is there."""
+    seen: set[Value] = set()
+    for value in graph.values:
+        assert all(each in seen for each in value.inputs), f"{value!r} before its inputs"
+        assert all(n >= 0 for n in value.shape), f"{value!r} has a negative size"
+        seen.add(value)
+    assert all(each in seen for each in (*graph.outputs, *graph.checks)), "an output is missing"
+
+
+def verify_units(graph: Graph, units: list[Unit]) -> None:
+    """Units come after those that make what they read; every output is made once."""
+    made = {value for value in graph.values if value.op in ("input", "constant")}
+    for unit in units:
+        missing = [each for each in unit.reads() if each not in made]
+        assert not missing, f"{missing} read before they are made"
+        for each in unit.writes():
+            assert each not in made, f"{each!r} is made twice"
+            made.add(each)
+        for kernel in kernels_of(unit):
+            verify_kernel(kernel)
+    for each in (*graph.outputs, *graph.checks):
+        while each.op in VIEWS and each not in made:
+            each = each.inputs[0]
+        assert each in made, f"nobody makes {each!r}"
+
+
+def kernels_of(unit: Unit) -> list[Kernel]:
+    if isinstance(unit, (Loops, Product)):
+        return [unit.kernel]
+    if isinstance(unit, Assemble):
+        return [kernel for group in unit.kernels for kernel in group]
+    return [unit.fill] if isinstance(unit, ScatterAdd) else []
+
+
+def verify_kernel(kernel: Kernel) -> None:
+    """Lines use earlier lines, and no access leaves its memory."""
+    if 0 in kernel.sizes:
+        return
+    for number, line in enumerate(kernel.lines):
+        assert all(each < number for each in line.inputs), f"line {number} uses a later one"
+        if line.op == "load":
+            word, affine = line.detail  # type: ignore[misc]
+            _verify_inside(kernel, kernel.buffers[word], affine)
+        affine = position_of(line)
+        assert affine is None or len(affine) == len(kernel.sizes) + 1, f"line {number}: {affine}"
+    for store in kernel.stores:
+        assert store.line < len(kernel.lines)
+        _verify_inside(kernel, kernel.buffers[store.word], store.affine)
+
+
+def _verify_inside(kernel: Kernel, buffer: Value, affine: tuple[int, ...]) -> None:
+    steps = [step * (n - 1) for step, n in zip(affine[:-1], kernel.sizes, strict=True)]
+    lowest = affine[-1] + sum(min(0, each) for each in steps)
+    highest = affine[-1] + sum(max(0, each) for each in steps)
+    if buffer.op == "input" and buffer.strides is not None:
+        return  # a view of memory that reaches further than its elements
+    assert 0 <= lowest and highest < max(1, math.prod(buffer.shape)), (
+        f"{buffer!r} is accessed from {lowest} to {highest}"
+    )
+
+
+def verify_plan(plan: Plan, outputs: set[Value]) -> None:
+    """What lives at the same time lies apart, and everything is made before it is read."""
+    first: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for step in plan.steps:
+        for value in step.unit.writes():
+            first[value] = step.start
+            last[value] = max(last.get(value, 0), step.end)
+    for step in plan.steps:
+        for value in step.unit.reads():
+            if value in first:
+                assert first[value] < step.start, f"{value!r} is read in the wave that makes it"
+                last[value] = max(last[value], step.end)
+    placed = [(value, offset) for value, offset in plan.offsets.items() if value not in outputs]
+    for i, (one, low) in enumerate(placed):
+        assert low + one.nbytes <= plan.arena
+        for other, place in placed[:i]:
+            together = first[one] <= last[other] and first[other] <= last[one]
+            apart = low + one.nbytes <= place or place + other.nbytes <= low
+            assert apart or not together, f"{one!r} and {other!r} share memory"
+
+
+__all__ = ["verify", "verify_graph", "verify_kernel", "verify_plan", "verify_units"]

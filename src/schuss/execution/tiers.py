@@ -1,0 +1,148 @@
+"""Which tier computes an evaluation: a matter of the program alone, never of timing or caches.
+
+The first evaluation of a structure goes to the reference tier, unless its work clearly outweighs
+compiling. When the structure comes back it is compiled, and stays so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from schuss import settings
+from schuss.execution.capture import Capture
+from schuss.execution.report import Run
+from schuss.graph import Node
+
+if TYPE_CHECKING:
+    from schuss.compiler.program import Program
+
+
+class CheckFailedError(Exception):
+    """An index points outside. Nothing has been overwritten; the reference tier knows which."""
+
+
+_PROGRAMS = 256  # the least recently used go first
+_SEEN = 4096
+_WORTH_SECONDS = 0.3  # of the reference tier, and so much more for each node to compile
+_WORTH_PER_NODE = 1e-3
+
+_programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
+_seen: OrderedDict[tuple[int, ...], str] = OrderedDict()  # with their digests
+_compiled: dict[tuple[int, ...], str] = {}
+_expected: set[str] = set()
+_mode: str | None = None
+_checks: bool | None = None
+
+
+def mode() -> str:
+    """auto, reference or compiled: as SCHUSS_EXECUTION said when it was first asked for."""
+    global _mode
+    if _mode is None:
+        _mode = settings.execution()
+    return _mode
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Force a tier for a while: for tests, and to compare."""
+    global _mode
+    assert name in settings.EXECUTIONS, name
+    before, _mode = mode(), name
+    try:
+        yield
+    finally:
+        _mode = before
+
+
+def checking() -> bool:
+    """Whether both tiers compute and are compared: SCHUSS_CHECK=1."""
+    global _checks
+    if _checks is None:
+        _checks = settings.check()
+    return _checks
+
+
+def reference_only() -> bool:
+    return mode() == "reference"
+
+
+def program_for(work: Capture, report: Run) -> Program | None:
+    """The program of this structure; None for the reference tier."""
+    known = _programs.get(work.key)
+    if known is not None:
+        _programs.move_to_end(work.key)
+        return known
+    if mode() == "auto" and work.key not in _seen and not _is_due(work):
+        report.why = "first evaluation of this structure: it is compiled when it comes back"
+        return None
+    from schuss.compiler.program import Program, compile_graph
+
+    started = time.perf_counter()
+    made = Program(compile_graph(work.graph()))
+    report.compile_seconds = time.perf_counter() - started
+    _programs[work.key] = made
+    _compiled[work.key] = _seen.pop(work.key, None) or digest(work)
+    if len(_programs) > _PROGRAMS:
+        oldest, _ = _programs.popitem(last=False)
+        _seen[oldest] = _compiled.pop(oldest)
+    return made
+
+
+def _is_due(work: Capture) -> bool:
+    """Whether a structure is compiled although this process meets it for the first time."""
+    seconds = reference_seconds(work.order)
+    if seconds > _WORTH_SECONDS + _WORTH_PER_NODE * len(work.order):
+        return True
+    return bool(_expected) and digest(work) in _expected
+
+
+def digest(work: Capture) -> str:
+    """Names a structure in files: equal in all processes."""
+    return sha256(str(work.graph()).encode()).hexdigest()[:16]
+
+
+def state() -> list[str]:
+    """The structures met so far. A checkpoint holds them, so that a resumed run goes on in the
+    tiers that the run before would have used, and repeats it bit for bit."""
+    return sorted({*_seen.values(), *_compiled.values(), *_expected})
+
+
+def expect(structures: Iterable[str]) -> None:
+    """Take on what `state` told in another process: these structures count as met."""
+    _expected.update(structures)
+
+
+def note_reference(work: Capture) -> None:
+    """The reference tier has computed this structure once."""
+    if mode() != "auto":
+        return
+    _seen[work.key] = digest(work)
+    if len(_seen) > _SEEN:
+        _seen.popitem(last=False)
+
+
+def reference_seconds(order: list[Node]) -> float:
+    """About how long the reference tier takes, apart from what compiling does not help."""
+    total = 0.0
+    for node in order:
+        op = node.op
+        if op.view or op.name.startswith("convolve"):  # type: ignore[union-attr]
+            continue
+        if op.name == "matmul":  # type: ignore[union-attr]
+            total += 2e-11 * node.size * node.inputs[0].shape[-1]
+        else:
+            total += 1.5e-9 * max(node.size, *[each.size for each in node.inputs], 0)
+    return total
+
+
+def forget() -> None:
+    """Drop all programs and all that was seen."""
+    _programs.clear()
+    _seen.clear()
+    _compiled.clear()
+    _expected.clear()

@@ -1,0 +1,285 @@
+"""Matrix products of the CPU target against NumPy.
+
+All memory that kernels get ends where a page ends that nobody may touch, and what they have not
+written is NaN: reading too far is a crash, using what is undefined a wrong result.
+"""
+
+import ctypes
+import mmap
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from schuss.compiler.cpu.library import Source, compile_kernels
+from schuss.compiler.cpu.matmul import Machine, Product, lower, plain_epilogue
+
+# AVX-512, AVX2, and what every 64-bit machine has.
+MACHINES = [Machine(64, 32), Machine(32, 16), Machine(16, 16)]
+NAMES = ["512", "256", "128"]
+KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+
+
+def guarded(nbytes, after=True):
+    """Bytes, NaN when taken for floats, that end at a page that may not be touched, or if not
+    `after` begin after one. The end is 64-byte aligned, and so is the start if nbytes is.
+    """
+    page = mmap.PAGESIZE
+    size = max(page, -(-nbytes // page) * page)
+    memory = mmap.mmap(-1, size + 2 * page)
+    whole = np.frombuffer(memory, np.uint8)
+    if sys.platform == "linux":
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        for guard in (whole.ctypes.data, whole.ctypes.data + page + size):
+            assert protect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+    inside = whole[page : page + size]
+    inside[:] = 0xFF
+    return inside[size - nbytes :] if after else inside[:nbytes]
+
+
+def guarded_copy(array, after=True):
+    """The same values in guarded memory, with the axes in the same order in memory."""
+    order = np.argsort([-abs(s) for s in array.strides], kind="stable")
+    stored = array.transpose(order)
+    copy = guarded(stored.nbytes, after).view(array.dtype).reshape(stored.shape)
+    copy[...] = stored
+    return copy.transpose(np.argsort(order))
+
+
+def run(lowered, words, backwards=False):
+    """Run all parts of all stages."""
+    sources = [*lowered.shared, *(Source(x.text, (x.name,)) for x in lowered.stages)]
+    addresses = compile_kernels(sources)
+    workspace = guarded(-(-lowered.workspace // 64) * 64)
+    words = [*words[:2], workspace.ctypes.data, *words[2:]]
+    table = (ctypes.c_int64 * len(words))(*words)
+    for stage in lowered.stages:
+        scratch = guarded(-(-stage.scratch // 64) * 64)
+        kernel = KERNEL(addresses[stage.name])
+        parts = range(stage.parts)
+        for part in reversed(parts) if backwards else parts:
+            kernel(ctypes.addressof(table), part, scratch.ctypes.data)
+
+
+def product_of(a, b):
+    """The product of arrays (..., m, k) and (..., k, n), with their strides."""
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a = np.broadcast_to(a, batch + a.shape[-2:])
+    b = np.broadcast_to(b, batch + b.shape[-2:])
+    strides = [tuple(s // x.itemsize for s in x.strides) for x in (a, b)]
+    return Product(a.dtype.name, batch, a.shape[-2], b.shape[-1], a.shape[-1], *strides)
+
+
+def multiply(a, b, machine=MACHINES[0], backwards=False):
+    product = product_of(a, b)
+    shape = *product.batch, product.m, product.n
+    accumulator = np.dtype(product.accumulator)
+    c = guarded(int(np.prod(shape)) * accumulator.itemsize).view(accumulator).reshape(shape)
+    lowered = lower(product, plain_epilogue(product), machine)
+    run(lowered, [a.ctypes.data, b.ctypes.data, c.ctypes.data], backwards)
+    return c
+
+
+def sample(rng, shape, dtype="float32"):
+    dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    if dtype.kind in "iu":
+        return rng.integers(-100 if dtype.kind == "i" else 0, 100, shape).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def check(a, b, machine=MACHINES[0]):
+    got = multiply(a, b, machine)
+    if got.dtype.kind in "iu":
+        np.testing.assert_array_equal(got, a.astype(got.dtype) @ b.astype(got.dtype))
+        return
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    bound = 1e-30 + np.abs(a) @ np.abs(b)  # the scale of the rounding errors of a sum
+    error = np.abs(got - a @ b)
+    # Equal terms, which broadcasts make, are all rounded the same way.
+    roundings = 8 + a.shape[-1] / 4
+    assert (error <= roundings * np.finfo(got.dtype).eps * bound).all()  # NaN fails
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("m", [1, 5, 14, 29])
+def test_sizes(machine, m):
+    rng = np.random.default_rng(m)
+    for n in (1, 7, 16, 33, 80):
+        for k in (1, 3, 40):
+            a, b = sample(rng, (m, k)), sample(rng, (k, n))
+            check(guarded_copy(a), guarded_copy(b), machine)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize("layout", ["NN", "NT", "TN", "TT"])
+def test_layouts_at_edges_of_memory(machine, after, layout):
+    """Sizes next to those of tiles, for each way of packing."""
+    rng = np.random.default_rng(0)
+    for m, n, k in [(43, 47, 37), (3, 100, 200), (57, 1, 61), (1, 65, 70), (20, 130, 6)]:
+        a = sample(rng, (k, m)).T if layout[0] == "T" else sample(rng, (m, k))
+        b = sample(rng, (n, k)).T if layout[1] == "T" else sample(rng, (k, n))
+        check(guarded_copy(a, after), guarded_copy(b, after), machine)
+
+
+def strided(rng, shape, dtype):
+    """An array with random strides: axes permuted, steps, negative steps, broadcasts."""
+    order = rng.permutation(len(shape))
+    steps = rng.choice([1, 1, 1, 2, -1, -3], len(shape))
+    kept = [1 if rng.random() < 0.1 else size for size in shape]
+    stored = sample(rng, [kept[i] * abs(steps[i]) for i in order], dtype)
+    array = stored.transpose(np.argsort(order))[tuple(slice(None, None, s) for s in steps)]
+    return np.broadcast_to(array, shape)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_strides(seed):
+    rng = np.random.default_rng(seed)
+    dtypes = ["float32", "float64", "bfloat16", "float16", "int8", "uint8", "int16", "int64"]
+    dtype = rng.choice(["float32", *dtypes])
+    batch = [(), (3,), (2, 3)][rng.integers(3)]
+    m, n, k = rng.choice([1, 2, 3, 9, 13, 14, 15, 16, 17, 28, 31, 33, 64, 65, 100], 3)
+    a = strided(rng, (*batch, m, k), dtype)
+    b = strided(rng, (*batch, k, n), dtype)
+    check(a, b, MACHINES[seed % 3])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int8"])
+@pytest.mark.parametrize("layout", ["NN", "NT"])
+def test_many_blocks(dtype, layout):
+    """Operands packed by a stage of their own, several blocks of k, rows and columns."""
+    rng = np.random.default_rng(1)
+    a = sample(rng, (170, 1100), dtype)
+    b = sample(rng, (600, 1100), dtype).T if layout == "NT" else sample(rng, (1100, 600), dtype)
+    product = product_of(a, b)
+    packs = layout == "NT" or dtype in ("bfloat16", "int8")
+    assert len(lower(product, plain_epilogue(product)).stages) == 1 + packs
+    check(a, b)
+
+
+def test_rows_a_page_apart_are_packed():
+    rng = np.random.default_rng(2)
+    a, b = sample(rng, (120, 1024)), sample(rng, (1024, 200))
+    product = product_of(a, b)
+    assert len(lower(product, plain_epilogue(product), MACHINES[0]).stages) == 2
+    check(a, b)
+
+
+@pytest.mark.parametrize("layout", ["NN", "NT", "TN"])
+def test_slices_of_k(layout):
+    """Few elements of C and many of k: k is cut, and the order of parts does not matter."""
+    rng = np.random.default_rng(3)
+    m, n, k = 10, 20, 30_011
+    a = sample(rng, (k, m)).T if layout[0] == "T" else sample(rng, (m, k))
+    b = sample(rng, (n, k)).T if layout[1] == "T" else sample(rng, (k, n))
+    product = product_of(a, b)
+    stages = lower(product, plain_epilogue(product)).stages
+    assert stages[0].parts >= 16
+    assert stages[-1].name.endswith("_add")
+    check(a, b)
+    np.testing.assert_array_equal(multiply(a, b), multiply(a, b, backwards=True))
+
+
+@pytest.mark.parametrize(
+    ("batch", "m", "n", "k"), [((), 250, 230, 64), ((40,), 30, 40, 50), ((2, 3), 100, 5, 200)]
+)
+def test_order_of_parts_does_not_matter(batch, m, n, k):
+    rng = np.random.default_rng(4)
+    a, b = sample(rng, (*batch, m, k)), sample(rng, (*batch, k, n))
+    product = product_of(a, b)
+    assert lower(product, plain_epilogue(product)).stages[-1].parts >= 4
+    check(a, b)
+    np.testing.assert_array_equal(multiply(a, b), multiply(a, b, backwards=True))
+
+
+def test_small_products_are_one_part():
+    for m, n, k in [(10, 1, 2), (2, 1, 10), (32, 32, 32), (1, 200, 200), (3000, 3, 3)]:
+        product = Product("float32", (), m, n, k, (k, 1), (n, 1))
+        assert [x.parts for x in lower(product, plain_epilogue(product)).stages] == [1]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (4, 0, 3)])
+def test_nothing_to_compute(shape):
+    m, n, k = shape
+    product = Product("float32", (), m, n, k, (k, 1), (n, 1))
+    assert lower(product, plain_epilogue(product)).stages == ()
+    product = Product("float32", (2, 0), 3, 3, 3, (0, 9, 3, 1), (0, 9, 3, 1))
+    assert lower(product, plain_epilogue(product)).stages == ()
+
+
+@pytest.mark.parametrize("shape", [(3, 37), (5, 1), (1, 1)])
+def test_sum_over_nothing_is_zero(shape):
+    m, n = shape
+    c = multiply(np.zeros((2, m, 0), np.float32), np.zeros((2, 0, n), np.float32))
+    np.testing.assert_array_equal(c, np.zeros((2, m, n)))
+
+
+@pytest.mark.parametrize("layout", ["NN", "NT"])
+@pytest.mark.parametrize(("m", "n", "k"), [(20, 20, 20), (2, 50, 300), (9, 80, 2), (30, 1, 40)])
+def test_infinities_and_nans(layout, m, n, k):
+    rng = np.random.default_rng(5)
+    a, b = sample(rng, (m, k)), sample(rng, (n, k)).T
+    b = np.ascontiguousarray(b) if layout == "NN" else b
+    a[0], a[-1, 0], b[k // 2, 0], b[0, -1] = 0, np.inf, np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        want = a.astype(np.float64) @ b.astype(np.float64)
+    got = multiply(a, b)
+    assert np.isnan(got[0, 0])  # 0 * NaN
+    assert np.isnan(got[0, -1])  # 0 * inf
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+
+
+def adding_epilogue(product):
+    """Adds C to what is in word 3: an element that is given twice, or never, is wrong."""
+
+    def text(name, lanes, accumulator):
+        return f"""
+define internal void @{name}(ptr %args, i64 %batch, i64 %m, i64 %n, <{lanes} x i32> %value, \
+i64 %count) alwaysinline {{
+entry:
+  %word = getelementptr i64, ptr %args, i64 3
+  %c = load ptr, ptr %word
+  %rows = mul i64 %batch, {product.m}
+  %row = add i64 %rows, %m
+  %before = mul i64 %row, {product.n}
+  %start = add i64 %before, %n
+  br label %loop
+loop:
+  %i = phi i64 [0, %entry], [%next, %loop]
+  %at = add i64 %start, %i
+  %p = getelementptr i32, ptr %c, i64 %at
+  %old = load i32, ptr %p
+  %x = extractelement <{lanes} x i32> %value, i64 %i
+  %sum = add i32 %old, %x
+  store i32 %sum, ptr %p
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %count
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+"""
+
+    return text
+
+
+@pytest.mark.parametrize(
+    ("batch", "m", "n", "k"),
+    [((), 60, 70, 80), ((5,), 3, 40, 2), ((), 33, 1, 500), ((), 4, 5, 20_000), ((), 7, 9, 0)],
+)
+def test_every_element_reaches_the_epilogue_once(batch, m, n, k):
+    rng = np.random.default_rng(6)
+    a, b = sample(rng, (*batch, m, k), "int32"), sample(rng, (*batch, k, n), "int32")
+    c = np.full((*batch, m, n), 1000, np.int32)
+    product = product_of(a, b)
+    lowered = lower(product, adding_epilogue(product), MACHINES[0])
+    run(lowered, [a.ctypes.data, b.ctypes.data, c.ctypes.data])
+    np.testing.assert_array_equal(c, 1000 + a @ b)
+
+
+def test_printing_is_deterministic():
+    product = Product("float32", (3,), 50, 60, 70, (3500, 70, 1), (0, 1, 70))
+    first, second = (lower(product, plain_epilogue(product)) for _ in range(2))
+    assert first == second

@@ -1,0 +1,600 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from array import array
+
+import numpy as np
+import pytest
+
+from schuss.compiler.cpu import executor
+from schuss.compiler.cpu import pool as pool_module
+from schuss.compiler.cpu.library import Source, compile_kernels
+from schuss.compiler.cpu.runtime import (
+    FAIL,
+    FAILED,
+    OK,
+    Launch,
+    Sequence,
+    get_num_threads,
+    set_num_threads,
+)
+from schuss.errors import AllocationError
+
+KERNELS = (
+    FAIL
+    + """
+; x[part] = 3 x[part] + a
+define void @affine(ptr noalias %args, i64 %part, ptr noalias %scratch) {
+  %x = load ptr, ptr %args
+  %a_at = getelementptr i64, ptr %args, i64 1
+  %a = load i64, ptr %a_at
+  %at = getelementptr i64, ptr %x, i64 %part
+  %old = load i64, ptr %at
+  %three = mul i64 %old, 3
+  %new = add i64 %three, %a
+  store i64 %new, ptr %at
+  ret void
+}
+
+; Come together with all the other parts: true in y[part] where that worked.
+; args: the counter, y, how many parts, how often to look
+define void @meet(ptr noalias %args, i64 %part, ptr noalias %scratch) {
+entry:
+  %counter = load ptr, ptr %args
+  %y_at = getelementptr i64, ptr %args, i64 1
+  %y = load ptr, ptr %y_at
+  %parts_at = getelementptr i64, ptr %args, i64 2
+  %parts = load i64, ptr %parts_at
+  %patience_at = getelementptr i64, ptr %args, i64 3
+  %patience = load i64, ptr %patience_at
+  %old = atomicrmw add ptr %counter, i64 1 seq_cst
+  br label %look
+look:
+  %i = phi i64 [ 0, %entry ], [ %j, %again ]
+  %there = load atomic i64, ptr %counter seq_cst, align 8
+  %met = icmp uge i64 %there, %parts
+  br i1 %met, label %end, label %again
+again:
+  %j = add i64 %i, 1
+  %on = icmp ult i64 %j, %patience
+  br i1 %on, label %look, label %end
+end:
+  %answer = zext i1 %met to i64
+  %at = getelementptr i64, ptr %y, i64 %part
+  store i64 %answer, ptr %at
+  ret void
+}
+
+; Fill n words of scratch with part, and y[part] = their sum, or -1 where they are not aligned.
+define void @fill(ptr noalias %args, i64 %part, ptr noalias %scratch) {
+entry:
+  %y = load ptr, ptr %args
+  %n_at = getelementptr i64, ptr %args, i64 1
+  %n = load i64, ptr %n_at
+  br label %write
+write:
+  %i = phi i64 [ 0, %entry ], [ %i1, %write ]
+  %to = getelementptr i64, ptr %scratch, i64 %i
+  store i64 %part, ptr %to
+  %i1 = add i64 %i, 1
+  %more = icmp ult i64 %i1, %n
+  br i1 %more, label %write, label %read
+read:
+  %j = phi i64 [ 0, %write ], [ %j1, %read ]
+  %sum = phi i64 [ 0, %write ], [ %sum1, %read ]
+  %from = getelementptr i64, ptr %scratch, i64 %j
+  %word = load i64, ptr %from
+  %sum1 = add i64 %sum, %word
+  %j1 = add i64 %j, 1
+  %rest = icmp ult i64 %j1, %n
+  br i1 %rest, label %read, label %end
+end:
+  %address = ptrtoint ptr %scratch to i64
+  %low = and i64 %address, 63
+  %aligned = icmp eq i64 %low, 0
+  %answer = select i1 %aligned, i64 %sum1, i64 -1
+  %at = getelementptr i64, ptr %y, i64 %part
+  store i64 %answer, ptr %at
+  ret void
+}
+
+; Report x[part] where it is negative. args: the status, x, the tag
+define void @check(ptr noalias %args, i64 %part, ptr noalias %scratch) {
+entry:
+  %status = load ptr, ptr %args
+  %x_at = getelementptr i64, ptr %args, i64 1
+  %x = load ptr, ptr %x_at
+  %tag_at = getelementptr i64, ptr %args, i64 2
+  %tag = load i64, ptr %tag_at
+  %at = getelementptr i64, ptr %x, i64 %part
+  %value = load i64, ptr %at
+  %bad = icmp slt i64 %value, 0
+  br i1 %bad, label %report, label %end
+report:
+  call void @schuss_fail(ptr %status, i64 %tag, i64 %part, i64 %value)
+  br label %end
+end:
+  ret void
+}
+
+; Count to n. args: n
+define void @count(ptr noalias %args, i64 %part, ptr noalias %scratch) {
+entry:
+  %n = load i64, ptr %args
+  br label %next
+next:
+  %i = phi i64 [ 0, %entry ], [ %j, %next ]
+  %old = load volatile i64, ptr %args
+  %j = add i64 %i, 1
+  %more = icmp ult i64 %j, %n
+  br i1 %more, label %next, label %end
+end:
+  ret void
+}
+"""
+)
+NAMES = ("affine", "meet", "fill", "check", "count")
+PATIENCE = 2**32  # looks: several seconds
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return compile_kernels([Source(KERNELS, NAMES)])
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = get_num_threads()
+    yield
+    set_num_threads(before)
+
+
+@pytest.fixture(params=["futex", "polling"])
+def waiting(request, monkeypatch):
+    """Each way in which a system lets threads sleep."""
+    if request.param == "futex":
+        yield
+        return
+    pool = pool_module.Pool(executor.source(polling=True))
+    monkeypatch.setattr(pool_module, "_pool", pool)
+    yield
+    pool.resize(1)
+
+
+def affine(kernels, x, waves, parts):
+    """x = 3 x + number of the wave, in each wave."""
+    launches = [[Launch(kernels["affine"], (1, 2 + i), parts)] for i in range(waves)]
+    sequence = Sequence(launches, 2 + waves)
+    sequence.slots[1] = x.ctypes.data
+    for i in range(waves):
+        sequence.slots[2 + i] = i
+    return sequence
+
+
+def meeting(kernels, parts):
+    """All parts of a launch at the same time, each on a thread of its own."""
+    counter, y = np.zeros(1, np.int64), np.zeros(parts, np.int64)
+    sequence = Sequence([[Launch(kernels["meet"], (1, 2, 3, 4), parts)]], 5)
+    sequence.slots[1], sequence.slots[2] = counter.ctypes.data, y.ctypes.data
+    sequence.slots[3], sequence.slots[4] = parts, PATIENCE
+
+    def meet():
+        counter[:], y[:] = 0, 0
+        assert sequence.run() == OK
+        return y.all()
+
+    return meet
+
+
+class TestSequence:
+    @pytest.mark.parametrize("threads", [1, 2, 3, 8])
+    def test_waves_run_one_after_the_other(self, kernels, threads, waiting):
+        set_num_threads(threads)
+        x = np.arange(37)
+        assert affine(kernels, x, waves=12, parts=37).run() == OK
+        expected = np.arange(37)
+        for i in range(12):
+            expected = 3 * expected + i
+        np.testing.assert_array_equal(x, expected)
+
+    def test_some_of_the_waves(self, kernels):
+        x = np.zeros(4, np.int64)
+        sequence = affine(kernels, x, waves=5, parts=4)
+        sequence.run(3)
+        np.testing.assert_array_equal(x, 3 * 3 + 4)
+        sequence.run(1, 3)
+        np.testing.assert_array_equal(x, (13 * 3 + 1) * 3 + 2)
+        sequence.run(2, 2)
+        np.testing.assert_array_equal(x, (13 * 3 + 1) * 3 + 2)
+
+    @pytest.mark.parametrize("threads", [1, 2, 8])
+    def test_launches_side_by_side(self, kernels, threads):
+        set_num_threads(threads)
+        arrays = [np.full(n, n) for n in (1, 5, 2, 30, 1, 1)]
+        wave = [Launch(kernels["affine"], (i + 1, 7), len(x)) for i, x in enumerate(arrays)]
+        sequence = Sequence([wave] * 3, 8)
+        for i, x in enumerate(arrays):
+            sequence.slots[i + 1] = x.ctypes.data
+        sequence.slots[7] = 2
+        assert sequence.run() == OK
+        for x in arrays:
+            np.testing.assert_array_equal(x, 27 * len(x) + 26)
+
+    def test_slots_are_read_at_each_run(self, kernels):
+        x, y = np.zeros(3, np.int64), np.zeros(3, np.int64)
+        sequence = affine(kernels, x, waves=1, parts=3)
+        sequence.slots[2] = 5
+        sequence.run()
+        sequence.slots[1], sequence.slots[2] = y.ctypes.data, -8
+        sequence.run()
+        assert (x.tolist(), y.tolist()) == ([5] * 3, [-8] * 3)
+
+    def test_nothing_to_run(self):
+        assert Sequence([], 1).run() == OK
+        assert Sequence([[], []], 1).run() == OK
+
+    @pytest.mark.parametrize("waves", [(0, 3), (-1, 1), (2, 1)])
+    def test_there_must_be_such_waves(self, waves):
+        with pytest.raises(AssertionError, match="no such waves"):
+            Sequence([[], []], 1).run(*waves)
+
+    def test_words_are_slots(self, kernels):
+        with pytest.raises(AssertionError, match="a word of no slot"):
+            Sequence([[Launch(kernels["count"], (1,))]], 1)
+
+
+class TestThreads:
+    @pytest.mark.parametrize("threads", [2, 3, 8])
+    def test_parts_run_at_the_same_time(self, kernels, threads, waiting):
+        set_num_threads(threads)
+        meet = meeting(kernels, threads)
+        for _ in range(5):
+            assert meet()
+
+    def test_launches_run_at_the_same_time(self, kernels):
+        set_num_threads(3)
+        counter, y = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        sequence = Sequence([[Launch(kernels["meet"], (1, 2, 3, 4))] * 3], 5)
+        sequence.slots[1], sequence.slots[2] = counter.ctypes.data, y.ctypes.data
+        sequence.slots[3], sequence.slots[4] = 3, PATIENCE
+        assert sequence.run() == OK
+        assert y[0]
+
+    def test_sleeping_workers_wake_up(self, kernels, waiting):
+        set_num_threads(2)
+        meet = meeting(kernels, 2)
+        # Pauses around the time after which a worker goes to sleep.
+        for microseconds in range(0, 400, 4):
+            start = time.perf_counter()
+            while time.perf_counter() < start + microseconds * 1e-6:
+                pass
+            assert meet()
+
+    def test_the_caller_waits_for_a_long_part(self, kernels, waiting):
+        """Longer than it waits actively."""
+        set_num_threads(2)
+        x, meet = np.zeros(1, np.int64), meeting(kernels, 2)
+        short, long = Launch(kernels["count"], (1,)), Launch(kernels["count"], (2,))
+        after = [Launch(kernels["affine"], (3, 1))]
+        for wave in ([short, long], [long, short]):
+            sequence = Sequence([wave, after], 4)
+            sequence.slots[1], sequence.slots[2] = 1, 1_000_000
+            sequence.slots[3] = x.ctypes.data
+            for _ in range(10):
+                assert meet()  # both threads are awake
+                x[:] = 1
+                assert sequence.run() == OK
+                assert x[0] == 4
+
+    def test_other_python_threads_go_on(self, kernels):
+        """A run waits for what another thread of Python does."""
+        counter, y = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        sequence = Sequence([[Launch(kernels["meet"], (1, 2, 3, 4))]], 5)
+        sequence.slots[1], sequence.slots[2] = counter.ctypes.data, y.ctypes.data
+        sequence.slots[3], sequence.slots[4] = 2, PATIENCE
+        thread = threading.Thread(target=sequence.run)
+        thread.start()
+        while counter[0] == 0:
+            pass
+        counter[0] = 2
+        thread.join()
+        assert y[0]
+
+    def test_two_threads_run_different_sequences(self, kernels, waiting):
+        set_num_threads(3)
+        wrong = []
+
+        def work(start):
+            x = np.full(16, start)
+            sequence = affine(kernels, x, waves=30, parts=16)
+            expected = start
+            for _ in range(40):
+                sequence.run()
+                for i in range(30):
+                    expected = (3 * expected + i) % 2**64
+                if (x.astype(np.uint64) != expected).any():
+                    wrong.append((start, x.copy()))
+
+        threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert not wrong
+
+    def test_the_number_changes_while_a_sequence_runs(self, kernels, waiting):
+        end = threading.Event()
+
+        def change():
+            for i in range(60):
+                set_num_threads(1 + i % 5)
+                pool_module.pool()
+            end.set()
+
+        x = np.zeros(16, np.uint64)
+        sequence = affine(kernels, x, waves=30, parts=16)
+        thread = threading.Thread(target=change)
+        thread.start()
+        expected = 0
+        while not end.is_set():
+            sequence.run()
+            for i in range(30):
+                expected = (3 * expected + i) % 2**64
+        thread.join()
+        np.testing.assert_array_equal(x, np.uint64(expected))
+        set_num_threads(4)
+        assert meeting(kernels, 4)()
+
+    def test_workers_leave_when_they_are_too_many(self, kernels):
+        def workers():
+            return [each for each in threading.enumerate() if each.name.startswith("schuss-")]
+
+        set_num_threads(6)
+        assert meeting(kernels, 6)()
+        leaving = workers()[1:]
+        set_num_threads(2)
+        assert meeting(kernels, 2)()
+        for each in leaving:
+            each.join()
+        assert len(workers()) == 1
+
+    def test_where_the_system_gives_no_threads(self, kernels, monkeypatch):
+        def start(thread):
+            raise RuntimeError("can't start new thread")
+
+        set_num_threads(1)
+        pool_module.pool()
+        monkeypatch.setattr(threading.Thread, "start", start)
+        set_num_threads(4)
+        x = np.zeros(8, np.int64)
+        affine(kernels, x, waves=3, parts=8).run()
+        np.testing.assert_array_equal(x, 1 * 3 + 2)
+        monkeypatch.undo()
+        set_num_threads(3)
+        assert meeting(kernels, 3)()
+
+
+class TestScratch:
+    @pytest.mark.parametrize("threads", [1, 3])
+    def test_each_part_has_its_own(self, kernels, threads):
+        set_num_threads(threads)
+        y = np.zeros(40, np.int64)
+        for words in (10, 1000, 100, 50_000):
+            sequence = Sequence([[Launch(kernels["fill"], (1, 2), 40, scratch=8 * words)]] * 2, 3)
+            sequence.slots[1], sequence.slots[2] = y.ctypes.data, words
+            y[:] = 0
+            assert sequence.run() == OK
+            np.testing.assert_array_equal(y, words * np.arange(40))
+
+    def test_for_runs_without_the_pool(self, kernels):
+        """While another thread has the pool."""
+        counter, y = np.zeros(1, np.int64), np.zeros(40, np.int64)
+        holder = Sequence([[Launch(kernels["meet"], (1, 2, 3, 4))]], 5)
+        holder.slots[1], holder.slots[2] = counter.ctypes.data, y.ctypes.data
+        holder.slots[3], holder.slots[4] = 2, PATIENCE
+        thread = threading.Thread(target=holder.run)
+        thread.start()
+        while counter[0] == 0:
+            pass
+        for words in (10, 1000, 100):
+            sequence = Sequence([[Launch(kernels["fill"], (1, 2), 40, scratch=8 * words)]] * 2, 3)
+            sequence.slots[1], sequence.slots[2] = y.ctypes.data, words
+            assert sequence.run() == OK
+            np.testing.assert_array_equal(y, words * np.arange(40))
+            assert sequence._record[4] != 0  # memory of its own
+        counter[0] = 2
+        thread.join()
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_too_much(self, kernels, threads):
+        set_num_threads(threads)
+        y = np.zeros(4, np.int64)
+        launch = Launch(kernels["fill"], (1, 2), 4, scratch=2**60)
+        small = Launch(kernels["fill"], (1, 2), 4, scratch=80)
+        sequence = Sequence([[small], [launch], [small]], 3)
+        sequence.slots[1], sequence.slots[2] = y.ctypes.data, 10
+        for _ in range(2):
+            with pytest.raises(AllocationError, match="no memory for the scratch of a kernel"):
+                sequence.run()
+        y[:] = 0
+        assert sequence.run(2) == OK
+        np.testing.assert_array_equal(y, 10 * np.arange(4))
+
+
+class TestChecks:
+    def make(self, kernels, x, checked=True):
+        check = [
+            Launch(kernels["check"], (0, 1, 2), len(x), checked=checked),
+            Launch(kernels["check"], (0, 1, 3), len(x), checked=False),
+        ]
+        after = [Launch(kernels["affine"], (4, 5))]
+        sequence = Sequence([after, check, after], 6)
+        self.ran = np.zeros(1, np.int64)
+        words = [x.ctypes.data, 70, 71, self.ran.ctypes.data, 1]
+        sequence.slots[1:6] = memoryview(array("q", words))
+        return sequence
+
+    @pytest.mark.parametrize("threads", [1, 2, 8])
+    def test_the_first_failure_is_told(self, kernels, threads):
+        set_num_threads(threads)
+        x = np.arange(200)
+        x[[31, 32, 150, 199]] = [-5, -6, -7, -8]
+        sequence = self.make(kernels, x)
+        for _ in range(30):
+            self.ran[:] = 0
+            assert sequence.run() == FAILED
+            assert sequence.failure() == (70, 31, -5)
+            assert self.ran[0] == 1  # the wave before has run, the one after has not
+
+    def test_the_next_run_starts_afresh(self, kernels):
+        x = np.array([1, 2, -3])
+        sequence = self.make(kernels, x)
+        assert sequence.run() == FAILED
+        x[2] = 3
+        assert sequence.run() == OK
+        x[1] = -2
+        assert sequence.run() == FAILED
+        assert sequence.failure() == (70, 1, -2)
+
+    def test_only_checked_launches_end_a_run(self, kernels):
+        sequence = self.make(kernels, np.array([-1]), checked=False)
+        assert sequence.run() == OK
+        assert self.ran[0] == 4
+
+
+def test_a_parked_pool_takes_no_time(kernels):
+    set_num_threads(4)
+    assert meeting(kernels, 4)()
+
+    def processor_time():
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return usage.ru_utime + usage.ru_stime
+
+    time.sleep(0.05)  # until all have gone to sleep
+    before = processor_time()
+    time.sleep(0.3)  # what is measured
+    assert processor_time() - before < 0.02
+
+
+PRELUDE = f"""
+import ctypes, os, sys, threading, time
+import numpy as np
+from schuss.compiler.cpu.library import Source, compile_kernels
+from schuss.compiler.cpu.runtime import Launch, Sequence, set_num_threads
+
+kernels = compile_kernels([Source('''{KERNELS}''', {NAMES})])
+set_num_threads(3)
+
+def meet():
+    counter, y = np.zeros(1, np.int64), np.zeros(3, np.int64)
+    sequence = Sequence([[Launch(kernels["meet"], (1, 2, 3, 4), 3)]], 5)
+    sequence.slots[1], sequence.slots[2] = counter.ctypes.data, y.ctypes.data
+    sequence.slots[3], sequence.slots[4] = 3, {PATIENCE}
+    sequence.run()
+    return bool(y.all())
+
+def run_for_ever(started):
+    x = np.zeros(64, np.int64)
+    sequence = Sequence([[Launch(kernels["count"], (1,), 8)]] * 1000, 2)
+    sequence.slots[1] = 1000
+    started.set()
+    while True:
+        sequence.run()
+
+def start_runner():
+    started = threading.Event()
+    threading.Thread(target=run_for_ever, args=(started,), daemon=True).start()
+    started.wait()
+"""
+
+
+def run(code: str, tmp_path) -> subprocess.CompletedProcess:
+    script = tmp_path / "script.py"
+    script.write_text(PRELUDE + code)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+
+class TestEnd:
+    """A process ends with what status it wants, whatever its workers do."""
+
+    @pytest.mark.parametrize(
+        ("last", "status", "busy"),
+        [
+            ("", 0, False),
+            ("", 0, True),
+            ("sys.exit(3)", 3, True),
+            ("os._exit(4)", 4, True),
+            ("1 / 0", 1, False),
+        ],
+    )
+    def test_the_end(self, tmp_path, last, status, busy):
+        code = "assert meet()\n" + "start_runner()\n" * busy + "print('here', flush=True)\n" + last
+        done = run(code, tmp_path)
+        assert (done.returncode, done.stdout) == (status, "here\n")
+        assert ("ZeroDivisionError" in done.stderr) == (last == "1 / 0")
+        assert "Fatal" not in done.stderr
+
+    def test_a_thread_that_ends_the_program(self, tmp_path):
+        code = """
+def work():
+    assert meet()
+    sys.exit(7)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+assert meet()
+print("both")
+"""
+        done = run(code, tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "both\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+class TestFork:
+    @pytest.mark.parametrize("busy", [True, False])
+    def test_the_child_has_a_pool_of_its_own(self, tmp_path, busy):
+        code = """
+assert meet()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if meet() and meet() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+assert BUSY or meet()
+print("all")
+"""
+        code = "start_runner()\n" * busy + code.replace("BUSY", str(busy))
+        if busy:  # the other thread may have the pool: the parent cannot meet
+            code = code.replace("assert meet()\nfor", "for")
+        done = run(code, tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "all\n", "")
+
+    @pytest.mark.parametrize("method", ["fork", "spawn"])
+    def test_multiprocessing(self, tmp_path, method):
+        code = f"""
+import multiprocessing
+
+def work(number):
+    return number, meet()
+
+if __name__ == "__main__":
+    assert meet()
+    with multiprocessing.get_context("{method}").Pool(2) as pool:
+        print(pool.map(work, range(4), chunksize=1))
+    assert meet()
+"""
+        done = run(code, tmp_path)
+        expected = "[(0, True), (1, True), (2, True), (3, True)]\n"
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")

@@ -1,0 +1,221 @@
+"""A differential fuzzer: random programs on both tiers, and what is wrong in few lines.
+
+    python -m tests.compiler.fuzz --graphs 100000 --seed 0 --jobs 2
+
+`fuzz_make` and `fuzz_loops` write programs, `fuzz_check` runs them (`fuzz_compare` says what counts
+as equal), `fuzz_shrink` cuts failures down. Programs run in processes of their own, so that one that
+crashes or hangs is a finding like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+_CHUNK = 200  # programs for one process: memory and code of the compiler go with it
+_SILENCE = 300.0  # seconds without a sign of life
+_EVERY = 5  # one program in so many is a training loop
+
+FOLDER = Path(__file__).parents[2]
+
+
+def program_of(seed: int):  # type: ignore[no-untyped-def]
+    """The program that belongs to a seed."""
+    from .fuzz_loops import loop
+    from .fuzz_make import Maker
+
+    return loop(seed) if seed % _EVERY == _EVERY - 1 else Maker(seed).grow()
+
+
+def worker(first: int, count: int) -> None:
+    """Check programs and print a JSON line for each start, failure and the end."""
+    from .fuzz_check import Suspicions, check
+    from .fuzz_shrink import shrink
+
+    seen: Counter[str] = Counter()
+    for seed in range(first, first + count):
+        say({"start": seed})
+        program = program_of(seed)
+        failure = check(program)
+        if failure is None:
+            continue
+        kind = failure.kind.split("|")[0]
+        seen[kind] += 1
+        if seen[kind] <= (4 if kind == "value" else 1):
+            smaller = shrink(program, lambda each: failure.same(check(each)))
+            failure = check(smaller) or failure
+            program = smaller
+        say({"failed": seed, "kind": failure.kind, "text": failure.text,
+             "program": asdict(program)})  # fmt: skip
+    say({"done": count, "suspects": Suspicions.count})
+
+
+def say(message: dict) -> None:
+    print(json.dumps(message), flush=True)
+
+
+@dataclass
+class Result:
+    """What a long run found.
+
+    Attributes:
+        failures: (seed, kind, text, program) of each.
+        suspects: programs whose tiers differed by more than a few ulps, which rounding explained.
+    """
+
+    graphs: int = 0
+    seconds: float = 0.0
+    suspects: int = 0
+    failures: list[tuple[int, str, str, dict]] = field(default_factory=list)
+
+
+class Job:
+    """A process that checks one chunk, and what it said last."""
+
+    def __init__(self, first: int, count: int) -> None:
+        environment = {
+            "SCHUSS_CACHE": "0", "MALLOC_PERTURB_": "173", **os.environ,
+            "PYTHONPATH": f"{FOLDER / 'src'}{os.pathsep}{FOLDER}",
+        }  # fmt: skip
+        self.first, self.end, self.current = first, first + count, first
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.compiler.fuzz", "--worker", str(first), str(count)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=FOLDER,
+        )  # fmt: skip
+        self.heard = time.monotonic()
+        self.finished = False
+
+    def read(self, result: Result) -> bool:
+        """Take in what it said; False once it has ended."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], 0.2)
+        if not ready:
+            return time.monotonic() - self.heard < _SILENCE or self._hung()
+        line = self.process.stdout.readline()
+        if not line:
+            return False
+        self.heard = time.monotonic()
+        message = json.loads(line)
+        if "start" in message:
+            self.current = message["start"]
+            result.graphs += 1
+        elif "failed" in message:
+            result.failures.append(
+                (message["failed"], message["kind"], message["text"], message["program"])
+            )
+        else:
+            self.finished = True
+            result.suspects += message["suspects"]
+        return True
+
+    def _hung(self) -> bool:
+        self.process.kill()
+        return False
+
+    def rest(self, result: Result) -> range | None:
+        """After the end: what is left to check where it crashed."""
+        assert self.process.stderr is not None
+        said = self.process.stderr.read()
+        code = self.process.wait()
+        if self.finished:
+            return None
+        text = f"exit status {code} in program {self.current}\n{said[-3000:]}"
+        program = asdict(program_of(self.current))
+        result.failures.append((self.current, f"crash {code}", text, program))
+        return range(self.current + 1, self.end)
+
+
+def hunt(first: int, graphs: int, jobs: int, most_seconds: float) -> Iterator[Result]:
+    """Check programs in `jobs` processes; the result so far, after each piece of news."""
+    result = Result()
+    started = time.monotonic()
+    todo = [range(i, min(i + _CHUNK, first + graphs)) for i in range(first, first + graphs, _CHUNK)]
+    todo.reverse()
+    running: list[Job] = []
+    while todo or running:
+        late = time.monotonic() - started > most_seconds
+        if late:
+            todo.clear()
+        while todo and len(running) < jobs:
+            part = todo.pop()
+            running.append(Job(part.start, len(part)))
+        for job in list(running):
+            if not job.read(result):
+                running.remove(job)
+                rest = job.rest(result)
+                if rest:
+                    todo.append(rest)
+        result.seconds = time.monotonic() - started
+        yield result
+
+
+def described(seed: int, kind: str, text: str, program: dict) -> str:
+    """A failure as a script with a comment."""
+    from .fuzz_program import Program
+
+    made = Program(**{**program, "lines": tuple(program["lines"]),
+                      "outputs": tuple(program["outputs"])})  # fmt: skip
+    head = "\n".join(f"# {line}" for line in [f"seed {seed}: {kind}", *text.splitlines()])
+    return f"{head}\n{made.script()}"
+
+
+def record(path: Path, result: Result, first: int) -> None:
+    """Add a run to the page of results."""
+    title = "# Differential fuzzing\n\nRandom programs on the compiled tier against the reference"
+    page = path.read_text("utf-8") if path.exists() else (
+        f"{title} (`python -m tests.compiler.fuzz`).\n\n"
+        "| date | seeds | programs | minutes | explained by rounding | failures |\n"
+        "|---|---|---|---|---|---|\n"
+    )  # fmt: skip
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    last = first + result.graphs - 1
+    kinds = Counter(kind for _, kind, _, _ in result.failures)
+    found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common()) or "none"
+    row = (f"| {date} | {first} to {last} | {result.graphs:,} | {result.seconds / 60:.0f} "
+           f"| {result.suspects:,} | {found} |\n")  # fmt: skip
+    path.write_text(page + row, "utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--graphs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="the first program")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long")
+    parser.add_argument("--save", type=Path, help="a folder for the scripts of failures")
+    parser.add_argument("--record", type=Path, help="a page to add the result to")
+    parser.add_argument("--worker", nargs=2, type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        worker(*given.worker)
+        return 0
+    shown, at, result = 0, 0.0, Result()
+    for result in hunt(given.seed, given.graphs, given.jobs, 60 * given.minutes):
+        for failure in result.failures[shown:]:
+            script = described(*failure)
+            print(script, flush=True)
+            if given.save:
+                given.save.mkdir(parents=True, exist_ok=True)
+                (given.save / f"seed{failure[0]}.py").write_text(script, "utf-8")
+            shown += 1
+        if result.seconds > at:
+            at = result.seconds + 30
+            print(f"{result.graphs} programs, {result.seconds:.0f} s, {result.suspects} explained "
+                  f"by rounding, {len(result.failures)} failures", file=sys.stderr, flush=True)  # fmt: skip
+    if given.record:
+        record(given.record, result, given.seed)
+    print(f"{result.graphs} programs in {result.seconds:.0f} s: {len(result.failures)} failures")
+    return 1 if result.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Whether two tiers agree as far as rounding lets them.
+
+Two right implementations round differently: sums in another order, a product and a sum in one
+step, half precisions kept wide between two ops, functions off by an ulp or two. How far that
+carries depends on the graph (a difference of large numbers, a comparison, an argmax), so it is
+found by experiment: the reference runs several times with every rounded result moved by about as
+much as an implementation may be off. What no such run comes near is an error. (Stochastic
+arithmetic: Parker, "Monte Carlo arithmetic", 1997.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from schuss import dtypes
+from schuss.execution import tiers
+from schuss.execution.evaluate import watchers
+from schuss.graph import REGISTRY, Node
+
+# Results that are the same bits in every right implementation, given the same inputs.
+EXACT = frozenset(
+    """
+    alias detach reshape permute broadcast_to slice reverse windows slice_update concat gather
+    scatter where negative abs relu sign floor ceil trunc round max min maximum minimum copysign
+    nextafter checked_index positions random_bits real imag conj astype argmax argmin argsort
+    """.split()
+)
+_FUNCTIONS = frozenset(
+    """
+    exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf sigmoid
+    power atan2
+    """.split()
+)
+_SUMS = frozenset(
+    "sum cumsum matmul convolve convolve_input convolve_weight overlap scatter_add".split()
+)
+_WHOLE = frozenset("attention attention_gradient solve".split())  # moved at their inputs too
+_OFF = 4.0  # ulps that functions may be off
+
+
+class Noise:
+    """Moves the result of each op that rounds, as far as another implementation might."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, node: Node) -> None:
+        name = node.op.name  # type: ignore[union-attr]
+        if name in EXACT or not dtypes.is_inexact(node.dtype) or not node.size:
+            return
+        value, reach = node.value, None
+        assert value is not None
+        with np.errstate(all="ignore"):
+            if name in _SUMS:
+                reach = self._of_sum(node)
+            elif name in _WHOLE:
+                value = self._moved_inputs(node)
+                reach = _epsilon(node.dtype) * 2 * float(np.abs(value).max())
+            ulps = _OFF if name in _FUNCTIONS else 1.0
+            if name in ("prod", "cumprod"):
+                ulps = max(1.0, node.inputs[0].size / max(1, node.size)) ** 0.5 + 1
+            size = np.abs(value).astype(np.float64) * (ulps * _epsilon(node.dtype))
+            moved = self._moved(value, size if reach is None else reach + size)
+            if name in _SUMS or name in _WHOLE:  # a sum of zeros may be either of the two zeros
+                turned = np.where(self.rng.random(moved.shape) < 0.5, -moved, moved)
+                moved = np.where(moved == 0, turned, moved)
+            node.value = moved
+
+    def _moved(self, value: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
+        wide = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
+        reach = np.where(np.isfinite(reach), reach, 0.0)
+        return (wide + self.rng.uniform(-1, 1, value.shape) * reach).astype(value.dtype)
+
+    def _of_sum(self, node: Node) -> np.ndarray:
+        """What adding up in another order may change: in proportion to the sum of sizes."""
+        op = REGISTRY[node.op.name]  # type: ignore[union-attr]
+        sizes = [
+            np.abs(each.value) if dtypes.is_inexact(each.dtype) else each.value
+            for each in node.inputs
+        ]
+        wide = [x.astype(np.float64) if dtypes.is_inexact(x.dtype) else x for x in sizes]
+        total = op.reference(*wide, **node.attributes)
+        terms = max(1.0, max(each.size for each in node.inputs) / max(1, node.size))
+        rough = _epsilon(dtypes.accumulator(node.dtype))
+        return np.asarray(total, np.float64) * rough * max(2.0, terms**0.5 / 4)
+
+    def _moved_inputs(self, node: Node) -> np.ndarray:
+        rough = 4 * _epsilon(node.dtype)
+        moved = [
+            self._moved(x.value, np.abs(x.value).astype(np.float64) * rough)  # type: ignore[arg-type]
+            if dtypes.is_inexact(x.dtype) else x.value
+            for x in node.inputs
+        ]  # fmt: skip
+        return np.asarray(node.op.reference(*moved, **node.attributes))  # type: ignore[union-attr]
+
+
+def _epsilon(dtype: dtypes.DType) -> float:
+    return float(dtypes_finfo(dtype).eps)
+
+
+def dtypes_finfo(dtype: dtypes.DType) -> np.finfo:
+    """finfo, which for bfloat16 comes from elsewhere."""
+    import ml_dtypes
+
+    return ml_dtypes.finfo(dtype)
+
+
+def with_noise(evaluate: Callable[[], list[np.ndarray]], seed: int) -> list[np.ndarray]:
+    """The values of a reference run in which every rounding is moved."""
+    noise = Noise(seed)
+    watchers.append(noise)
+    try:
+        with tiers.using("reference"):
+            return evaluate()
+    finally:
+        watchers.remove(noise)
+
+
+def widely(x: np.ndarray) -> np.ndarray:
+    """Floats as float64 or complex128, the rest as it is."""
+    if dtypes.is_complex(x.dtype):
+        return x.astype(np.complex128)
+    return x.astype(np.float64) if dtypes.is_floating(x.dtype) else x
+
+
+def differing(reference: np.ndarray, other: np.ndarray, ulps: float = 4.0) -> np.ndarray:
+    """Where two arrays of one dtype differ by more than some ulps."""
+    if not dtypes.is_inexact(reference.dtype):
+        return np.asarray(reference != other)
+    a, b = widely(reference), widely(other)
+    info = dtypes_finfo(reference.dtype)
+    with np.errstate(all="ignore"):
+        near = np.abs(a - b) <= ulps * float(info.eps) * np.abs(a) + float(info.tiny)
+    return ~(near | (a == b) | (np.isnan(a) & np.isnan(b)))
+
+
+def unexplained(
+    reference: np.ndarray, other: np.ndarray, moved: list[np.ndarray], reach: float = 4.0
+) -> np.ndarray:
+    """Where `other` is further from the reference than `reach` times all moved runs."""
+    wrong = differing(reference, other, 8.0)
+    if not dtypes.is_inexact(reference.dtype):
+        for each in moved:
+            wrong = wrong & (each == reference)  # it hangs on a rounding
+        return wrong
+    a, b = widely(reference), widely(other)
+    spread = np.zeros(a.shape)
+    with np.errstate(all="ignore"):
+        for each in moved:
+            distance = np.abs(widely(each) - a)
+            same = (widely(each) == a) | (np.isnan(a) & np.isnan(widely(each)))
+            distance = np.where(same, 0.0, np.where(np.isfinite(distance), distance, np.inf))
+            spread = np.maximum(spread, distance)
+        within = np.abs(a - b) <= reach * spread
+    return wrong & ~within & ~np.isinf(spread)
