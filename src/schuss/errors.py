@@ -98,6 +98,13 @@ class BadValueError(Exception):
         self.hint = hint
 
 
+class CheckFailedError(Exception):
+    """An index in a compiled program points outside; nothing has been overwritten.
+
+    The reference tier then finds out what to tell the user.
+    """
+
+
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _RECIPES = os.path.join(_PACKAGE, "recipes") + os.sep  # recipes are programs of users
 _STDLIB = os.path.dirname(os.__file__) + os.sep

@@ -128,9 +128,7 @@ def _described(name, reference, found, wrong, number):  # type: ignore[no-untype
     return "\n".join(lines)
 
 
-def _compare_errors(
-    expected: BaseException | None, found: BaseException | None
-) -> Failure | None:
+def _compare_errors(expected: BaseException | None, found: BaseException | None) -> Failure | None:
     if expected is not None and found is not None:
         if type(expected) is type(found) and str(expected) == str(found):
             return None

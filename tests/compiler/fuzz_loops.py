@@ -79,7 +79,9 @@ def loop(seed: int) -> Program:
     n, d, o = sizes["n"], sizes["d"], sizes["o"]
     batches = rng.random() < 0.5
     count = steps if batches else 1
-    inputs[f"x{first}"] = f"rng({first}).standard_normal(({count}, {n}, {d})).astype(schuss.{dtype})"
+    inputs[f"x{first}"] = (
+        f"rng({first}).standard_normal(({count}, {n}, {d})).astype(schuss.{dtype})"
+    )
     inputs[f"x{first + 1}"] = f"rng({first + 1}).standard_normal(({n}, {o})).astype(schuss.{dtype})"
     inputs[f"x{first + 2}"] = f"rng({first + 2}).integers(0, {o}, ({n},))"
     listed = f"[{', '.join(params)}]"

@@ -157,13 +157,12 @@ def _smaller(program: Program) -> Iterator[Program]:
                                                          str(less), text)  # fmt: skip
             inputs = {name: _in_shape(text, n, less) for name, text in program.inputs.items()}
             yield program.with_(inputs=inputs)
-            yield program.with_(
-                inputs=inputs, lines=tuple(change(line) for line in program.lines)
-            )
+            yield program.with_(inputs=inputs, lines=tuple(change(line) for line in program.lines))
 
 
 def _in_shape(text: str, n: int, less: int) -> str:
     """The expression of an input with one size replaced, in the tuples of its shape."""
+
     def replaced(found: re.Match[str]) -> str:
         return re.sub(rf"\b{n}\b", str(less), found[0])
 

@@ -6,19 +6,126 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-UNARY = """exp expm1 log log1p sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf
-    sigmoid relu abs sign floor ceil trunc round negative square rsqrt reciprocal isnan isinf
-    isfinite log2 log10 signbit exp tanh sqrt sigmoid relu log""".split()
-LAYERS = "gelu silu elu selu softplus leaky_relu hardtanh softsign logsigmoid relu6".split()
-BINARY = """add subtract multiply divide maximum minimum add subtract multiply divide pow atan2
-    remainder floor_divide copysign nextafter hypot logaddexp less less_equal greater equal
-    not_equal""".split()
-OF_INTEGERS = """add subtract multiply remainder floor_divide maximum minimum bitwise_and bitwise_or
-    bitwise_xor bitwise_left_shift bitwise_right_shift less equal not_equal greater_equal divide
-    pow""".split()
-OF_TRUTH = "logical_and logical_or logical_xor equal not_equal add multiply".split()
-DTYPES = """bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64
-    float32 float32 complex64""".split()
+UNARY = [
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "erf",
+    "sigmoid",
+    "relu",
+    "abs",
+    "sign",
+    "floor",
+    "ceil",
+    "trunc",
+    "round",
+    "negative",
+    "square",
+    "rsqrt",
+    "reciprocal",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "log2",
+    "log10",
+    "signbit",
+    "exp",
+    "tanh",
+    "sqrt",
+    "sigmoid",
+    "relu",
+    "log",
+]
+LAYERS = [
+    "gelu",
+    "silu",
+    "elu",
+    "selu",
+    "softplus",
+    "leaky_relu",
+    "hardtanh",
+    "softsign",
+    "logsigmoid",
+    "relu6",
+]
+BINARY = [
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "maximum",
+    "minimum",
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "pow",
+    "atan2",
+    "remainder",
+    "floor_divide",
+    "copysign",
+    "nextafter",
+    "hypot",
+    "logaddexp",
+    "less",
+    "less_equal",
+    "greater",
+    "equal",
+    "not_equal",
+]
+OF_INTEGERS = [
+    "add",
+    "subtract",
+    "multiply",
+    "remainder",
+    "floor_divide",
+    "maximum",
+    "minimum",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "bitwise_left_shift",
+    "bitwise_right_shift",
+    "less",
+    "equal",
+    "not_equal",
+    "greater_equal",
+    "divide",
+    "pow",
+]
+OF_TRUTH = ["logical_and", "logical_or", "logical_xor", "equal", "not_equal", "add", "multiply"]
+DTYPES = [
+    "bool_",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "float32",
+    "float32",
+    "complex64",
+]
 
 Step = Callable[[Any], "str | None"]
 STEPS: list[tuple[Step, float]] = []
@@ -98,13 +205,21 @@ def where(m: Any) -> str:
 
 
 @step(4)
-def cast(m: Any) -> str:
-    return f"{m.fresh()} = {m.pick()}.astype(schuss.{m.random.choice(DTYPES)})"
+def cast(m: Any) -> str | None:
+    name, dtype = m.pick(), m.random.choice(DTYPES)
+    if "int" in dtype and m.env[name].dtype.kind not in "biu":
+        if m.wild or m.env[name].dtype.kind == "c":
+            return None
+        # What is outside of the integers' range is undefined, as in C.
+        name = f"schuss.clip({name}, {0 if dtype[0] == 'u' else -100}, 100)"
+    return f"{m.fresh()} = {name}.astype(schuss.{dtype})"
 
 
 @step(1)
 def clip(m: Any) -> str:
-    return f"{m.fresh()} = schuss.clip({m.pick('f', 'i')}, -1, {m.random.choice(['1', '2', 'None'])})"
+    return (
+        f"{m.fresh()} = schuss.clip({m.pick('f', 'i')}, -1, {m.random.choice(['1', '2', 'None'])})"
+    )
 
 
 # --- movement ---
@@ -187,7 +302,9 @@ def flip(m: Any) -> str:
 @step(2.5)
 def broadcast(m: Any) -> str:
     name = m.pick()
-    shape = [n if n != 1 or m.chance(0.3) else m.random.choice([1, 2, 5]) for n in m.env[name].shape]
+    shape = [
+        n if n != 1 or m.chance(0.3) else m.random.choice([1, 2, 5]) for n in m.env[name].shape
+    ]
     if len(shape) < 4 and m.chance(0.6):
         shape = [m.random.choice([1, 2, 3, 8]), *shape]
     return f"{m.fresh()} = schuss.broadcast_to({name}, {tuple(shape)})"
@@ -209,7 +326,9 @@ def overlap(m: Any) -> str | None:
     name = m.pick("f", least=2)
     *_, count, kernel = m.env[name].shape
     stride, dilation = m.random.choice([1, 2, 3]), m.random.choice([1, 1, 2])
-    size = (count - 1) * stride + dilation * (kernel - 1) + 1 + m.random.choice([0, 0, 1, stride - 1])
+    size = (
+        (count - 1) * stride + dilation * (kernel - 1) + 1 + m.random.choice([0, 0, 1, stride - 1])
+    )
     if not count or not kernel or (size - dilation * (kernel - 1) - 1) // stride + 1 != count:
         return None
     return f"{m.fresh()} = op('overlap', {name}, sizes=({size},), stride=({stride},), dilation=({dilation},))"
@@ -289,7 +408,9 @@ def copy(m: Any) -> str:
 @step(7)
 def reduce(m: Any) -> str:
     name = m.pick("f", "f", "i", "u")
-    function = m.random.choice("sum sum sum mean max min max prod var std logsumexp".split())
+    function = m.random.choice(
+        ["sum", "sum", "sum", "mean", "max", "min", "max", "prod", "var", "std", "logsumexp"]
+    )
     return f"{m.fresh()} = schuss.{function}({name}, axis={m.axes(name)}, keepdims={m.chance(0.5)})"
 
 
@@ -305,7 +426,15 @@ def along(m: Any) -> str:
     name = m.pick("f", "f", "i", least=1)
     axis = m.random.randrange(m.env[name].ndim)
     function = m.random.choice(
-        "argmax argmin argsort sort cumulative_sum cumulative_prod cumulative_sum".split()
+        [
+            "argmax",
+            "argmin",
+            "argsort",
+            "sort",
+            "cumulative_sum",
+            "cumulative_prod",
+            "cumulative_sum",
+        ]
     )
     return f"{m.fresh()} = schuss.{function}({name}, axis={axis})"
 
@@ -437,7 +566,9 @@ def one_hot(m: Any) -> str:
 def softmax(m: Any) -> str:
     name = m.pick("f", least=1)
     axis = m.random.randrange(m.env[name].ndim)
-    return f"{m.fresh()} = schuss.{m.random.choice(['softmax', 'log_softmax'])}({name}, axis={axis})"
+    return (
+        f"{m.fresh()} = schuss.{m.random.choice(['softmax', 'log_softmax'])}({name}, axis={axis})"
+    )
 
 
 @step(2)
@@ -472,7 +603,7 @@ def loss(m: Any) -> str:
     a = m.pick("f")
     b = m.input(m.env[a].shape, str(m.env[a].dtype))
     name = m.random.choice(
-        "mse_loss l1_loss huber_loss smooth_l1_loss binary_cross_entropy_with_logits".split()
+        ["mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits"]
     )
     return f"{m.fresh()} = nn.functional.{name}({a}, {b})"
 

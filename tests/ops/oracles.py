@@ -471,6 +471,8 @@ ORACLES: dict[str, Oracle] = {
     "slice": slice_,
     "slice_update": slice_update,
     "concat": concat,
+    "checked_index": lambda index, size, axis: index,
+    "positions": lambda shape, axis: np.indices(shape)[axis],
     "gather": gather,
     "scatter": scatter,
     "scatter_add": scatter_add,

@@ -15,6 +15,7 @@ import schuss
 from schuss import dtypes
 from schuss.errors import DTypeError
 from schuss.execution.evaluate import watchers
+from schuss.execution.tiers import using
 from schuss.functions.arguments import adopt
 from schuss.graph import OUTPUT, REGISTRY, Node, Op, Sample, apply
 from schuss.ops.elementwise import alias
@@ -23,8 +24,8 @@ from .oracles import ORACLES
 
 NAMES = sorted(REGISTRY)
 SINGLE_ONLY = {  # LAPACK and FFTs know no half precisions
-    "cholesky", "cofactors", "det", "eigh", "eigvalsh", "orthogonal_complement", "pinv", "qr",
-    "rfft", "slogdet", "solve", "svd", "svdvals",
+    "cholesky", "cofactors", "det", "eigh", "eigvalsh", "orthogonal_complement", "over_gaps",
+    "pinv", "qr", "rfft", "slogdet", "solve", "svd", "svdvals",
 }  # fmt: skip
 
 
@@ -146,6 +147,106 @@ def wide(x: np.ndarray) -> np.ndarray:
     if x.dtype == np.complex64:
         return x.astype(np.complex128)
     return x.astype(np.float64) if x.dtype in dtypes.HALF or x.dtype == np.float32 else x
+
+
+# --- the compiled tier ---
+
+POSITIONS = {"gather", "scatter", "scatter_add", "checked_index", "random_bits"}  # hold indices
+OF_GRADIENTS = {"masked_product"}  # which are floating
+LAYOUTS = (np.ascontiguousarray, spread_out, backwards)
+
+
+def as_dtype(x: np.ndarray, dtype: np.dtype, op: Op) -> np.ndarray:
+    """A sample's input in another dtype: whole numbers for integers, positive where unsigned."""
+    if dtypes.is_complex(dtype):
+        return (np.nan_to_num(x, posinf=2, neginf=-2) * (1 + 0.5j) - 0.2j).astype(dtype)
+    if dtypes.is_integral(dtype):
+        if is_floating(x):
+            x = np.round(3 * np.nan_to_num(x, posinf=2, neginf=-2))
+        if dtype in dtypes.UNSIGNED or op.name == "power":
+            x = np.abs(x)
+    return x.astype(dtype)
+
+
+def in_dtype(op: Op, sample: Sample, dtype: np.dtype) -> Sample | None:
+    """The sample in another dtype; None where the op does not know that dtype."""
+    if any(dtypes.is_complex(x.dtype) for x in sample.inputs) and not dtypes.is_complex(dtype):
+        return None
+    if op.name in OF_GRADIENTS and not dtypes.is_floating(dtype):
+        return None
+    moved = [dtypes.is_inexact(x.dtype) for x in sample.inputs]
+    if not any(moved) and op.name not in POSITIONS:
+        truths = all(x.dtype == np.bool_ for x in sample.inputs)
+        moved = [op.name in ("any", "all") or not truths] * len(moved)
+    inputs = [
+        as_dtype(x, dtype, op) if move else x for x, move in zip(sample.inputs, moved, strict=True)
+    ]
+    made = dataclasses.replace(sample, inputs=inputs)
+    try:
+        with using("reference"):
+            run(op, inputs, sample.attributes).numpy()
+    except (TypeError, AssertionError, np.exceptions.ComplexWarning):  # as NumPy or `infer` says
+        return None
+    return made
+
+
+def cases(name: str) -> list[Sample]:
+    """Every sample, laid out in one of three ways, and every dtype that the op knows.
+
+    Not all of both: a test stays a second.
+    """
+    op, samples = REGISTRY[name], samples_of(name)
+    made = []
+    for i, sample in enumerate(samples):
+        laid = [LAYOUTS[i % 3](np.asarray(x)).reshape(x.shape) for x in sample.inputs]
+        made.append(dataclasses.replace(sample, inputs=laid))
+    filled = [s for s in samples if all(x.size > 1 for x in s.inputs)] or samples
+    for i, dtype in enumerate(dtypes.ALL):
+        sample = in_dtype(op, filled[i % len(filled)], dtype)
+        if sample is not None:
+            made.append(sample)
+    return made
+
+
+def assert_near(found: np.ndarray, expected: np.ndarray, sample: Sample) -> None:
+    """Equal up to a few roundings of the dtype, in proportion to the largest number."""
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    if not dtypes.is_inexact(expected.dtype):
+        np.testing.assert_array_equal(found, expected)
+        return
+    precision = float(schuss.finfo(dtypes.real_of(expected.dtype)).eps)
+    a = found.astype(np.complex128) if dtypes.is_complex(found.dtype) else wide(found)
+    b = expected.astype(np.complex128) if dtypes.is_complex(found.dtype) else wide(expected)
+    scale = max(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))
+    np.testing.assert_allclose(a, b, rtol=8 * precision, atol=8 * precision * scale)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_agrees_with_the_reference(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """All cases in one evaluation, for each takes a few milliseconds to compile."""
+    monkeypatch.setenv("SCHUSS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))
+    op, found = REGISTRY[name], {}
+    for tier in ("reference", "compiled"):
+        with using(tier):
+            results = [run(op, sample.inputs, sample.attributes) for sample in cases(name)]
+            schuss.evaluate(*results)
+            assert schuss.last_run().tier == tier
+            found[tier] = [each.numpy() for each in results]
+    for sample, a, b in zip(cases(name), found["compiled"], found["reference"], strict=True):
+        assert_near(a, b, sample)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cases_cover_the_dtypes(name: str) -> None:
+    """That no cast quietly makes the test above one of float64 alone."""
+    seen = {x.dtype for sample in cases(name) for x in sample.inputs}
+    if name in OF_FLOATS and name not in SINGLE_ONLY:
+        assert seen >= set(dtypes.FLOATING)
+    if name in ("add", "multiply", "maximum", "equal", "sum", "gather", "concat", "matmul"):
+        assert seen >= set(dtypes.REAL)
 
 
 @pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float16, dtypes.bfloat16], ids=str)

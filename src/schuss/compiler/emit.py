@@ -164,7 +164,7 @@ class Emitter:
         outer, reduced, inner = column_order(reduction)
         made: list[Affine] = [()] * len(shape)
         for loop, axis in enumerate((*outer, *reduced, *inner)):
-            made[axis] = tuple(int(i == loop) for i in range(self.loops)) + (0,)
+            made[axis] = (*[int(i == loop) for i in range(self.loops)], 0)
         return tuple(made)
 
     # --- lines ---
@@ -225,9 +225,7 @@ class Emitter:
                 if memory is None:
                     raise
                 affine = scaled_sum(index, strides_of(value.shape), self.loops)
-                return self.kernel.add(
-                    "load", (), value.dtype, (self.kernel.word(memory), affine)
-                )
+                return self.kernel.add("load", (), value.dtype, (self.kernel.word(memory), affine))
             return self.value(value.inputs[0], inner)
         if value.op == "positions":
             return self.kernel.add("iota", (), value.dtype, index[value.attributes["axis"]])
@@ -236,10 +234,7 @@ class Emitter:
         if value.op == "gather":
             return self._gather(value, index)
         inputs = tuple(
-            [
-                self.value(each, broadcast(each.shape, index, self.loops))
-                for each in value.inputs
-            ]
+            [self.value(each, broadcast(each.shape, index, self.loops)) for each in value.inputs]
         )
         return self.kernel.add(value.op, inputs, value.dtype)
 
@@ -250,9 +245,7 @@ class Emitter:
 
     def _random(self, value: Value, index: Index) -> int:
         state = value.inputs[0]
-        words = tuple(
-            [self.value(state, ((0,) * self.loops + (place,),)) for place in range(3)]
-        )
+        words = tuple([self.value(state, ((0,) * self.loops + (place,),)) for place in range(3)])
         linear = scaled_sum(index, strides_of(value.shape), self.loops)
         return self.kernel.add("random", words, value.dtype, linear)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from schuss import dtypes
 from schuss.compiler.emit import COST, Emitter, NotInStepError, canonical, is_map, position
@@ -47,7 +48,8 @@ def fuse(graph: Graph) -> list[Unit]:
         try:
             return _Fusion(graph, forced).units()
         except NotAffineError as problem:  # a reshape that has to move memory
-            assert problem.value not in forced, problem.value
+            if problem.value in forced:
+                raise
             forced.add(problem.value)
 
 
@@ -91,7 +93,7 @@ def sizes_between(bounds: frozenset[int]) -> tuple[int, ...] | None:
     """The loop sizes that these places cut into; None where they do not nest."""
     ordered = sorted(bounds)
     sizes = []
-    for low, high in zip(ordered[:-1], ordered[1:], strict=True):
+    for low, high in pairwise(ordered):
         if high % low:
             return None
         sizes.append(high // low)
@@ -202,7 +204,7 @@ class _Fusion:
         if 0 in anchor.shape or any(0 in each.shape for each in anchor.inputs):
             return []
         read = {v for each in anchor.inputs for v in self.loads[each] if v.size > 1}
-        found = {group: 0 for group in needs}
+        found = dict.fromkeys(needs, 0)
         if is_map(anchor) or anchor.op in REDUCTIONS:
             for group in self.groups[-64:]:
                 if group.kind in ("loops", "column"):
@@ -225,7 +227,8 @@ class _Fusion:
         if anchor.op in REDUCTIONS:
             if group.kind != "loops" or _kind(anchor) != "loops":
                 return None
-            shape, row = anchor.inputs[0].shape, anchor.inputs[0].size // anchor.size
+            row: int | None = anchor.inputs[0].size // anchor.size
+            shape = anchor.inputs[0].shape
             if group.row not in (None, row) or math.prod(shape) != group.size:
                 return None
             if row == group.size and group.row is None and len(group.anchors) > 1:
@@ -264,9 +267,7 @@ class _Fusion:
             return None
         return group.bounds, None
 
-    def _fits(
-        self, group: Group, anchor: Value, sizes: tuple[int, ...], row: int | None
-    ) -> bool:
+    def _fits(self, group: Group, anchor: Value, sizes: tuple[int, ...], row: int | None) -> bool:
         """Whether the anchor can be written down in the group: a rehearsal."""
         trial = self._emitter(group, sizes, row, {*group.anchors, anchor}, anchor)
         try:
@@ -292,13 +293,13 @@ class _Fusion:
         for each in anchor.inputs:
             group.reads |= self.loads[each]
         new = 0
-        for each in needs:
-            new |= each.bit | each.before
+        for other in needs:
+            new |= other.bit | other.before
         if new & ~group.before:
             group.before |= new
-            for each in self.groups:
-                if each.before & group.bit:
-                    each.before |= group.before
+            for other in self.groups:
+                if other.before & group.bit:
+                    other.before |= group.before
 
     # --- writing down ---
 
@@ -384,9 +385,8 @@ class _Fusion:
 
     def _operand(self, product: Value, place: int) -> tuple[Value, Affine]:
         """The memory of an operand, and its position over (batch ..., m, n, k)."""
-        x, y = product.inputs
         lead = len(product.shape) - 2
-        sizes = (*product.shape, x.shape[-1])
+        sizes = (*product.shape, product.inputs[0].shape[-1])
         loops = identity(sizes)
         rows = (loops[lead], loops[lead + 2]) if place == 0 else (loops[lead + 2], loops[lead + 1])
         value = product.inputs[place]
@@ -467,8 +467,7 @@ class _Fusion:
         elif anchor.op == "pieces":
             cuts = anchor.attributes["cuts"]
             parts = [
-                self._copy(anchor, each, cut)
-                for each, cut in zip(anchor.inputs, cuts, strict=True)
+                self._copy(anchor, each, cut) for each, cut in zip(anchor.inputs, cuts, strict=True)
             ]
             kernels = [parts]
             if sum(each.size for each in anchor.inputs) < anchor.size:
@@ -581,9 +580,9 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[:1]
     if value.op == "scatter_add" and scatters_rows(value):
         return value.inputs[1:]
-    if is_map(value) or value.op in ("concat", "slice_update", "pieces") and lowered(value):
+    if is_map(value) or (value.op in ("concat", "slice_update", "pieces") and lowered(value)):
         return ()
-    if value.op in REDUCTIONS and lowered(value) or value.op in VIEWS:
+    if (value.op in REDUCTIONS and lowered(value)) or value.op in VIEWS:
         return ()
     return value.inputs
 

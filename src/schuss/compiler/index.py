@@ -26,7 +26,7 @@ class NotAffineError(Exception):
 def identity(sizes: Sequence[int]) -> Index:
     """Each axis of the value is one loop axis."""
     n = len(sizes)
-    return tuple(tuple(int(i == axis) for i in range(n)) + (0,) for axis in range(n))
+    return tuple((*[int(i == axis) for i in range(n)], 0) for axis in range(n))
 
 
 def zero(loops: int) -> Affine:
@@ -47,7 +47,7 @@ def scaled_sum(index: Index, scales: Sequence[int], loops: int, offset: int = 0)
 def through(view: Value, index: Index, sizes: Sequence[int]) -> Index:
     """The index into the input of `view` that `index` into its result means.
 
-    `sizes` are those of the loop axes. Raises NotAffineError for a reshape that would need division.
+    `sizes` are those of the loop axes. Raises NotAffineError for a reshape that needs division.
     """
     return _THROUGH[view.op](view, index, sizes)
 

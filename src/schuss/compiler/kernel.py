@@ -120,7 +120,9 @@ class Kernel:
         runs = [self.sizes[: self.outer], self.sizes[self.outer : self.outer + self.reduced]]
         runs.append(self.sizes[self.outer + self.reduced :])
         names = ("outer", "reduced", "inner")
-        head = ", ".join(f"{name} {list(run)}" for name, run in zip(names, runs, strict=True) if run)
+        head = ", ".join(
+            f"{name} {list(run)}" for name, run in zip(names, runs, strict=True) if run
+        )
         lines = [f"for {head or 'one point'}:"]
         for number, line in enumerate(self.lines):
             lines.append(f"  %{number} = {_line_text(line)} : {line.dtype}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.units import Host, Loops, Product, Unit
@@ -67,7 +68,10 @@ class Plan:
 
 
 def plan(
-    graph: Graph, units: list[Unit], outputs: list[Value], measure: Callable[[Unit], tuple[int, int]]
+    graph: Graph,
+    units: list[Unit],
+    outputs: list[Value],
+    measure: Callable[[Unit], tuple[int, int]],
 ) -> Plan:
     """Waves and places for `units`, of which `measure` tells (waves, bytes of workspace).
 
@@ -105,7 +109,8 @@ def _donations(
 ) -> dict[Value, Value]:
     """Pairs of an output and an input that one kernel reads and writes at the same places.
 
-    Inputs in `seen` go on to be looked at. All other readers of the input have to come first, which `needs` is told.
+    Inputs in `seen` go on to be looked at. All other readers of the input have to come first, which
+    `needs` is told.
     """
     readers: dict[Value, set[int]] = {}
     for i, step in enumerate(steps):
@@ -172,9 +177,11 @@ def _alike(unit: Unit) -> list[tuple[Value, Value]]:
 
 def _only_read_at(kernel: Kernel, word: int, affine: tuple[int, ...]) -> bool:
     for line in kernel.lines:
-        if line.op in ("load", "gather") and line.detail[0] == word:  # type: ignore[index]
-            if line.op == "gather" or line.detail[1] != affine:  # type: ignore[index]
-                return False
+        detail: Any = line.detail
+        if line.op == "load" and detail[0] == word and detail[1] != affine:
+            return False
+        if line.op == "gather" and detail[0] == word:
+            return False
     # A row that is gone over several times is read again after a pass has written it.
     return not any(line.op.startswith("reduce.") for line in kernel.lines)
 
@@ -193,9 +200,9 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
     early = 0
     for i in checking:
         early |= 1 << i | before[i]
-    donated = {
-        i for i in order if any(v in made.donations for v in steps[i].unit.writes())
-    } - {i for i in order if early >> i & 1}
+    donated = {i for i in order if any(v in made.donations for v in steps[i].unit.writes())} - {
+        i for i in order if early >> i & 1
+    }
     for i in donated:
         needs[i] |= set(checking)
     pending = list(order)
@@ -219,7 +226,7 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
 
 
 def _set_places(made: Plan, outputs: set[Value]) -> None:
-    """Offsets in the arena, the largest values first, each as low as those beside it in time allow."""
+    """Offsets in the arena: the largest first, each as low as those that live beside it allow."""
     first: dict[Value | int, int] = {}
     last: dict[Value | int, int] = {}
     sizes: dict[Value | int, int] = {}

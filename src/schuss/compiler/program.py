@@ -22,7 +22,7 @@ from schuss.compiler.plan import Plan, plan
 from schuss.compiler.simplify import simplify
 from schuss.compiler.units import Host, Unit
 from schuss.compiler.values import VIEWS, Graph, Value
-from schuss.execution.tiers import CheckFailedError
+from schuss.errors import CheckFailedError
 from schuss.graph import REGISTRY
 
 
@@ -211,7 +211,7 @@ class Program:
         return -1, False, chain
 
     def _cut(self) -> list[tuple[int, int, list[Host], bool]]:
-        """Runs of waves with nothing to do in between: (from, to, host steps, then look at checks)."""
+        """Waves with nothing to do in between: (from, to, host steps, then look at checks)."""
         made, found, start = self.compiled.plan, [], 0
         for wave in range(made.waves):
             hosts, look = self._hosts[wave], bool(self._checks) and wave == made.checked
@@ -222,7 +222,9 @@ class Program:
 
     # --- running ---
 
-    def run(self, arrays: Sequence[np.ndarray], dying: Sequence[bool] | None = None) -> list[np.ndarray]:
+    def run(
+        self, arrays: Sequence[np.ndarray], dying: Sequence[bool] | None = None
+    ) -> list[np.ndarray]:
         """The outputs for these inputs.
 
         Args:
@@ -238,10 +240,10 @@ class Program:
                 slots[slot] = _arena.address + offset
             self._version = _arena.version
         for i, slot, offset in self._of_inputs:
-            slots[slot] = _from_address(id(arrays[i]) + _DATA_AT).value + offset
+            slots[slot] = address_of(arrays[i]) + offset
         memories = [self._memory(i, arrays, dying) for i in range(len(self._pools))]
         for i, slot, offset in self._of_memories:
-            slots[slot] = _from_address(id(memories[i]) + _DATA_AT).value + offset
+            slots[slot] = address_of(memories[i]) + offset
         run = self.waves.run
         for first, last, hosts, look in self._segments:
             run(first, last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from schuss.compiler.kernel import Kernel, position_of
 from schuss.compiler.units import Assemble, Loops, Product, ScatterAdd, Unit
@@ -64,8 +64,8 @@ def verify_kernel(kernel: Kernel) -> None:
     for number, line in enumerate(kernel.lines):
         assert all(each < number for each in line.inputs), f"line {number} uses a later one"
         if line.op == "load":
-            word, affine = line.detail  # type: ignore[misc]
-            _verify_inside(kernel, kernel.buffers[word], affine)
+            detail: Any = line.detail
+            _verify_inside(kernel, kernel.buffers[detail[0]], detail[1])
         affine = position_of(line)
         assert affine is None or len(affine) == len(kernel.sizes) + 1, f"line {number}: {affine}"
     for store in kernel.stores:
@@ -79,9 +79,8 @@ def _verify_inside(kernel: Kernel, buffer: Value, affine: tuple[int, ...]) -> No
     highest = affine[-1] + sum(max(0, each) for each in steps)
     if buffer.op == "input" and buffer.strides is not None:
         return  # a view of memory that reaches further than its elements
-    assert 0 <= lowest and highest < max(1, math.prod(buffer.shape)), (
-        f"{buffer!r} is accessed from {lowest} to {highest}"
-    )
+    inside = lowest >= 0 and highest < max(1, math.prod(buffer.shape))
+    assert inside, f"{buffer!r} is accessed from {lowest} to {highest}"
 
 
 def verify_plan(plan: Plan, outputs: set[Value]) -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 import numpy as np
 
 from schuss.context import context
-from schuss.errors import BadValueError, SchussError
+from schuss.errors import BadValueError, CheckFailedError, SchussError
 from schuss.execution import tiers
 from schuss.execution.capture import Capture, capture
 from schuss.execution.compare import compare
@@ -26,7 +26,6 @@ from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
 from schuss.execution.report import Run
 from schuss.graph import OUTPUT, Handle, Node, ancestors, is_wanted, relieves
-
 
 _last_run = Run()
 _one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
@@ -150,7 +149,7 @@ def _on_program(
     dying = _dying(program, work, leaves, replaced)
     try:
         values = program.run([leaf.value for leaf in leaves], dying)  # type: ignore[misc]
-    except (tiers.CheckFailedError, BadValueError):
+    except (CheckFailedError, BadValueError):
         report.tier, report.why = "reference", "a value was outside of what is allowed"
         _on_reference(order, kept, report)
         return
@@ -173,7 +172,7 @@ def _on_both(
     try:
         values = program.run(leaves)  # type: ignore[arg-type]
         values = [each.copy() for each in values]
-    except (tiers.CheckFailedError, BadValueError):
+    except (CheckFailedError, BadValueError):
         values = None
     _on_reference(order, kept, report)
     if values is not None:

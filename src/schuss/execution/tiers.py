@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -20,10 +20,6 @@ from schuss.graph import Node
 
 if TYPE_CHECKING:
     from schuss.compiler.program import Program
-
-
-class CheckFailedError(Exception):
-    """An index points outside. Nothing has been overwritten; the reference tier knows which."""
 
 
 _PROGRAMS = 256  # the least recently used go first
@@ -86,7 +82,7 @@ def program_for(work: Capture, report: Run) -> Program | None:
     made = Program(compile_graph(work.graph()))
     report.compile_seconds = time.perf_counter() - started
     _programs[work.key] = made
-    _compiled[work.key] = _seen.pop(work.key, None) or digest(work)
+    _compiled[work.key] = _seen.pop(work.key, "") or digest(work)
     if len(_programs) > _PROGRAMS:
         oldest, _ = _programs.popitem(last=False)
         _seen[oldest] = _compiled.pop(oldest)
@@ -126,7 +122,7 @@ def note_reference(work: Capture) -> None:
         _seen.popitem(last=False)
 
 
-def reference_seconds(order: list[Node]) -> float:
+def reference_seconds(order: Sequence[Node]) -> float:
     """About how long the reference tier takes, apart from what compiling does not help."""
     total = 0.0
     for node in order:

@@ -163,15 +163,15 @@ def quick_operands(x1: ArrayLike, x2: ArrayLike) -> tuple[Node, Node] | None:
             b = x2._node
             return (a, b) if a.dtype is b.dtype else None
         kind = type(x2)
-        if kind is float and a.dtype.kind == "f" or kind is int and a.dtype.kind in "fi":
-            if -_EXACT <= x2 <= _EXACT:  # type: ignore[operator]
-                return a, shared_scalar(x2, a.dtype)  # type: ignore[arg-type]
+        takes = (kind is float and a.dtype.kind == "f") or (kind is int and a.dtype.kind in "fi")
+        if takes and -_EXACT <= x2 <= _EXACT:
+            return a, shared_scalar(x2, a.dtype)
     elif isinstance(x2, Handle):
         b = x2._node
         kind = type(x1)
-        if kind is float and b.dtype.kind == "f" or kind is int and b.dtype.kind in "fi":
-            if -_EXACT <= x1 <= _EXACT:  # type: ignore[operator]
-                return shared_scalar(x1, b.dtype), b  # type: ignore[arg-type]
+        takes = (kind is float and b.dtype.kind == "f") or (kind is int and b.dtype.kind in "fi")
+        if takes and -_EXACT <= x1 <= _EXACT:
+            return shared_scalar(x1, b.dtype), b
     return None
 
 

@@ -19,6 +19,7 @@ ops and do hold the matrix.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,6 +221,7 @@ def _second_rule(
 # --- the records ---
 
 Case = tuple[Shape, Shape, Shape, Shape | None, bool, float]
+Inputs = tuple[list[np.ndarray], list[np.ndarray], dict[str, Any]]
 
 CASES: tuple[Case, ...] = (  # q, k, v, mask, causal, scale
     ((3, 4), (5, 4), (5, 2), None, False, 0.5),
@@ -234,32 +236,29 @@ CASES: tuple[Case, ...] = (  # q, k, v, mask, causal, scale
 )  # fmt: skip
 
 
-def _tensors(rng: Rng, case: Case) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, Any]]:
-    """q, k and v; the mask, if any; the attributes. The last row of a 4 x 4 mask is all -inf."""
-    *shapes, mask_shape, causal, scale = case
-    made = [numbers(rng, shape) for shape in shapes]
-    masks = [] if mask_shape is None else [numbers(rng, mask_shape)]
-    if mask_shape == (4, 4):
-        masks[0][-1] = -np.inf
-    return made, masks, {"causal": causal, "scale": scale}
+def _inputs(rng: Rng) -> Iterator[Inputs]:
+    """q, k and v; the mask, if any; the attributes."""
+    for *shapes, mask, causal, scale in CASES:
+        masks = [] if mask is None else [numbers(rng, mask)]
+        yield [numbers(rng, shape) for shape in shapes], masks, {"causal": causal, "scale": scale}
+    for seen in ((1, 0, 0, 1), (0, 0, 0, 0)):  # a query that sees two keys, and one that sees none
+        bias = np.where(seen, numbers(rng, (1, 4)), -np.inf)
+        tensors = [numbers(rng, shape) for shape in ((1, 1), (4, 1), (4, 2))]
+        yield tensors, [bias], {"causal": False, "scale": 1.0}
 
 
 def _attention_samples(rng: Rng) -> list[Sample]:
-    made = []
-    for case in CASES:
-        inputs, masks, named = _tensors(rng, case)
-        made.append(Sample([*inputs, *masks], named))
+    made = [Sample([*tensors, *masks], named) for tensors, masks, named in _inputs(rng)]
     apart = [strided(numbers(rng, (2, 5, 3))) for _ in range(3)]
     return [*made, Sample(apart, {"causal": True, "scale": 0.6})]
 
 
 def _gradient_samples(rng: Rng) -> list[Sample]:
     made = []
-    for case in CASES:
-        inputs, masks, named = _tensors(rng, case)
-        shape = (*inputs[0].shape[:-1], inputs[2].shape[-1])
+    for tensors, masks, named in _inputs(rng):
+        shape = (*tensors[0].shape[:-1], tensors[2].shape[-1])
         g, y = numbers(rng, shape), numbers(rng, shape)
-        made.append(Sample([g, *inputs, y, *masks], named))
+        made.append(Sample([g, *tensors, y, *masks], named))
     return made
 
 

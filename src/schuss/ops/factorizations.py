@@ -18,7 +18,6 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from schuss import dtypes
@@ -421,6 +420,8 @@ svdvals: Op = define(
 
 
 def _over_gaps_infer(x: Node, w: Node) -> tuple[Shape, DType]:
+    require_dtype("over_gaps", LAPACK, LAPACK_KINDS, x=x)
+    require_dtype("over_gaps", (dtypes.float32, dtypes.float64), "float32 or float64", w=w)
     assert x.shape == (*w.shape, w.shape[-1])
     return x.shape, x.dtype
 
@@ -428,7 +429,7 @@ def _over_gaps_infer(x: Node, w: Node) -> tuple[Shape, DType]:
 def _over_gaps(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     gaps = w[..., None, :] - w[..., :, None]
     scale = np.abs(w).max(axis=-1, initial=0)[..., None, None]
-    closed = np.abs(gaps) <= 4 * float(ml_dtypes.finfo(w.dtype).eps) * scale
+    closed = np.abs(gaps) <= 4 * np.finfo(w.dtype).eps * scale
     n = w.shape[-1]
     if (closed & (x != 0) & ~np.eye(n, dtype=np.bool_)).any():
         raise BadValueError(

@@ -12,12 +12,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source, compile_kernels
 from schuss.compiler.cpu.matmul import Machine, Product, lower, plain_epilogue
 
-# AVX-512, AVX2, and what every 64-bit machine has.
-MACHINES = [Machine(64, 32), Machine(32, 16), Machine(16, 16)]
-NAMES = ["512", "256", "128"]
+# AVX-512, AVX2, and what every 64-bit machine has: as far as this one goes.
+MACHINES = [
+    machine
+    for machine in (Machine(64, 32), Machine(32, 16), Machine(16, 16))
+    if 8 * machine.vector_bytes <= host().vector_bits
+]
+NAMES = [str(8 * machine.vector_bytes) for machine in MACHINES]
 KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 
 
@@ -142,7 +147,16 @@ def test_random_strides(seed):
     m, n, k = rng.choice([1, 2, 3, 9, 13, 14, 15, 16, 17, 28, 31, 33, 64, 65, 100], 3)
     a = strided(rng, (*batch, m, k), dtype)
     b = strided(rng, (*batch, k, n), dtype)
-    check(a, b, MACHINES[seed % 3])
+    check(a, b, MACHINES[seed % len(MACHINES)])
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_all_halves(machine, dtype):
+    """Each of the 65,536 numbers of half precision, infinities and NaN too, times one."""
+    a = np.arange(2**16, dtype=np.uint16).view(getattr(ml_dtypes, dtype, dtype)).reshape(256, 256)
+    got = multiply(a.reshape(-1, 1), np.ones((1, 1), a.dtype), machine)
+    np.testing.assert_array_equal(got.reshape(256, 256), a.astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int8"])

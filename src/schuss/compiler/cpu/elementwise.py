@@ -165,8 +165,14 @@ def _larger(t: Text, a: str, b: str, dtype: DType, lanes: int, predicate: str) -
     return _select(t, nan, a, chosen, dtype, lanes)
 
 
-TABLE["maximum"] = lambda t, xs, kinds, out, lanes: _larger(t, *xs, out, lanes, "ogt")  # type: ignore[misc]
-TABLE["minimum"] = lambda t, xs, kinds, out, lanes: _larger(t, *xs, out, lanes, "olt")  # type: ignore[misc]
+def _extreme(predicate: str) -> Row:
+    def print_(t: Text, xs: list[str], kinds: list[DType], out: DType, lanes: int) -> str:
+        return _larger(t, xs[0], xs[1], out, lanes, predicate)
+
+    return print_
+
+
+TABLE["maximum"], TABLE["minimum"] = _extreme("ogt"), _extreme("olt")
 
 
 @row("relu")
@@ -299,7 +305,12 @@ def _comparison(predicate: str, swapped: bool = False) -> Row:
     return print_
 
 
-for _name, _predicate in {"equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le"}.items():  # noqa: E501
+for _name, _predicate in {
+    "equal": "eq",
+    "not_equal": "ne",
+    "less": "lt",
+    "less_equal": "le",
+}.items():
     TABLE[_name] = _comparison(_predicate)
 
 
@@ -415,9 +426,7 @@ def rounded(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
     if start == dtypes.float64:
         x = _odd(t, x, lanes)
     start = dtypes.float32
-    raw = t.new(
-        f"fptrunc {kind_of(start, lanes)} {x} to {vector(_half(out), lanes)}"
-    )
+    raw = t.new(f"fptrunc {kind_of(start, lanes)} {x} to {vector(_half(out), lanes)}")
     return t.new(f"fpext {vector(_half(out), lanes)} {raw} to {vector('float', lanes)}")
 
 
@@ -464,8 +473,9 @@ def _function(name: str) -> Row:
     return print_
 
 
-for _name in (
-    "exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf sigmoid "
-    "power atan2"
-).split():
+_FUNCTIONS = """
+    exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf sigmoid
+    power atan2
+"""
+for _name in _FUNCTIONS.split():
     TABLE[_name] = _function(_name)

@@ -229,7 +229,8 @@ class Printer:
     def _gather(self, line: Line, lanes: int) -> str:
         """Elements at positions that are data. A position outside is 0: the check reports it."""
         t = self.t
-        word, affine, pairs = line.detail  # type: ignore[misc]
+        detail: Any = line.detail
+        word, affine, pairs = detail
         along = lanes > 1 and any(self.along_vector(each) for each in line.inputs)
         width = lanes if along else 1
         kind = vector("i64", width)
@@ -253,9 +254,7 @@ class Printer:
             return t.load_at(base, total, line.dtype, lanes, self.mask)
         pointer = t.address(base, total, memory_type(line.dtype))
         if lanes > 1 and step != 1:
-            return t.load_at(
-                pointer, t.lanes_from("0", step, lanes), line.dtype, lanes, self.mask
-            )
+            return t.load_at(pointer, t.lanes_from("0", step, lanes), line.dtype, lanes, self.mask)
         return t.load(pointer, line.dtype, lanes, self.mask)
 
     # --- what all reductions share ---
@@ -371,9 +370,7 @@ class _Rows(Printer):
         return {
             i: steps[0]
             for i, steps in sorted(seen.items())
-            if len(steps) > 1
-            and cost_of(self.kernel.lines[i]) >= _DEAR
-            and self.length <= 1 << 16
+            if len(steps) > 1 and cost_of(self.kernel.lines[i]) >= _DEAR and self.length <= 1 << 16
         }
 
     # --- shares of the work ---
@@ -483,11 +480,35 @@ class _Rows(Printer):
             accumulators[i] = [t.alloca(kind) for _ in range(unroll)]
             for each in accumulators[i]:
                 t.put(f"store {kind} {self.identity(line)}, ptr {each}, align 64")
-        middle = range(self.first, len(self.kernel.sizes) - 1)
-        with self._nested(list(middle)):
+        middle = list(range(self.first, len(self.kernel.sizes) - 1))
+        totals = self._totals(reductions) if middle else {}
+        with self._nested(middle):
             self._vectors(step, reductions, stores, accumulators, low, high, length, unroll)
+            for i in totals:
+                self._move(self.kernel.lines[i], accumulators[i], totals[i])
         for i in reductions:
-            self.set(i, 1, self._folded(self.kernel.lines[i], accumulators[i]))
+            held = [totals[i]] if middle else accumulators[i]
+            self.set(i, 1, self._folded(self.kernel.lines[i], held))
+
+    def _totals(self, reductions: list[int]) -> dict[int, str]:
+        """Accumulators of the accumulators of each inner row: rounding errors grow less."""
+        found = {}
+        for i in reductions:
+            line = self.kernel.lines[i]
+            kind = kind_of(line.dtype, self.lanes)
+            found[i] = self.t.alloca(kind)
+            self.t.put(f"store {kind} {self.identity(line)}, ptr {found[i]}, align 64")
+        return found
+
+    def _move(self, line: Line, accumulators: list[str], total: str) -> None:
+        """Add accumulators to their total and empty them."""
+        t, kind = self.t, kind_of(line.dtype, self.lanes)
+        held = t.new(f"load {kind}, ptr {total}, align 64")
+        for each in accumulators:
+            part = t.new(f"load {kind}, ptr {each}, align 64")
+            held = self.combine(line, held, part, self.lanes)
+            t.put(f"store {kind} {self.identity(line)}, ptr {each}, align 64")
+        t.put(f"store {kind} {held}, ptr {total}, align 64")
 
     def _row_level_inputs(self, step: int) -> set[int]:
         needed = self._needed(step)
@@ -627,9 +648,12 @@ def _rounded_up(n: int, to: int) -> int:
 class Epilogue(Printer):
     """What is done with the vectors of a matrix product: runs of batch, row and column loops."""
 
-    def __init__(self, kernel: Kernel, name: str, lanes: int, words: int) -> None:
+    def __init__(
+        self, kernel: Kernel, name: str, lanes: int, words: int, accumulator: DType
+    ) -> None:
         super().__init__(kernel, name, lanes)
         self.words = words
+        self.accumulator = accumulator
 
     def print(self) -> str:
         t, kernel = self.t, self.kernel
@@ -639,16 +663,22 @@ class Epilogue(Printer):
         self.at[self.vector_axis] = "%n"
         for i, line in enumerate(kernel.lines):
             if line.op == "given":
-                self.set(i, self.lanes, "%value")
+                self.set(i, self.lanes, self._given(line))
         with self.masked(t.mask("%count", self.lanes)):
             self.store_all(kernel.stores, self.lanes)
         t.put("ret void")
-        given = next((line for line in kernel.lines if line.op == "given"), None)
-        element = register_type(given.dtype) if given else register_type(dtypes.float32)
+        element = register_type(self.accumulator)
         return t.function(
             f"define internal void @{self.name}(ptr %args, i64 %batch, i64 %m, i64 %n, "
             f"<{self.lanes} x {element}> %value, i64 %count) alwaysinline"
         )
+
+    def _given(self, line: Line) -> str:
+        """The sum in the dtype of the product: small integers are added up in wider ones."""
+        if register_type(line.dtype) == register_type(self.accumulator):
+            return "%value"
+        row = TABLE["astype"]
+        return row(self.t, ["%value"], [self.accumulator], line.dtype, self.lanes)
 
     def _decode(self, linear: str, axes: range) -> None:
         t = self.t
@@ -669,6 +699,11 @@ class _Columns(Printer):
         self.reductions = [
             i for i, line in enumerate(kernel.lines) if line.op.startswith("reduce.")
         ]
+        for i, line in enumerate(kernel.lines):  # sums lie on vectors, even if all are the same
+            on_vector = line.op.startswith("reduce.") or any(
+                self.varies[each] >> self.vector_axis & 1 for each in line.inputs
+            )
+            self.varies[i] |= on_vector << self.vector_axis
         inner = kernel.sizes[kernel.outer + kernel.reduced :]
         self.columns = inner[-1]
         self.rows = math.prod(kernel.sizes[: kernel.outer]) * math.prod(inner[:-1])

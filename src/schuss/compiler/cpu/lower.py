@@ -81,9 +81,7 @@ def _loops(unit: Loops) -> Calls:
 
 
 def _assemble(unit: Assemble) -> Calls:
-    groups = (
-        tuple(call for kernel in group for call in _kernel(kernel)) for group in unit.kernels
-    )
+    groups = (tuple(call for kernel in group for call in _kernel(kernel)) for group in unit.kernels)
     return Calls(tuple(groups))
 
 
@@ -93,14 +91,16 @@ def _product(unit: Product) -> Calls:
     product = matmul.Product(
         str(unit.value.dtype),
         shape[:-2],
-        *shape[-2:],
+        shape[-2],
+        shape[-1],
         unit.value.inputs[0].shape[-1],
         (*left[:batch], left[batch], left[batch + 2]),
         (*right[:batch], right[batch + 2], right[batch + 1]),
     )
 
     def epilogue(name: str, lanes: int, accumulator: str) -> str:
-        return Epilogue(unit.kernel, name, lanes, words=3).print()
+        wide = dtypes.as_dtype(accumulator)
+        return Epilogue(unit.kernel, name, lanes, words=3, accumulator=wide).print()
 
     lowered = matmul.lower(product, epilogue)
     size = unit.value.dtype.itemsize

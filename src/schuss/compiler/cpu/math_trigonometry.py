@@ -21,12 +21,12 @@ from schuss.compiler.cpu.math_values import (
 
 def sin(x: Value) -> Value:
     quadrant, r = reduced(x)
-    return _rotated(quadrant, r, copysign(_sin(r), r), _cos(r))
+    return _rotated(quadrant, copysign(_sin(r), r), _cos(r))
 
 
 def cos(x: Value) -> Value:
     quadrant, r = reduced(x)
-    return _rotated(quadrant + 1, r, _sin(r), _cos(r))
+    return _rotated(quadrant + 1, _sin(r), _cos(r))
 
 
 def tan(x: Value) -> Value:
@@ -48,10 +48,10 @@ def _cos(r: Value) -> Value:
     return fma(z * z, polynomial(z, tables.COS[r.kind]), fma(z, -0.5, 1.0))
 
 
-def _rotated(quadrant: Value, r: Value, sine: Value, cosine: Value) -> Value:
+def _rotated(quadrant: Value, sine: Value, cosine: Value) -> Value:
     """sin(r + quadrant pi / 2): the sine or cosine by the lowest bit, negative by the next."""
     size = select((quadrant & 1).differs(0), cosine, sine).bits()
-    sign = (quadrant & 2) << (30 if r.kind == "float" else 62)
+    sign = (quadrant & 2) << (30 if sine.kind == "float" else 62)
     return (size ^ sign).from_bits()
 
 

@@ -117,11 +117,11 @@ def _rows(pack: Pack) -> str:
                     value = f.let(
                         f"load {vector}, ptr {f.at(kind, source, w)}, align {size(pack.source)}"
                     )
-                    _put_at(f, pack, convert(f, pack.source, pack.element, lanes, value), place)
+                    _put_at(f, pack, _converted(f, pack, lanes, value), place)
                 with f.when(f.let(f"xor i1 {full}, true")):
                     mask = mask_below(f, lanes, left)
                     value = masked_load(f, pack.source, lanes, f.at(kind, source, w), mask)
-                    _put_at(f, pack, convert(f, pack.source, pack.element, lanes, value), place)
+                    _put_at(f, pack, _converted(f, pack, lanes, value), place)
     f.line("ret void")
     return f"{f}\n{declare_masked_load(pack.source, lanes)}"
 
@@ -147,7 +147,7 @@ def _transpose(f: Function, pack: Pack) -> None:
                     f"load <{side} x {kind}>, ptr {f.at(kind, here, column)}, "
                     f"align {size(pack.source)}"
                 )
-                squares.append(convert(f, pack.source, pack.element, side, value))
+                squares.append(_converted(f, pack, side, value))
             for i, value in enumerate(_transposed(f, pack, squares)):
                 _put_converted(f, pack, value, f.add(k, i))
 
@@ -207,25 +207,45 @@ def _strided(f: Function, pack: Pack) -> None:
         with f.loop(0, "%width") as w:
             pointer = f.at(kind, source, f.mul(w, "%width_stride"))
             value = f.let(f"load {kind}, ptr {pointer}")
-            value = convert(f, pack.source, pack.element, 1, value)
+            value = _converted(f, pack, 1, value)
             f.line(f"store {pack.element} {value}, ptr {f.at(pack.element, target, w)}")
 
 
-def convert(f: Function, source: str, element: str, lanes: int, value: str) -> str:
+def _converted(f: Function, pack: Pack, lanes: int, value: str) -> str:
     """A value (a vector if lanes > 1) as loaded, in the type that the product is summed in."""
 
     def kind(scalar: str) -> str:
         return f"<{lanes} x {scalar}>" if lanes > 1 else scalar
 
-    if source == element:
+    def constant(number: int) -> str:
+        return f"splat (i32 {number})" if lanes > 1 else str(number)
+
+    if pack.source == pack.element:
         return value
-    if source == "bfloat":  # the upper half of a float
-        wide = f.let(f"zext {kind('i16')} {value} to {kind('i32')}")
-        by = "splat (i32 16)" if lanes > 1 else "16"
-        shifted = f.let(f"shl {kind('i32')} {wide}, {by}")
+    if pack.source[0] == "i":
+        return f.let(f"sext {kind(pack.source)} {value} to {kind(pack.element)}")
+    wide = f.let(f"zext {kind('i16')} {value} to {kind('i32')}")
+    if pack.source == "bfloat":  # the upper half of a float
+        shifted = f.let(f"shl {kind('i32')} {wide}, {constant(16)}")
         return f.let(f"bitcast {kind('i32')} {shifted} to {kind('float')}")
-    operation = "fpext" if source == "half" else "sext"
-    return f.let(f"{operation} {kind(source)} {value} to {kind(element)}")
+    if pack.lanes > 4:  # machines with wider vectors have an instruction
+        half = f.let(f"bitcast {kind('i16')} {value} to {kind('half')}")
+        return f.let(f"fpext {kind('half')} {half} to {kind('float')}")
+    # Exponent and fraction move to their places in a float, whose exponent is then 112 too small,
+    # except for infinity and NaN, which have the highest exponent of all.
+    sign = f.let(f"shl {kind('i32')} {wide}, {constant(16)}")
+    sign = f.let(f"and {kind('i32')} {sign}, {constant(-(2**31))}")
+    rest = f.let(f"and {kind('i32')} {wide}, {constant(0x7FFF)}")
+    special = f.let(f"icmp uge {kind('i32')} {rest}, {constant(0x7C00)}")
+    rest = f.let(f"shl {kind('i32')} {rest}, {constant(13)}")
+    small = f.let(f"bitcast {kind('i32')} {rest} to {kind('float')}")
+    scale = "splat (float 0x46F0000000000000)" if lanes > 1 else "0x46F0000000000000"
+    scaled = f.let(f"fmul {kind('float')} {small}, {scale}")
+    bits = f.let(f"bitcast {kind('float')} {scaled} to {kind('i32')}")
+    highest = f.let(f"or {kind('i32')} {rest}, {constant(0x7F800000)}")
+    bits = f.let(f"select {kind('i1')} {special}, {kind('i32')} {highest}, {kind('i32')} {bits}")
+    bits = f.let(f"or {kind('i32')} {bits}, {sign}")
+    return f.let(f"bitcast {kind('i32')} {bits} to {kind('float')}")
 
 
 def mask_below(f: Function, lanes: int, count: str) -> str:
@@ -238,12 +258,12 @@ def mask_below(f: Function, lanes: int, count: str) -> str:
 
 
 def _stored(source: str) -> str:
-    """The type that elements are loaded as: bfloat16 as its bits."""
-    return "i16" if source == "bfloat" else source
+    """The type that elements are loaded as: those of half precision as their bits."""
+    return "i16" if source in ("bfloat", "half") else source
 
 
 def _put(f: Function, pack: Pack, value: str, k: str) -> None:
-    _put_converted(f, pack, convert(f, pack.source, pack.element, pack.lanes, value), k)
+    _put_converted(f, pack, _converted(f, pack, pack.lanes, value), k)
 
 
 def _put_converted(f: Function, pack: Pack, value: str, k: str) -> None:

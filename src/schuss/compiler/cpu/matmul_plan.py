@@ -41,24 +41,25 @@ _LONGEST_BLOCK = 4096
 # A product of fewer tiles is cut along k too, in slices of at least so many elements.
 _FEW_CELLS = 16
 _SHORTEST_SLICE = 256
-# The largest block of C.
-_MOST_TILES = 10
-_MOST_PANELS = 16
+# Rows and columns of the largest block of C: with blocks of k, what it is made from stays in a
+# second-level cache of a megabyte or two, and in half of that it comes from the third in time.
+_BLOCK_ROWS = 140
+_BLOCK_COLUMNS = 512
 # Packing what crowds the caches pays if so many rows of A or columns of B use it.
 _REUSE = 128
-# Sums over no more than this are formed in registers, row by row, from so many vectors of B.
+# Sums over no more than this are formed in registers, row by row, from so many elements of B in
+# the first-level cache.
 _OUTER_K = 16
-_OUTER_VECTORS = 192
+_OUTER_VALUES = 3072
 _OUTER_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The vector registers of a processor, and the bytes of its second-level cache."""
+    """The vector registers of a processor: the bytes of one, and how many there are."""
 
     vector_bytes: int
     registers: int
-    cache: int = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def plan(product: Product, machine: Machine) -> Plan:
     parts = _parts(product)
     slices, slice_k, k_block = _k_blocks(product, tiles * panels, parts, lanes)
     block_tiles, block_panels, group = _blocks(
-        product, tiles, panels, parts, slices, is_outer=kernel == "outer"
+        product, (tiles, height + (tall > 0)), (panels, vectors * lanes), parts, slices, kernel
     )
     a_mode, b_mode = "direct", "direct"
     if kernel == "tile" and not _reads_a_in_place(product):
@@ -206,7 +207,7 @@ def _kernel(product: Product, lanes: int) -> str:
     # much as a few rows of A; and a narrow C leaves lanes of the other kernels empty.
     if along_k and product.element in ("float", "double"):
         few = product.m <= 4 and product.k >= 2 * lanes
-        some = product.m <= 2 * lanes or product.n <= 3 * lanes // 4
+        some = product.m <= 2 * lanes or product.n <= min(12, 3 * lanes // 2)
         if few or (some and product.k >= 8 * lanes):
             return "dot"
     return "tile"
@@ -233,7 +234,7 @@ def _tiles(product: Product, registers: int, lanes: int, kernel: str) -> tuple[i
             vectors = wider
     if m == 1:
         # Each vector of B is used once, from memory: the longer the pieces of its rows the better.
-        vectors = min(registers // 2, across)
+        vectors = min(16, registers - 4, across)
     vectors = ceil_div(across, ceil_div(across, vectors))
     tiles = ceil_div(m, most_rows(registers, vectors))
     return tiles, *divmod(m, tiles), vectors
@@ -265,27 +266,34 @@ def _k_blocks(product: Product, cells: int, parts: int, lanes: int) -> tuple[int
 
 
 def _blocks(
-    product: Product, tiles: int, panels: int, parts: int, slices: int, is_outer: bool
+    product: Product,
+    tiles: tuple[int, int],
+    panels: tuple[int, int],
+    parts: int,
+    slices: int,
+    kernel: str,
 ) -> tuple[int, int, int]:
-    """Tiles and panels of a block, and batches of a part."""
-    batches = product.batches
+    """Tiles and panels of a block, and batches of a part. `tiles` and `panels` say how many there
+    are, and how high or wide they are.
+    """
+    batches, is_outer = product.batches, kernel == "outer"
     if parts == 1:
-        return tiles, panels, batches
+        return tiles[0], panels[0], batches
     if slices > 1:
-        return tiles, panels, 1
+        return tiles[0], panels[0], 1
     # Whole rows are best for an outer product, which writes more than it reads.
-    rows = 1 if is_outer else ceil_div(tiles, _MOST_TILES)
-    most_panels = ceil_div(_OUTER_VECTORS, product.k) if is_outer else _MOST_PANELS
-    columns = ceil_div(panels, most_panels)
-    while batches * rows * columns < parts and rows * columns < tiles * panels:
+    rows = 1 if is_outer else ceil_div(tiles[0], ceil_div(_BLOCK_ROWS, tiles[1]))
+    most_columns = _OUTER_VALUES // product.k if is_outer else _BLOCK_COLUMNS
+    columns = ceil_div(panels[0], ceil_div(most_columns, panels[1]))
+    while batches * rows * columns < parts and rows * columns < tiles[0] * panels[0]:
         # Cut what is longer, so that blocks become square in tiles.
-        longer = ceil_div(tiles, rows) >= 2 * ceil_div(panels, columns)
-        if longer or (is_outer and rows < tiles):
+        longer = ceil_div(tiles[0], rows) >= 2 * ceil_div(panels[0], columns)
+        if longer or (is_outer and rows < tiles[0]):
             rows += 1
         else:
             columns += 1
-    block_tiles, block_panels = ceil_div(tiles, rows), ceil_div(panels, columns)
-    blocks = ceil_div(tiles, block_tiles) * ceil_div(panels, block_panels)
+    block_tiles, block_panels = ceil_div(tiles[0], rows), ceil_div(panels[0], columns)
+    blocks = ceil_div(tiles[0], block_tiles) * ceil_div(panels[0], block_panels)
     return block_tiles, block_panels, max(1, min(batches, batches * blocks // parts))
 
 

@@ -24,8 +24,8 @@ def print_scatter_add(
     t, lanes = Text(), host().lanes(dtype)
     block = -(-min(columns, _FEWEST_COLUMNS) // lanes) * lanes
     pointers = []
-    for i in range(3):
-        word = t.new(f"getelementptr inbounds ptr, ptr %args, i64 {i}")
+    for number in range(3):
+        word = t.new(f"getelementptr inbounds ptr, ptr %args, i64 {number}")
         pointers.append(t.new(f"load ptr, ptr {word}"))
     target, source, index = pointers
     element = memory_type(dtype)

@@ -1,0 +1,168 @@
+"""A short run of the fuzzer, and that it finds and cuts down what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schuss.execution import tiers
+
+from .fuzz import Result, described, program_of, record
+from .fuzz_check import check
+from .fuzz_compare import differing, unexplained, with_noise
+from .fuzz_loops import loop
+from .fuzz_make import Maker
+from .fuzz_program import Program, fenced, run
+from .fuzz_shrink import shrink
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    monkeypatch.setenv("SCHUSS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))
+    yield
+    tiers.forget()
+
+
+# --- what the fuzzer says of the compiler ---
+
+
+@pytest.mark.parametrize("first", range(0, 30, 5))
+def test_both_tiers_agree(first: int) -> None:
+    """Four graphs and a training loop each."""
+    for seed in range(first, first + 5):
+        program = program_of(seed)
+        failure = check(program, runs=(0, 1))
+        assert failure is None, described(seed, failure.kind, failure.text, vars(program))
+
+
+# --- what it is made of ---
+
+
+def test_programs_depend_on_the_seed_alone() -> None:
+    for make in (lambda seed: Maker(seed).grow(), loop):
+        assert make(11) == make(11)
+        assert len({make(seed).lines for seed in range(8)}) > 4
+
+
+def test_scripts_run(capsys: pytest.CaptureFixture[str]) -> None:
+    program = Program({"x0": "rng(0).standard_normal((2,))"}, ("v0 = x0 * 2",), ("v0",))
+    exec(compile(program.script(), "<script>", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.count("reference") == 2
+    first, second = said.split("run 1")
+    reference, compiled = first.split("compiled")
+    assert compiled.strip() in reference
+    assert second.split("compiled")[1].strip() != compiled.strip(), "each run has other numbers"
+
+
+def wrong(monkeypatch: pytest.MonkeyPatch, op: str, by: float = 1e-3) -> None:
+    """Let the compiled tier be off in one op, by way of its host steps."""
+    from schuss.compiler.program import Program as Compiled
+
+    right = Compiled.run
+
+    def off(self: Any, *given: Any) -> list[np.ndarray]:
+        made = right(self, *given)
+        if any(value.op == op for value in self.compiled.recorded.values):
+            made = [x + np.asarray(by, x.dtype) if x.dtype.kind == "f" else x for x in made]
+        return made
+
+    monkeypatch.setattr(Compiled, "run", off)
+
+
+def test_a_fault_is_found_and_cut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (
+        "v0 = schuss.exp(x0)", "v1 = schuss.sum(x1, axis=(0,))", "v2 = v0 * v1",
+        "v3 = schuss.cos(v2)", "v4 = v3 + x0", "v5 = v4.reshape((15,))",
+    )  # fmt: skip
+    inputs = {f"x{i}": f"rng({i}).standard_normal((3, 5))" for i in range(2)}
+    program = Program(inputs, lines, ("v1", "v3", "v5"), together=False)
+    assert check(program) is None
+    wrong(monkeypatch, "cos")
+    tiers.forget()
+    failure = check(program)
+    assert failure is not None
+    assert failure.kind == "value"
+    smaller = shrink(program, lambda each: failure.same(check(each)))
+    assert len(smaller.lines) == 1
+    assert "schuss.cos(" in smaller.lines[0]
+    assert len(smaller.inputs) == len(smaller.outputs) == 1
+    assert "(1, 1)" in next(iter(smaller.inputs.values()))
+
+
+def test_a_small_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program({"x0": "rng(0).standard_normal((50,)).astype('f')"},
+                      ("v0 = schuss.sin(x0) + 2", "v1 = v0.sum()"), ("v0", "v1"))  # fmt: skip
+    assert check(program) is None
+    wrong(monkeypatch, "sin", 1e-5)
+    tiers.forget()
+    assert "v0 float32[50]" in check(program).text
+
+
+def test_an_error_of_one_tier_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from schuss.compiler import program as programs
+
+    def refuse(*given: Any) -> None:
+        raise KeyError("nothing for sin")
+
+    monkeypatch.setattr(programs, "compile_graph", refuse)
+    program = Program({"x0": "rng(0).standard_normal((2,))"}, ("v0 = schuss.sin(x0)",), ("v0",))
+    failure = check(program)
+    assert failure.kind.startswith("KeyError test_fuzz.py")
+    assert "nothing for sin" in failure.text
+
+
+def test_results_that_change_later_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from schuss.compiler.program import Program as Compiled
+
+    program = Program({"x0": "rng(0).standard_normal((2,))"}, ("v0 = x0 * 3",), ("v0",))
+    right = Compiled._memory
+    reused: list[np.ndarray] = []
+
+    def always_the_same(self: Any, *given: Any) -> np.ndarray:
+        reused.append(right(self, *given))
+        return reused[0]
+
+    monkeypatch.setattr(Compiled, "_memory", always_the_same)
+    assert check(program).kind == "value|changed"
+
+
+def test_rounding_is_no_failure() -> None:
+    """Sums in another order: far apart, counted in ulps, for the large terms cancel."""
+    values = np.array([1e8, 1.0, -1e8, 1.0] * 8, np.float32)
+    reference = np.sum(values)
+    other = np.float32(16.0)
+    program = Program({"x0": "np.array([1e8, 1.0, -1e8, 1.0] * 8, np.float32)"},
+                      ("v0 = x0.sum()",), ("v0",))  # fmt: skip
+    moved = [
+        with_noise(lambda: run(program, program.function(), 0).values, seed)[0] for seed in range(8)
+    ]
+    a, b = np.asarray(reference), np.asarray(other)
+    assert differing(a, b).any()
+    assert not unexplained(a, b, moved).any()
+    assert unexplained(a, np.float32(1e6) * b, moved).any()
+
+
+def test_what_hangs_on_a_rounding_is_no_failure() -> None:
+    a, b = np.array([True, False]), np.array([False, False])
+    assert unexplained(a, b, [a.copy()]).tolist() == [True, False]
+    assert not unexplained(a, b, [a.copy(), b.copy()]).any()
+
+
+def test_fenced_arrays_hold_the_same_numbers() -> None:
+    array = np.arange(2000, dtype=np.float32).reshape(4, 500)
+    copy = fenced(array)
+    np.testing.assert_array_equal(copy, array)
+    assert (copy.ctypes.data + copy.nbytes) % 4096 == 0
+
+
+def test_the_page_of_results_grows_by_a_row(tmp_path: Any) -> None:
+    page = tmp_path / "FUZZ.md"
+    record(page, Result(100, 90.0, 7), 0)
+    record(page, Result(50, 30.0, 1, [(120, "value", "", {}), (121, "value", "", {})]), 100)
+    rows = page.read_text().splitlines()[-2:]
+    assert rows[0].endswith("| 0 to 99 | 100 | 2 | 7 | none |")
+    assert rows[1].endswith("| 100 to 149 | 50 | 0 | 1 | 2 x value |")

@@ -1,0 +1,87 @@
+"""Graphs that a compiled program once got wrong. `fuzz.py` found most of them and cut them down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import schuss
+from schuss import nn
+from schuss.execution.tiers import using
+from schuss.functions.arguments import adopt
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHUSS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))
+
+
+def numbers(*shape: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
+    return (3 * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
+
+
+def agree(f: Callable[..., Any], *arrays: np.ndarray, rtol: float = 1e-5) -> None:
+    """The outputs of `f` are the same on both tiers."""
+    found = {}
+    for tier in ("reference", "compiled"):
+        with using(tier):
+            made = f(*[adopt(each) for each in arrays])
+            outputs = made if isinstance(made, (list, tuple)) else [made]
+            schuss.evaluate(*outputs)
+            assert schuss.last_run().tier == tier
+            found[tier] = [each.numpy() for each in outputs]
+    for a, b in zip(found["compiled"], found["reference"], strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a.astype("f8"), b.astype("f8"), rtol=rtol, atol=1e-6)
+
+
+def test_a_check_of_a_single_index() -> None:
+    agree(lambda x, i: schuss.take_along_axis(x, i, axis=-1), numbers(1, 1), np.zeros((1, 1), int))
+    agree(nn.functional.cross_entropy, numbers(1, 1), np.zeros(1, int))
+
+
+@pytest.mark.parametrize("axis", [(), (1,), (0, 1)])
+@pytest.mark.parametrize("function", [schuss.all, schuss.any])
+def test_truth_of_numbers_over_axes_of_size_one(function: Any, axis: Any) -> None:
+    for value in (0.0, 2.0):
+        agree(lambda x: function(x, axis=axis), np.full((1, 1), value, np.float32))
+
+
+@pytest.mark.parametrize("axis", [0, 1, (1, 2), (0, 1, 2)])
+def test_reductions_of_what_is_the_same_everywhere(axis: Any) -> None:
+    """Nothing is loaded along the loop that adds up."""
+    for function in (schuss.sum, schuss.mean, schuss.max, schuss.prod):
+        agree(lambda x, f=function: f(schuss.broadcast_to(x, (2, 8, 5)), axis=axis), numbers(1, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("shape", [(1, 1, 2), (2, 3, 1), (5, 3, 7), (3, 40, 17)])
+def test_products_of_integers(dtype: Any, shape: tuple[int, int, int]) -> None:
+    """int8 is added up in 32 bits, and brought back to 8 before it is stored."""
+    n, k, m = shape
+    a = np.arange(n * k).reshape(n, k).astype(dtype)
+    b = (np.arange(k * m).reshape(k, m) % 7).astype(dtype)
+    agree(lambda x, y: x @ y, a, b)
+    agree(lambda x, y: x @ y.mT, a, np.ascontiguousarray(b.T))
+
+
+def test_an_arena_that_is_almost_large_enough() -> None:
+    """What alignment takes of the memory that programs share does not count."""
+    from schuss.compiler.program import _arena
+
+    for size in range(64, 1500, 48):
+        _arena.need(size)
+        start = _arena.address - _arena.memory.ctypes.data
+        assert start + size <= _arena.memory.size
+
+
+def test_host_steps_between_kernels() -> None:
+    def f(x: Any, part: Any, index: Any) -> Any:
+        made = schuss.sort(schuss.exp(x), axis=0)
+        made[index] = part
+        return schuss.argsort(made * 2, axis=0) + 1, made
+
+    agree(f, numbers(57, 2), numbers(2), np.asarray(40))
