@@ -128,7 +128,7 @@ def evaluate(*tensors: Tensor) -> None:
 
 
 # Imported when first used, so that `import schuss` stays light.
-_MODULES = {"data", "debug", "fft", "linalg", "nn", "optim", "special", "training"}
+_MODULES = {"data", "debug", "fft", "linalg", "masked", "nn", "optim", "special", "training"}
 _FUNCTIONS = {
     "__array_namespace_info__": "schuss.functions.info",
     "load": "schuss.safetensors",

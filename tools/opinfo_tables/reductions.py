@@ -6,7 +6,7 @@ from typing import Any
 
 import schuss as s
 from opinfo_tables.base import TABLE, entry, no, plain
-from schuss import linalg
+from schuss import linalg, masked
 from schuss.graph import Handle
 
 for theirs, f in {
@@ -231,3 +231,39 @@ def searchsorted(
 @entry("bucketize")
 def bucketize(values: Any, edges: Any, out_int32: bool = False, right: bool = False) -> Any:
     return searchsorted(edges, values, out_int32, right)
+
+
+def with_mask(f: Any, average: bool = False) -> Any:
+    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        mask, dtype = kwargs.pop("mask", None), kwargs.pop("dtype", None)
+        unbiased, correction = kwargs.pop("unbiased", None), kwargs.pop("correction", None)
+        if kwargs.get("dim") in ((), []):
+            kwargs["dim"] = None
+        if x.ndim == 0 or x.size == 0 or dtype is not None or args:
+            no("masks over scalars and over nothing, another dtype")
+        if average:
+            kwargs["correction"] = int(True if unbiased is None else unbiased)
+            if correction is not None:
+                kwargs["correction"] = correction
+        mask = s.ones(x.shape, dtype=s.bool) if mask is None else mask
+        if not bool(s.all(s.any(s.broadcast_to(mask, x.shape), axis=kwargs.get("dim")))):
+            no("rows of which nothing counts")
+        return plain(f)(x, mask, **kwargs)
+
+    return call
+
+
+def along(f: Any) -> Any:
+    def call(x: Any, dim: Any = None, **kwargs: Any) -> Any:
+        return with_mask(f)(x, dim=dim, **kwargs)
+
+    return call
+
+
+for theirs, ours in {"sum": "sum", "prod": "prod", "amax": "max", "amin": "min", "mean": "mean",
+                     "argmax": "argmax", "argmin": "argmin"}.items():  # fmt: skip
+    TABLE[f"masked.{theirs}"] = with_mask(getattr(masked, ours))
+for theirs in ("var", "std"):
+    TABLE[f"masked.{theirs}"] = with_mask(getattr(masked, theirs), average=True)
+for theirs in ("softmax", "log_softmax", "logsumexp"):
+    TABLE[f"masked.{theirs}"] = along(getattr(masked, theirs))
