@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from schuss import ops  # noqa: F401  # fills the registry
-from schuss.context import enable_grad, no_grad
+from schuss.context import context, enable_grad, no_grad
 from schuss.devices import Device
 from schuss.dtypes import (
     bfloat16,
@@ -124,6 +124,8 @@ __all__ = [
 
 def evaluate(*tensors: Tensor) -> None:
     """Compute the values of these tensors now, in one evaluation."""
+    if context.recording is not None and context.recording.defers():
+        return
     _evaluate_nodes([each._node for each in tensors])
 
 
@@ -131,6 +133,7 @@ def evaluate(*tensors: Tensor) -> None:
 _MODULES = {"data", "debug", "fft", "linalg", "masked", "nn", "optim", "special", "training"}
 _FUNCTIONS = {
     "__array_namespace_info__": "schuss.functions.info",
+    "jit": "schuss.execution.jit",
     "load": "schuss.safetensors",
     "save": "schuss.safetensors",
 }

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from schuss.errors import Location
+    from schuss.execution.jit_trace import Trace
     from schuss.graph import Handle, Node
 
 
@@ -27,12 +29,14 @@ class Context(threading.local):
     def __init__(self) -> None:
         self.grad_enabled: bool = True
         self.scope: Scope | None = None
+        self.location: Location | None = None  # the user's line, where it is known already
         self.differentiating: Node | None = None  # whose gradient rule is running
         self.pending: list[weakref.ref[Node]] = []  # recorded since the last full evaluation
         self.pruned: int = 0  # nodes left out of `pending`, because nobody waits for them
         self.pending_bytes: int = 0  # host data that entered the graph since then
         self.unsettled: list[weakref.ref[Handle]] = []  # tensors with a state, changed since then
         self.spent: list[weakref.ref[Node]] = []  # what backward passes went through since then
+        self.recording: Trace | None = None  # while `schuss.jit` watches a function run
 
 
 context = Context()

@@ -195,7 +195,7 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     node = Node(op, inputs, attributes, kind)
     differentiated = context.differentiating
     if differentiated is None:
-        node.location, node.scope = user_location(), context.scope
+        node.location, node.scope = context.location or user_location(), context.scope
     else:  # part of a gradient: messages name the line and the layer of the forward pass
         node.location, node.scope = differentiated.location, differentiated.scope
         node.gradient_of = differentiated.name
@@ -310,6 +310,10 @@ _SMALL = 2.0**15  # fits into every floating dtype
 
 def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
     """A Python number as a tensor: an input of the graph, whose value can change every step."""
+    if context.recording is not None:
+        node = context.recording.number(value, dtype)
+        if node is not None:
+            return _make_handle(node)
     return _make_handle(_number(value, dtype))
 
 
@@ -347,6 +351,19 @@ def shared_scalar(value: bool | int | float, dtype: DType) -> Node:
 
 
 _MOST_SHARED = 1024
+
+
+def is_shared_number(node: Node) -> bool:
+    """Whether this is the node of a number that all its uses share."""
+    return any(each is node for each in _shared_numbers.values())
+
+
+def number_array(value: int | float, dtype: DType) -> np.ndarray:
+    """The value of the node of a number."""
+    if -_SMALL <= value <= _SMALL:
+        return np.asarray(value, dtype)
+    with np.errstate(all="ignore"):
+        return np.asarray(value, dtype)
 
 
 def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[Node]:

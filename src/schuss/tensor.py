@@ -122,6 +122,8 @@ class Tensor(Handle):
     # --- looking at values ---
 
     def _value(self) -> np.ndarray:
+        if context.recording is not None:
+            context.recording.looked()
         if self._node.value is None:
             evaluate([self._node])
         value = self._node.value

@@ -1,10 +1,10 @@
 """A differential fuzzer: random programs on both tiers, and what is wrong in few lines.
 
-    python -m tests.compiler.fuzz --graphs 100000 --seed 0 --jobs 2
+    python -m tests.compiler.fuzz --graphs 100000 --seed 0 --jobs 2 --record benchmarks/FUZZ.md
 
-`fuzz_make` and `fuzz_loops` write programs, `fuzz_check` runs them (`fuzz_compare` says what counts
-as equal), `fuzz_shrink` cuts failures down. Programs run in processes of their own, so that one that
-crashes or hangs is a finding like any other.
+`fuzzing.make` and `fuzzing.loops` write programs, `fuzzing.check` runs them, `fuzzing.compare` says
+what counts as equal, `fuzzing.shrink` cuts failures down. Programs run in processes of their own,
+so that one that crashes or hangs is a finding like any other.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ FOLDER = Path(__file__).parents[2]
 
 def program_of(seed: int):  # type: ignore[no-untyped-def]
     """The program that belongs to a seed."""
-    from .fuzz_loops import loop
-    from .fuzz_make import Maker
+    from .fuzzing.loops import loop
+    from .fuzzing.make import Maker
 
     return loop(seed) if seed % _EVERY == _EVERY - 1 else Maker(seed).grow()
 
 
 def worker(first: int, count: int) -> None:
     """Check programs and print a JSON line for each start, failure and the end."""
-    from .fuzz_check import Suspicions, check
-    from .fuzz_shrink import shrink
+    from .fuzzing.check import Suspicions, check
 
     seen: Counter[str] = Counter()
     for seed in range(first, first + count):
@@ -51,12 +50,19 @@ def worker(first: int, count: int) -> None:
         kind = failure.kind.split("|")[0]
         seen[kind] += 1
         if seen[kind] <= (4 if kind == "value" else 1):
-            smaller = shrink(program, lambda each: failure.same(check(each)))
-            failure = check(smaller) or failure
-            program = smaller
+            program, failure = shrunk(program, failure)
         say({"failed": seed, "kind": failure.kind, "text": failure.text,
              "program": asdict(program)})  # fmt: skip
     say({"done": count, "suspects": Suspicions.count})
+
+
+def shrunk(program, failure):  # type: ignore[no-untyped-def]
+    """A smaller program that fails in the same way, and how it does."""
+    from .fuzzing.check import check
+    from .fuzzing.shrink import shrink
+
+    smaller = shrink(program, lambda each: failure.same(check(each)))
+    return smaller, check(smaller) or failure
 
 
 def say(message: dict) -> None:
@@ -160,7 +166,7 @@ def hunt(first: int, graphs: int, jobs: int, most_seconds: float) -> Iterator[Re
 
 def described(seed: int, kind: str, text: str, program: dict) -> str:
     """A failure as a script with a comment."""
-    from .fuzz_program import Program
+    from .fuzzing.program import Program
 
     made = Program(**{**program, "lines": tuple(program["lines"]),
                       "outputs": tuple(program["outputs"])})  # fmt: skip
@@ -183,6 +189,13 @@ def record(path: Path, result: Result, first: int) -> None:
     row = (f"| {date} | {first} to {last} | {result.graphs:,} | {result.seconds / 60:.0f} "
            f"| {result.suspects:,} | {found} |\n")  # fmt: skip
     path.write_text(page + row, "utf-8")
+
+
+def summary(result: Result) -> str:
+    return (
+        f"{result.graphs} programs in {result.seconds:.0f} s: {len(result.failures)} failures; "
+        f"{result.suspects} differed as far as rounding explains"
+    )
 
 
 def main() -> int:
@@ -211,11 +224,10 @@ def main() -> int:
             shown += 1
         if result.seconds > at:
             at = result.seconds + 30
-            print(f"{result.graphs} programs, {result.seconds:.0f} s, {result.suspects} explained "
-                  f"by rounding, {len(result.failures)} failures", file=sys.stderr, flush=True)  # fmt: skip
+            print(summary(result), file=sys.stderr, flush=True)
     if given.record:
         record(given.record, result, given.seed)
-    print(f"{result.graphs} programs in {result.seconds:.0f} s: {len(result.failures)} failures")
+    print(summary(result))
     return 1 if result.failures else 0
 
 

@@ -11,12 +11,12 @@ import pytest
 from schuss.execution import tiers
 
 from .fuzz import Result, described, program_of, record
-from .fuzz_check import check
-from .fuzz_compare import differing, unexplained, with_noise
-from .fuzz_loops import loop
-from .fuzz_make import Maker
-from .fuzz_program import Program, fenced, run
-from .fuzz_shrink import shrink
+from .fuzzing.check import check
+from .fuzzing.compare import differing, unexplained, with_noise
+from .fuzzing.loops import loop
+from .fuzzing.make import Maker
+from .fuzzing.program import Program, fenced, run
+from .fuzzing.shrink import shrink
 
 
 @pytest.fixture(autouse=True)

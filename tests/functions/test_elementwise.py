@@ -77,6 +77,7 @@ BINARY = {
 }
 
 
+@pytest.mark.usefixtures("reference_tier")
 @pytest.mark.parametrize("name", UNARY)
 def test_unary_values(name: str) -> None:
     expected, x = UNARY[name]

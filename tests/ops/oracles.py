@@ -471,7 +471,7 @@ ORACLES: dict[str, Oracle] = {
     "slice": slice_,
     "slice_update": slice_update,
     "concat": concat,
-    "checked_index": lambda index, size, axis: index,
+    "checked_index": lambda index, size, axis, ignored: index,
     "positions": lambda shape, axis: np.indices(shape)[axis],
     "gather": gather,
     "scatter": scatter,

@@ -54,6 +54,7 @@ def test_importing_is_light() -> None:
 # Training.
 
 
+@pytest.mark.usefixtures("one_tier")
 def test_it_is_the_plain_loop() -> None:
     trainer = make_trainer(clip_norm=0.5)
     history = trainer.fit(make_loader(shuffle=True), epochs=2, progress=False)

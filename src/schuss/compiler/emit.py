@@ -34,7 +34,7 @@ COST = (
     | dict.fromkeys(_DEAR.split(), 8)
     | {"divide": 2, "sqrt": 3, "remainder": 4, "floor_divide": 4, "random_bits": 25}
 )
-_FLOATING_ONLY = frozenset(_DEAR.split()) | {"sqrt", "divide"}
+_FLOATING_ONLY = frozenset(_DEAR.split()) | {"sqrt", "divide", "masked_product"}
 
 
 class NotInStepError(Exception):
@@ -48,8 +48,6 @@ def is_map(value: Value) -> bool:
     ):
         return False
     if value.op in _FLOATING_ONLY:
-        return dtypes.is_floating(value.dtype)
-    if value.op == "power":
         return dtypes.is_floating(value.dtype)
     return True
 
@@ -204,7 +202,8 @@ class Emitter:
         found = self.lines.get(key)
         if found is None:
             if self.rehearsed not in (None, anchor):
-                name = "reduce.member" if anchor.op in REDUCTIONS else "member"
+                waits = anchor.op in REDUCTIONS or self.column is not None
+                name = "reduce.member" if waits else "member"
                 found = self.kernel.add(name, (), anchor.dtype, anchor.number)
             elif anchor is self.given:
                 found = self.kernel.add("given", (), anchor.dtype, 0)

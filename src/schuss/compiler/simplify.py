@@ -306,11 +306,11 @@ def _indexed(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
 @rule("checked_index")
 def _checked_index(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
     if inputs[0].size:
-        _check(b, inputs[0], attributes["size"], wrap=False)
+        _check(b, inputs[0], attributes["size"], wrap=False, ignored=attributes["ignored"])
     return inputs[0]
 
 
-def _check(b: _Builder, index: Value, n: int, wrap: bool) -> None:
+def _check(b: _Builder, index: Value, n: int, wrap: bool, ignored: int | None = None) -> None:
     """Ask for whether any index points outside an axis of size n."""
     if index.dtype != dtypes.int64:
         index = b.map("astype", index, dtype=dtypes.int64, attributes={"dtype": dtypes.int64})
@@ -318,6 +318,9 @@ def _check(b: _Builder, index: Value, n: int, wrap: bool) -> None:
     lowest = b.constant(-n if wrap else 0, index.dtype)
     below = b.map("less", index, lowest, dtype=dtypes.bool_)
     outside = b.map("logical_or", below, above)
+    if ignored is not None:
+        other = b.map("not_equal", index, b.constant(ignored, index.dtype), dtype=dtypes.bool_)
+        outside = b.map("logical_and", outside, other)
     if outside.size > 1:
         axes = tuple(range(len(outside.shape)))
         outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)

@@ -61,6 +61,7 @@ class Value:
         """The value as a line of a listing."""
         shown = [each.name for each in self.inputs]
         shown += [f"{key}={value}" for key, value in self.attributes.items()]
+        shown += [] if self.strides is None else [f"strides={self.strides}"]
         return f"{self.op}({', '.join(shown)}) : {self.dtype}{list(self.shape)}"
 
 

@@ -28,7 +28,7 @@ from schuss.execution.report import Run
 from schuss.graph import OUTPUT, Handle, Node, ancestors, is_wanted, relieves
 
 _last_run = Run()
-_one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
+one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
 
 # Called with each node right after it ran; `debug.check_numerics` sets one.
 Watcher = Callable[[Node], None]
@@ -40,12 +40,18 @@ def last_run() -> Run:
     return _last_run
 
 
+def set_last_run(run: Run) -> None:
+    """Note what ran, for `last_run`."""
+    global _last_run
+    _last_run = run
+
+
 def evaluate(targets: Iterable[Node], replaced: Sequence[Handle] = ()) -> None:
     """Give every target its value.
 
     The memory of what `replaced` points at may be taken over, where nobody else can see it.
     """
-    with _one_at_a_time:
+    with one_at_a_time:
         wanted = [node for node in targets if node.value is None]
         if wanted:
             _run_all(wanted, replaced)
@@ -58,6 +64,8 @@ def evaluate_pending(targets: Iterable[Node] = (), replaced: Sequence[Handle] = 
     does not hold on to the graphs of all its steps. `replaced` are the last handles on values that
     nobody will look at again, if all goes well.
     """
+    if context.recording is not None and context.recording.defers():
+        return
     pending, context.pending = context.pending, []
     context.pending_bytes = context.pruned = 0
     waiting = [node for ref in pending if is_wanted(node := ref())]

@@ -22,7 +22,7 @@ from types import (
     MethodType,
     ModuleType,
 )
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from schuss.philox import Generator
 from schuss.tensor import Tensor
 
 ITEM, ATTRIBUTE = "item", "attribute"
+_MOST_PLACES = 50_000
 
 
 class _Missing:
@@ -46,7 +47,12 @@ _IMMUTABLE = (
     np.generic, enum.Enum, BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType,
     weakref.ref, np.ufunc, type(NotImplemented),
 )  # fmt: skip
-_ABOUT_GRADIENTS = "grad"
+
+
+class At(NamedTuple):
+    """In a recording in place of a tensor that was found: its number."""
+
+    index: int
 
 
 class Place:
@@ -64,8 +70,10 @@ class Place:
         self.container, self.how, self.key, self.name = container, how, key, name
 
     @property
-    def identity(self) -> tuple[int, str, Any]:
-        return id(self.container), self.how, self.key
+    def identity(self) -> tuple[Any, str, Any]:
+        """Equal for the same place, in other recordings too."""
+        container = self.container
+        return (container if isinstance(container, At) else id(container)), self.how, self.key
 
     def read(self) -> Any:
         """What is there; `MISSING` for nothing."""
@@ -127,6 +135,7 @@ class Walk:
         self._all_names = bool({"__dict__", "vars", "getattr", "dir"} & self._names)
         self._found: set[CodeType] = set()  # whose function objects were met
         self._met: dict[int, Any] = {}
+        self._entries: set[tuple[int, str]] = set()  # of classes
         self._todo: list[tuple[Any, str]] = []
         for i, each in enumerate(tensors):
             self._tensor(each, f"argument {i}")
@@ -140,14 +149,18 @@ class Walk:
     # --- what is met ---
 
     def _work(self) -> None:
-        while self._todo:
-            value, name = self._todo.pop(0)
+        for value, name in self._todo:  # which grows meanwhile
+            if len(self.places) > _MOST_PLACES:
+                self.problem = self.problem or f"it can reach too much, {name} for example"
+                return
             self._expand(value, name)
 
     def _visit(self, value: Any, name: str, relevant: bool = True) -> None:
         """Note a value that was read; what it contains is looked at later."""
         if isinstance(value, Tensor):
             self._tensor(value, name)
+        elif isinstance(value, type):
+            self._classes(value, value, name)
         elif not is_plain(value) and value is not MISSING and id(value) not in self._met:
             if not relevant and _unknown(value):
                 return
@@ -158,7 +171,10 @@ class Walk:
         if tensor in self.handles:
             return
         self.handles[tensor] = tensor._node
-        self._place(tensor, ATTRIBUTE, _ABOUT_GRADIENTS, f"{name}.grad")
+        place = Place(tensor, ATTRIBUTE, "grad", f"{name}.grad")
+        self.places.append((place, tensor.grad))
+        if tensor.grad is not None:
+            self.handles.setdefault(tensor.grad, tensor.grad._node)
 
     def _place(self, container: Any, how: str, key: Any, name: str, relevant: bool = True) -> None:
         place = Place(container, how, key, name)
@@ -247,20 +263,25 @@ class Walk:
             self._place(attributes, ITEM, key, f"{name}.{key}", relevant)
         if isinstance(attributes, dict):
             self.copies.append((attributes, dict(attributes), name))
-        for each in type(value).__mro__:
-            if each.__module__.startswith("schuss.") or is_library(each.__module__):
-                continue
-            self._class(each, value, name)
+        self._classes(type(value), value, name)
+
+    def _classes(self, kind: type, value: Any, name: str) -> None:
+        """The user's classes among the bases of `kind`, which is the class of a value or itself."""
+        for each in kind.__mro__:
+            module = each.__module__
+            if not module.startswith("schuss.") and not is_library(module):
+                self._class(each, value, name)
 
     def _class(self, cls: type, value: Any, name: str) -> None:
         """Attributes of a user's class: its functions that ran, and what they name."""
         for key, entry in list(vars(cls).items()):
             if isinstance(entry, MemberDescriptorType):  # of __slots__
-                self._place(value, ATTRIBUTE, key, f"{name}.{key}")
-            elif _runs(entry, self._codes) or (key in self._names and not _is_code(entry)):
-                if id(cls) in self._met and (id(cls), key) in self._met:  # type: ignore[comparison-overlap]
-                    continue
-                self._met[id(cls)] = cls
+                if value is not cls:
+                    self._place(value, ATTRIBUTE, key, f"{name}.{key}")
+            elif (id(cls), key) not in self._entries and (
+                _runs(entry, self._codes) or (key in self._names and not _is_code(entry))
+            ):
+                self._entries.add((id(cls), key))
                 self._place(cls, ATTRIBUTE, key, f"{cls.__name__}.{key}")
                 self._visit(entry, f"{cls.__name__}.{key}")
 

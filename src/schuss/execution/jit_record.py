@@ -11,19 +11,27 @@ import numpy as np
 from schuss.context import context
 from schuss.errors import describe_location
 from schuss.execution import tiers
-from schuss.execution.capture import capture, strides_of
+from schuss.execution.capture import capture
 from schuss.execution.evaluate import evaluate_pending, one_at_a_time
 from schuss.execution.jit_numbers import Tape
-from schuss.execution.jit_places import MISSING, Place, Walk, is_plain, same
+from schuss.execution.jit_places import MISSING, At, Place, Walk, is_plain, same
 from schuss.execution.jit_trace import Trace
 from schuss.execution.report import Run
-from schuss.graph import Node, ancestors, is_wanted, shared_numbers
+from schuss.graph import Kind, Node, ancestors, is_shared_number, is_wanted
 from schuss.philox import Generator
 from schuss.tensor import Tensor
 
 
 class RefusedError(Exception):
-    """This run cannot be replayed; the message says why."""
+    """This run cannot be replayed; the message says why.
+
+    Args:
+        passing: another run may do better.
+    """
+
+    def __init__(self, problem: str, passing: bool = False) -> None:
+        super().__init__(problem)
+        self.passing = passing
 
 
 class Source(NamedTuple):
@@ -52,6 +60,31 @@ class Source(NamedTuple):
 
 
 @dataclass(slots=True)
+class Found:
+    """A tensor that was found before the run.
+
+    Attributes:
+        fixed: the tensor; None where another one may be found at each call.
+        owner: its class.
+        kind: of its node.
+        requires_grad: of its node.
+        same_as: the number of the first tensor that points at the same node.
+        settled: whether it is a buffer, which remembers its last good node.
+    """
+
+    fixed: Tensor | None
+    owner: type
+    kind: Kind
+    requires_grad: bool
+    same_as: int
+    settled: bool
+
+    @property
+    def nbytes(self) -> int:
+        return self.kind.size * self.kind.dtype.itemsize
+
+
+@dataclass(slots=True)
 class NewNode:
     """A node that a replay makes: computed, or data.
 
@@ -71,12 +104,15 @@ class Recording:
     """All that a replay needs.
 
     Attributes:
-        walk: the places and tensors before the run.
-        arguments: how many of the tensors are arguments.
+        tensors: what was found before the run; first the arguments, of this number.
+        places: where Python values and tensors (`At`) were found.
+        sizes: containers with their lengths, sets with their contents.
+        absent: names that no module defines.
+        seeds: generators with their seeds and streams.
         tape, reads, draws: see `Trace`.
         key: the structure of the graph.
         program: computes it; None where there is nothing to compute.
-        inputs: what goes into the program, with the strides that it expects.
+        inputs: what goes into the program.
         news: the nodes that come out.
         made: the nodes of new tensors.
         rebound: tensors that point at another node after the run.
@@ -84,12 +120,15 @@ class Recording:
         result: what is returned: a Source, or lists, tuples and dicts of them.
         deferred: whether the function asked for an evaluation.
         live: places whose numbers may change from call to call.
-        floating: places where another tensor may be found at each call.
         verified: a second run has agreed.
     """
 
-    walk: Walk
+    tensors: list[Found]
     arguments: int
+    places: list[tuple[Place, Any]]
+    sizes: list[tuple[Any, Any]]
+    absent: list[tuple[dict[str, Any], str]]
+    seeds: list[tuple[Generator, int, int]]
     tape: Tape
     reads: dict[int, int]  # register -> index of a place
     draws: list[tuple[Generator, int]]
@@ -97,13 +136,12 @@ class Recording:
     deferred: bool
     key: tuple[int, ...] = ()
     program: Any = None
-    inputs: list[tuple[Source, Any]] = field(default_factory=list)
+    inputs: list[Source] = field(default_factory=list)
     news: list[NewNode] = field(default_factory=list)
     made: list[Source] = field(default_factory=list)
     rebound: list[tuple[int, Source]] = field(default_factory=list)
     writes: list[tuple[Place, Source]] = field(default_factory=list)
     live: set[int] = field(default_factory=set)
-    floating: set[int] = field(default_factory=set)
     verified: bool = False
 
     def agrees(self, other: Recording) -> str:
@@ -113,19 +151,19 @@ class Recording:
         """
         if self.key != other.key:
             return "it does not record the same operations each time"
-        mine, others = self.walk.places, other.walk.places
-        if [p.identity for p, _ in mine] != [p.identity for p, _ in others]:
+        mine, others = self.places, other.places
+        if [each.identity for each, _ in mine] != [each.identity for each, _ in others]:
             return "what it can reach has changed"
         if self._text() != other._text():
             return "what it changes differs from call to call"
-        pairs = [*zip(self._sources(), other._sources(), strict=True)]
+        pairs = [*zip(self.sources(), other.sources(), strict=True)]
         if not all(a.agrees(b) for a, b in pairs):
             return "a number that it computes with differs from call to call"
         known = set(self.reads.values())
         for i, ((place, a), (_, b)) in enumerate(zip(mine, others, strict=True)):
-            if isinstance(a, Tensor) != isinstance(b, Tensor):
+            if isinstance(a, At) != isinstance(b, At):
                 return f"{place.name} is a tensor at times"
-            if not isinstance(a, Tensor) and is_plain(a) and not same(a, b) and i not in known:
+            if not isinstance(a, At) and is_plain(a) and not same(a, b) and i not in known:
                 return f"{place.name} has changed from {b!r} to {a!r}"
         return ""
 
@@ -133,16 +171,17 @@ class Recording:
         """The places whose plain values differ from those in another recording."""
         return {
             i
-            for i, ((_, a), (_, b)) in enumerate(
-                zip(self.walk.places, other.walk.places, strict=True)
-            )
-            if is_plain(a) and not same(a, b)
+            for i, ((_, a), (_, b)) in enumerate(zip(self.places, other.places, strict=True))
+            if not isinstance(a, At) and is_plain(a) and not same(a, b)
         }
 
-    def _sources(self) -> list[Source]:
-        found = [each for each, _ in self.inputs] + [each.source for each in self.news]
-        found += self.made + [each for _, each in self.rebound]
-        found += [each for _, each in self.writes]
+    def sources(self) -> list[Source]:
+        """All of them, in a fixed order."""
+        return self.inputs + [each.source for each in self.news] + self.made + self.outcome()
+
+    def outcome(self) -> list[Source]:
+        """What tensors, places and the result hold after the run."""
+        found = [each for _, each in self.rebound] + [each for _, each in self.writes]
         todo = [self.result]
         while todo:
             each = todo.pop()
@@ -161,7 +200,7 @@ class Recording:
             (name, tuple((r, None if r >= 0 else v) for r, v in operands), outcome, register)
             for name, operands, outcome, register in lines
         ]
-        sources = [(each.kind, each.index) for each in self._sources()]
+        sources = [(each.kind, each.index) for each in self.sources()]
         places = [each.identity for each, _ in self.writes]
         owners = [(each.owner, each.node.kind.number) for each in self.news]
         draws = [(id(generator), count) for generator, count in self.draws]
@@ -177,12 +216,20 @@ class Tree(NamedTuple):
     parts: tuple[Any, ...]
 
 
-def conclude(trace: Trace, walk: Walk, arguments: int, first: int, result: Any) -> Recording:
+def conclude(
+    trace: Trace, walk: Walk, arguments: int, floating: set[Any], first: int, result: Any
+) -> Recording:
     """Compute what a run has recorded, and tell how to replay it.
+
+    Args:
+        arguments: how many tensors are arguments.
+        floating: places where another tensor may be found at each call.
+        first: the number of the first node of the run.
+        result: what the function returned.
 
     Raises RefusedError, before anything is computed, where it cannot be replayed.
     """
-    return _Conclusion(trace, walk, arguments, first).recording(result)
+    return _Conclusion(trace, walk, arguments, first).recording(result, floating)
 
 
 class _Conclusion:
@@ -199,7 +246,7 @@ class _Conclusion:
         self.draws: list[tuple[Generator, int]] = []
         self.draw_at: dict[Node, int] = {}
 
-    def recording(self, result: Any) -> Recording:
+    def recording(self, result: Any, learned: set[Any]) -> Recording:
         self._check_containers()
         self._check_generators()
         rebound = [
@@ -207,21 +254,27 @@ class _Conclusion:
             for handle, node in self.walk.handles.items()
             if handle._node is not node
         ]
-        writes, floating = self._writes()
+        writes = self._writes()
         made = Recording(
-            self.walk, self.arguments, self.trace.tape, self._reads(), self.draws,
-            self._result(result), self.trace.deferred,
-            made=self.made, rebound=rebound, writes=writes, floating=floating,
+            self._tensors(learned), self.arguments,
+            [(self._stripped(place), self._at(value)) for place, value in self.walk.places],
+            self._sizes(), self.walk.absent,
+            [(each, state["seed"], state["stream"])
+             for each, state in self.walk.generators.items()],
+            self.trace.tape, self._reads(), self.draws, self._result(result), self.trace.deferred,
+            made=self.made, rebound=rebound,
+            writes=[(self._stripped(place), source) for place, source in writes],
         )  # fmt: skip
         targets = [node for node in self.new_at if node.value is None]
         self._check_leaks(set(targets))
+        check_gradients(list(self.new_at))
         order = ancestors(targets, lambda node: node.value is None)
         for node in order:
             if node.number < self.first:
                 raise RefusedError("it goes on with a graph that was recorded before")
         work = capture(order, set(targets))
         leaves = [leaf for leaf in work.leaves if leaf.constant is None]
-        made.inputs = [(self._leaf(leaf), strides_of(leaf.value)) for leaf in leaves]  # type: ignore[arg-type]
+        made.inputs = [self._leaf(leaf) for leaf in leaves]
         made.key = work.key
         outputs = {node: i for i, node in enumerate(work.outputs)}
         if order:
@@ -229,6 +282,40 @@ class _Conclusion:
         made.news = [self._new(node, outputs) for node in self.new_at]
         _detach_from_graph(order, self.trace.deferred)
         return made
+
+    # --- what was found, without the tensors that may be others next time ---
+
+    def _tensors(self, learned: set[Any]) -> list[Found]:
+        """The tensors; those may be others that are arguments, gradients, or were replaced."""
+        floating = set(range(self.arguments))
+        for place, value in self.walk.places:
+            if isinstance(value, Tensor) and (
+                isinstance(place.container, Tensor)
+                or place.identity in learned
+                or place.read() is not value
+            ):
+                floating.add(self.index[value])
+        return [
+            Found(
+                None if i in floating else handle, type(handle), node.kind, node.requires_grad,
+                self.node_index[node], hasattr(handle, "_settled"),
+            )  # fmt: skip
+            for i, (handle, node) in enumerate(self.walk.handles.items())
+        ]
+
+    def _at(self, value: Any) -> Any:
+        return At(self.index[value]) if isinstance(value, Tensor) else value
+
+    def _stripped(self, place: Place) -> Place:
+        if isinstance(place.container, Tensor):
+            return Place(At(self.index[place.container]), place.how, place.key, place.name)
+        return place
+
+    def _sizes(self) -> list[tuple[Any, Any]]:
+        return [
+            (container, frozenset(copy) if isinstance(container, set) else len(copy))
+            for container, copy, _ in self.walk.copies
+        ]
 
     # --- what has changed ---
 
@@ -241,7 +328,7 @@ class _Conclusion:
             else:
                 changed = container.keys() != before.keys()
             if changed:
-                raise RefusedError(f"it adds to or takes from {name}")
+                raise RefusedError(f"it adds to or takes from {name}", passing=True)
 
     def _check_generators(self) -> None:
         expected = {generator: dict(state) for generator, state in self.walk.generators.items()}
@@ -255,15 +342,12 @@ class _Conclusion:
             if generator.state_dict() != state:
                 raise RefusedError("it changes the state of a random generator in Python")
 
-    def _writes(self) -> tuple[list[tuple[Place, Source]], set[int]]:
+    def _writes(self) -> list[tuple[Place, Source]]:
         writes: list[tuple[Place, Source]] = []
-        floating: set[int] = set()
-        for i, (place, before) in enumerate(self.walk.places):
+        for place, before in self.walk.places:
             after = place.read()
             if after is before:
                 continue
-            if isinstance(before, Tensor):
-                floating.add(i)
             register = self.trace.outs.get((id(place.container), place.key))
             if register is not None and self.trace.tape.values[register] == after:
                 writes.append((place, Source("number", register)))
@@ -273,7 +357,7 @@ class _Conclusion:
                 writes.append((place, Source("plain", -1, after)))
             else:
                 raise RefusedError(f"it puts a {type(after).__name__} at {place.name}")
-        return writes, floating
+        return writes
 
     def _reads(self) -> dict[int, int]:
         """The places of the registers that were read, where nothing had changed them before."""
@@ -330,7 +414,7 @@ class _Conclusion:
             return Source("number", self.trace.numbers[leaf], leaf.dtype)
         if leaf in self.draw_at:
             return Source("draw", self.draw_at[leaf])
-        if leaf.op is None and (leaf.number >= self.first or leaf in shared_numbers()):
+        if leaf.op is None and (leaf.number >= self.first or is_shared_number(leaf)):
             return Source("frozen", -1, leaf.value)
         raise RefusedError(
             f"it uses a tensor ({leaf.name} {leaf.shape}, {describe_location(leaf.location)}) "
@@ -340,6 +424,8 @@ class _Conclusion:
     def _new(self, node: Node, outputs: dict[Node, int]) -> NewNode:
         owner = node.owner() if node.owner is not None else None
         at = -1 if owner is None else self.index.get(owner, -1)
+        if node.owner is not None and at < 0:
+            raise RefusedError("it makes a tensor that collects gradients")
         if node in outputs:
             source = Source("output", outputs[node])
         elif node in self.trace.numbers or node in self.draw_at or node.op is not None:

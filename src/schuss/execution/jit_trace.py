@@ -44,6 +44,7 @@ class Trace:
         self._defer = defer
         self._live = live and defer
         self._leaves: dict[tuple[int, Any], Node] = {}
+        self._tuples: dict[int, tuple[Any, Any]] = {}  # of live numbers, and what they stand for
         self._current: dict[tuple[int, Any], LiveFloat | LiveInt] = {}
 
     @contextmanager
@@ -115,6 +116,9 @@ class Trace:
     def _enter(self, optimizer: Any) -> None:
         for container in _containers(optimizer):
             for key, value in container.items():
+                if type(value) is tuple and value and all(type(each) is float for each in value):
+                    live = container[key] = tuple([self.tape.read(each) for each in value])
+                    self._tuples[id(live)] = (live, value)
                 if type(value) is not int and type(value) is not float:
                     continue
                 place = (id(container), key)
@@ -128,7 +132,9 @@ class Trace:
     def _leave(self, optimizer: Any) -> None:
         for container in _containers(optimizer):
             for key, value in container.items():
-                if isinstance(value, (LiveFloat, LiveInt)):
+                if type(value) is tuple and id(value) in self._tuples:
+                    container[key] = self._tuples[id(value)][1]
+                elif isinstance(value, (LiveFloat, LiveInt)):
                     container[key] = number(value)
                     self._current[(id(container), key)] = value
                     self.outs[(id(container), key)] = value.register

@@ -21,6 +21,7 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _RECIPES = os.path.join(_OURS, "recipes") + os.sep  # programs of users
 _NUMPY = os.path.dirname(os.path.abspath(np.__file__)) + os.sep
 _STANDARD = tuple({sysconfig.get_path(each) + os.sep for each in ("stdlib", "platstdlib")})
+_TOOLS = (f"{os.sep}llvmlite{os.sep}", f"{os.sep}ml_dtypes{os.sep}")  # what the package itself uses
 _PACKAGES = ("site-packages", "dist-packages")
 
 USER, OURS, LIBRARY = "user", "ours", "library"
@@ -48,12 +49,21 @@ def kind_of(filename: str) -> str:
 
 
 def _kind_of(filename: str) -> str:
+    if any(each in filename for each in _TOOLS):
+        return OURS
     if filename.startswith(_OURS):
         return USER if filename.startswith(_RECIPES) else OURS
     standard = filename.startswith(_STANDARD) and not any(each in filename for each in _PACKAGES)
     if standard or filename.startswith((_NUMPY, "<frozen")):
         return LIBRARY
     return USER
+
+
+def _is_generated(frame: FrameType) -> bool:
+    """Whether this is text that we or the library compiled: methods of dataclasses, say."""
+    module = frame.f_globals.get("__name__") or "?"
+    ours = module == "schuss" or module.startswith(("schuss.", "namedtuple_"))
+    return frame.f_code.co_filename.startswith("<") and (ours or is_library(module))
 
 
 def is_library(module: str) -> bool:
@@ -91,7 +101,7 @@ class Watch:
         code = frame.f_code
         if event == "call":
             kind = kind_of(code.co_filename)
-            if kind == USER:
+            if kind == USER and not _is_generated(frame):
                 self.codes[code] = frame.f_globals
             elif kind == LIBRARY and not self.problem:
                 caller = frame.f_back

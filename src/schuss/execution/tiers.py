@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from schuss import settings
@@ -28,9 +27,7 @@ _WORTH_SECONDS = 0.3  # of the reference tier, and so much more for each node to
 _WORTH_PER_NODE = 1e-3
 
 _programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
-_seen: OrderedDict[tuple[int, ...], str] = OrderedDict()  # with their digests
-_compiled: dict[tuple[int, ...], str] = {}
-_expected: set[str] = set()
+_seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
 _mode: str | None = None
 _checks: bool | None = None
 
@@ -55,6 +52,17 @@ def using(name: str) -> Iterator[None]:
         _mode = before
 
 
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Compile what is met for the first time too, unless the user asked for the reference tier.
+
+    What is computed then does not depend on what has been computed before: a training run that is
+    resumed in another process gives the same bits.
+    """
+    with using("compiled" if mode() == "auto" else mode()):
+        yield
+
+
 def checking() -> bool:
     """Whether both tiers compute and are compared: SCHUSS_CHECK=1."""
     global _checks
@@ -65,6 +73,11 @@ def checking() -> bool:
 
 def reference_only() -> bool:
     return mode() == "reference"
+
+
+def is_known(work: Capture) -> bool:
+    """Whether there is a program of this structure, or it was met before."""
+    return work.key in _programs or work.key in _seen
 
 
 def program_for(work: Capture, report: Run) -> Program | None:
@@ -82,42 +95,23 @@ def program_for(work: Capture, report: Run) -> Program | None:
     made = Program(compile_graph(work.graph()))
     report.compile_seconds = time.perf_counter() - started
     _programs[work.key] = made
-    _compiled[work.key] = _seen.pop(work.key, "") or digest(work)
+    _seen.pop(work.key, None)
     if len(_programs) > _PROGRAMS:
         oldest, _ = _programs.popitem(last=False)
-        _seen[oldest] = _compiled.pop(oldest)
+        _seen[oldest] = None
     return made
 
 
 def _is_due(work: Capture) -> bool:
     """Whether a structure is compiled although this process meets it for the first time."""
-    seconds = reference_seconds(work.order)
-    if seconds > _WORTH_SECONDS + _WORTH_PER_NODE * len(work.order):
-        return True
-    return bool(_expected) and digest(work) in _expected
-
-
-def digest(work: Capture) -> str:
-    """Names a structure in files: equal in all processes."""
-    return sha256(str(work.graph()).encode()).hexdigest()[:16]
-
-
-def state() -> list[str]:
-    """The structures met so far. A checkpoint holds them, so that a resumed run goes on in the
-    tiers that the run before would have used, and repeats it bit for bit."""
-    return sorted({*_seen.values(), *_compiled.values(), *_expected})
-
-
-def expect(structures: Iterable[str]) -> None:
-    """Take on what `state` told in another process: these structures count as met."""
-    _expected.update(structures)
+    return reference_seconds(work.order) > _WORTH_SECONDS + _WORTH_PER_NODE * len(work.order)
 
 
 def note_reference(work: Capture) -> None:
     """The reference tier has computed this structure once."""
     if mode() != "auto":
         return
-    _seen[work.key] = digest(work)
+    _seen[work.key] = None
     if len(_seen) > _SEEN:
         _seen.popitem(last=False)
 
@@ -140,5 +134,3 @@ def forget() -> None:
     """Drop all programs and all that was seen."""
     _programs.clear()
     _seen.clear()
-    _compiled.clear()
-    _expected.clear()

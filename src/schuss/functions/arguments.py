@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 
 from schuss import dtypes
+from schuss.context import context
 from schuss.dtypes import DType, Number
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, fail
 from schuss.execution.evaluate import admit
@@ -79,6 +80,8 @@ def host_array(value: ArrayLike, dtype: DType | None, where: str) -> np.ndarray:
     if isinstance(value, (list, tuple)) and any(isinstance(each, Handle) for each in value):
         raise fail(ArgumentTypeError, where, "got a sequence that contains tensors",
                    hint="join them with schuss.stack, which keeps their gradients")  # fmt: skip
+    if context.recording is not None:
+        context.recording.took(value)
     try:
         array = np.array(value, copy=True)
     except (ValueError, TypeError) as problem:

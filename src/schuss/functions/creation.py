@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss import dlpack, dtypes
+from schuss.context import context
 from schuss.devices import as_device
 from schuss.dtypes import Number
 from schuss.errors import ArgumentError, fail
@@ -86,6 +87,8 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     Memory that its owner may still write to is copied. `copy=False` shares it: do not write then.
     """
     as_device(device)
+    if context.recording is not None:
+        context.recording.took(x)
     return adopt(dlpack.take(x, copy))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.context import context
 from schuss.errors import ArgumentError, DTypeError, fail
 from schuss.functions.arguments import as_shape, cast
 from schuss.functions.elementwise import cos, log, minimum, sin, sqrt
@@ -31,8 +32,16 @@ def _floating_dtype(where: str, dtype: Any) -> dtypes.DType:
 def bits(shape: int | Sequence[int], *, generator: Generator | None = None) -> Tensor:
     """Random 32-bit numbers: uint32."""
     sizes = as_shape("random", shape)
-    state = (generator or default_generator).reserve(math.prod(sizes))
-    return apply(random_bits, wrap(data(state)), shape=sizes)
+    return apply(random_bits, draw(math.prod(sizes), generator), shape=sizes)
+
+
+def draw(count: int, generator: Generator | None) -> Tensor:
+    """The state of a generator from which `count` 32-bit numbers are drawn next."""
+    source = generator or default_generator
+    state = data(source.reserve(count))
+    if context.recording is not None:
+        context.recording.drew(state, source, count)
+    return wrap(state)
 
 
 _DIGITS = {dtypes.float32: 24, dtypes.float16: 11, dtypes.bfloat16: 8}

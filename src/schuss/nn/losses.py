@@ -10,7 +10,7 @@ from __future__ import annotations
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating
-from schuss.functions.elementwise import abs, exp, log, log1p, logical_not, maximum, minimum, where
+from schuss.functions.elementwise import abs, exp, log, log1p, logical_and, maximum, minimum, where
 from schuss.functions.manipulation import expand_dims
 from schuss.functions.neural import log_softmax, softplus
 from schuss.functions.reduction import mean, sum
@@ -257,21 +257,22 @@ def _picked(where_: str, logs: Tensor, y: Tensor, weight: ArrayLike | None,
             hint=hint,
         )
     y = cast(y, dtypes.int64)
-    ignored = y == ignore_index
-    classes = where(ignored, 0, y)
-    # Compared rather than gathered: this and its gradient fuse with the softmax around them.
-    classes = apply(checked_index, classes, size=logs.shape[axis], axis=axis)
-    here = apply(positions, shape=logs.shape, axis=axis) == expand_dims(
-        labelled(classes, f"{where_}: target"), axis=axis
-    )
+    counted = y != ignore_index
+    checked = apply(checked_index, y, size=logs.shape[axis], axis=axis, ignored=ignore_index)
+    labelled(checked, f"{where_}: target")
+    # Compared rather than gathered: this and its gradient fuse with the softmax around them. An
+    # ignored target equals no class, whichever number it is.
+    here = apply(positions, shape=logs.shape, axis=axis) == expand_dims(checked, axis=axis)
+    if 0 <= ignore_index < logs.shape[axis]:
+        here = logical_and(here, expand_dims(counted, axis=axis))
     chosen = sum(where(here, logs, 0), axis=axis)
     if weight is None:
-        weights = cast(logical_not(ignored), logs.dtype)
-    else:
-        table = _class_weights(where_, weight, logs)
-        drawn = apply(gather, table, classes, axes=(0,), wrap=False)
-        weights = where(ignored, 0, labelled(drawn, f"{where_}: target"))
-    return where(ignored, 0, -chosen * weights), weights
+        return -chosen, cast(counted, logs.dtype)
+    table = _class_weights(where_, weight, logs)
+    classes = where(counted, checked, 0)
+    drawn = labelled(apply(gather, table, classes, axes=(0,), wrap=False), f"{where_}: target")
+    weights = where(counted, drawn, 0)
+    return -chosen * weights, weights
 
 
 def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:

@@ -13,7 +13,14 @@ import numpy as np
 from schuss import dtypes
 from schuss.context import Scope, context
 from schuss.devices import as_device, is_device
-from schuss.errors import ArgumentTypeError, ModuleError, SchussError, StateDictError, fail
+from schuss.errors import (
+    ArgumentTypeError,
+    ModuleError,
+    SchussError,
+    StateDictError,
+    fail,
+    user_location,
+)
 from schuss.execution.evaluate import evaluate
 from schuss.functions.arguments import ArrayLike, as_tensor, cast
 from schuss.graph import Node
@@ -96,6 +103,9 @@ class StateDictReport(NamedTuple):
     extra: list[str]
 
 
+_OURS = "schuss.nn."  # where our layers are defined
+
+
 class _Running:
     """The layer that is being called, inside those that called it. Messages print the path."""
 
@@ -159,12 +169,16 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if "training" not in self.__dict__:
             raise self._uninitialised()
-        outer = context.scope
+        outer, line = context.scope, context.location
         context.scope = _Running(self, outer)
+        if type(self).__module__.startswith(_OURS):  # one line of the user for all that it does
+            context.location = line or user_location()
+        else:
+            context.location = None
         try:
             return self.forward(*args, **kwargs)
         finally:
-            context.scope = outer
+            context.scope, context.location = outer, line
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "training" not in self.__dict__:

@@ -52,8 +52,11 @@ def _checked(
     return tuple(made)
 
 
-def _checked_index(index: np.ndarray, size: int, axis: int) -> np.ndarray:
-    return _checked((index,), (size,), (0,), wrap=False, shown=(axis,))[0]
+def _checked_index(index: np.ndarray, size: int, axis: int, ignored: int | None) -> np.ndarray:
+    looked_at = index if ignored is None else np.where(index == ignored, 0, index)
+    if size or looked_at is index:
+        _checked((looked_at,), (size,), (0,), wrap=False, shown=(axis,))
+    return index
 
 
 def _positions(shape: Shape, axis: int) -> np.ndarray:
@@ -150,13 +153,14 @@ def _scatter_samples(rng: Rng) -> list[Sample]:
 
 checked_index: Op = define(
     "checked_index",
-    "integers, all of which must point into an axis of the given size",
-    infer=lambda index, size, axis: (index.shape, index.dtype),
+    "integers, all of which but the ignored one must point into an axis of the given size",
+    infer=lambda index, size, axis, ignored: (index.shape, index.dtype),
     reference=_checked_index,
     gradient=None,
     samples=lambda rng: [
-        Sample([rng.integers(0, 4, (3, 2))], {"size": 4, "axis": 1}),
-        Sample([np.zeros((0,), np.int64)], {"size": 0, "axis": 0}),
+        Sample([rng.integers(0, 4, (3, 2))], {"size": 4, "axis": 1, "ignored": None}),
+        Sample([np.array([3, -7, 0])], {"size": 4, "axis": 0, "ignored": -7}),
+        Sample([np.zeros((0,), np.int64)], {"size": 0, "axis": 0, "ignored": None}),
     ],
     view=True,
 )

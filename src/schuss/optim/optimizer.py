@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from schuss import dtypes
-from schuss.context import no_grad
+from schuss.context import context, no_grad
 from schuss.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -18,6 +19,7 @@ from schuss.errors import (
     ShapeError,
     StateDictError,
     fail,
+    user_location,
 )
 from schuss.execution.evaluate import evaluate_pending
 from schuss.functions.arguments import adopt, as_tensor, cast
@@ -129,6 +131,7 @@ class Optimizer:
         Warns once where no parameter has a gradient.
         """
         before: list[tuple[Tensor, Tensor]] = []  # parameters and what they were
+        line, context.location = context.location, user_location()
         state = {name: dict(slots) for name, slots in self.state.items()}
         try:
             self._assign_all(before)
@@ -139,10 +142,13 @@ class Optimizer:
                 p._point_at(value._node)
             self.state = state
             raise
+        finally:
+            context.location = line
 
     def _assign_all(self, before: list[tuple[Tensor, Tensor]]) -> None:
         """Assign new values, noting in `before` what the parameters pointed at."""
-        with no_grad():
+        numbers = context.recording.numbers_of(self) if context.recording else nullcontext()
+        with no_grad(), numbers:
             for group in self.param_groups:
                 for name, p in zip(group["names"], group["params"], strict=True):
                     if p.grad is None or not p.requires_grad:  # frozen since

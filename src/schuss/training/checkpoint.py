@@ -34,7 +34,6 @@ from schuss.errors import (
     StorageError,
     fail,
 )
-from schuss.execution import tiers
 from schuss.files import (
     atomic_folder,
     atomic_write,
@@ -97,7 +96,6 @@ def save_checkpoint(
     }
     states = {name: each.state_dict() for name, each in (generators or {}).items()}
     state["generators"] = pack(states, "generators", arrays)
-    state["structures"] = tiers.state()
     more = extra.state_dict() if isinstance(extra, Stateful) else extra
     state["extra"] = pack(more, "extra", arrays)
     state |= {"format": FORMAT, "step": int(step), "epoch": int(epoch), "optimizer": None}
@@ -196,11 +194,7 @@ def load_checkpoint(
         saved = state["generators"].get(name)
         _check_present(path, f"generator {name!r}", saved)
         targets.append(_Target(f"generator {name!r}", path / _STATE, generator, saved))
-    structures = state.get("structures", [])
-    if not isinstance(structures, list) or not all(isinstance(each, str) for each in structures):
-        raise fail(FileFormatError, "load_checkpoint", f"{path / _STATE} lists no structures")
     _load_all(targets)
-    tiers.expect(structures)
     return Loaded(state["step"], state["epoch"], state["extra"])
 
 

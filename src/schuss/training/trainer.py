@@ -14,6 +14,7 @@ import numpy as np
 
 from schuss.context import no_grad
 from schuss.errors import ArgumentError, ArgumentTypeError, NumericsError, fail
+from schuss.execution import tiers
 from schuss.functions.arguments import adopt
 from schuss.optim import clip_grad_norm
 from schuss.philox import Generator, default_generator
@@ -156,7 +157,11 @@ class Trainer(Run):
         self.start_run(train_loader, validation, hooks, epochs)
         self._restore(resume)
         try:
-            with mode(self.model, training=True), deferred_interrupts() as self._interrupts:
+            with (
+                tiers.at_once(),
+                mode(self.model, training=True),
+                deferred_interrupts() as self._interrupts,
+            ):
                 self._call("on_fit_begin")
                 self._train()
                 self._call("on_fit_end")

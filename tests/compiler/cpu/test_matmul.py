@@ -15,6 +15,7 @@ import pytest
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source, compile_kernels
 from schuss.compiler.cpu.matmul import Machine, Product, lower, plain_epilogue
+from schuss.compiler.cpu.runtime import OK, Launch, Sequence, get_num_threads, set_num_threads
 
 # AVX-512, AVX2, and what every 64-bit machine has: as far as this one goes.
 MACHINES = [
@@ -205,6 +206,34 @@ def test_order_of_parts_does_not_matter(batch, m, n, k):
     assert lower(product, plain_epilogue(product)).stages[-1].parts >= 4
     check(a, b)
     np.testing.assert_array_equal(multiply(a, b), multiply(a, b, backwards=True))
+
+
+def test_number_of_threads_does_not_matter():
+    """All stages through the runtime: packing, multiplying in slices, adding."""
+    rng = np.random.default_rng(7)
+    a, b = sample(rng, (9000, 40)).T, sample(rng, (50, 9000)).T
+    product = product_of(a, b)
+    lowered = lower(product, plain_epilogue(product))
+    assert min(stage.parts for stage in lowered.stages[:-1]) >= 8
+    sources = [*lowered.shared, *(Source(x.text, (x.name,)) for x in lowered.stages)]
+    addresses = compile_kernels(sources)
+    launches = [Launch(addresses[x.name], (1, 2, 3, 4), x.parts, x.scratch) for x in lowered.stages]
+    sequence = Sequence([[each] for each in launches], slots=5)
+    workspace = guarded(-(-lowered.workspace // 64) * 64)
+    results = []
+    before = get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            set_num_threads(threads)
+            results.append(np.zeros((40, 50), np.float32))
+            for slot, array in enumerate((a, b, workspace, results[-1]), start=1):
+                sequence.slots[slot] = array.ctypes.data
+            assert sequence.run() == OK
+    finally:
+        set_num_threads(before)
+    np.testing.assert_allclose(results[0], a @ b, rtol=1e-4, atol=1e-2)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_small_products_are_one_part():

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu.elementwise import TABLE, kind_of, number
+from schuss.compiler.cpu.elementwise import TABLE, kind_of, number, rounded
 from schuss.compiler.cpu.random import random_bits
 from schuss.compiler.cpu.text import Text, memory_type, register_type, vector
 from schuss.compiler.emit import COST
@@ -49,6 +49,12 @@ def print_loops(kernel: Kernel, name: str, lanes: int) -> Printed:
     if kernel.inner:
         return _Columns(kernel, name, lanes).print()
     return _Rows(kernel, name, lanes).print()
+
+
+# Ops whose result is one of their inputs, or is rounded by itself.
+_EXACT = frozenset(
+    "negative abs relu maximum minimum where copysign astype reduce.max reduce.min load".split()
+)
 
 
 def cost_of(line: Line) -> int:
@@ -173,7 +179,14 @@ class Printer:
         assert not line.op.startswith("reduce."), (number_, line)
         xs = [self.known(each, lanes) for each in line.inputs]
         kinds = [self.kernel.lines[each].dtype for each in line.inputs]
-        return TABLE[line.op](t, xs, kinds, line.dtype, lanes)  # type: ignore[arg-type]
+        found = TABLE[line.op](t, xs, kinds, line.dtype, lanes)  # type: ignore[arg-type]
+        return self.as_stored(line, found, lanes)
+
+    def as_stored(self, line: Line, value: str, lanes: int) -> str:
+        """Half precisions are rounded after each op: what is fused changes no number."""
+        if line.dtype not in dtypes.HALF or line.op in _EXACT:
+            return value
+        return rounded(self.t, value, dtypes.float32, line.dtype, lanes)
 
     # --- memory ---
 
@@ -488,7 +501,8 @@ class _Rows(Printer):
                 self._move(self.kernel.lines[i], accumulators[i], totals[i])
         for i in reductions:
             held = [totals[i]] if middle else accumulators[i]
-            self.set(i, 1, self._folded(self.kernel.lines[i], held))
+            line = self.kernel.lines[i]
+            self.set(i, 1, self.as_stored(line, self._folded(line, held), 1))
 
     def _totals(self, reductions: list[int]) -> dict[int, str]:
         """Accumulators of the accumulators of each inner row: rounding errors grow less."""
@@ -676,7 +690,7 @@ class Epilogue(Printer):
     def _given(self, line: Line) -> str:
         """The sum in the dtype of the product: small integers are added up in wider ones."""
         if register_type(line.dtype) == register_type(self.accumulator):
-            return "%value"
+            return self.as_stored(line, "%value", self.lanes)
         row = TABLE["astype"]
         return row(self.t, ["%value"], [self.accumulator], line.dtype, self.lanes)
 
@@ -757,7 +771,7 @@ class _Columns(Printer):
             self.at[self.vector_axis] = t.plus(low, str(u * lanes))
             with self.scope(), self.masked(masks[u]):
                 for i in self.reductions:
-                    self.set(i, lanes, totals[i][u])
+                    self.set(i, lanes, self.as_stored(self.kernel.lines[i], totals[i][u], lanes))
                 self.store_all(self.kernel.stores, lanes)
 
     def _reduce(self, low: str, wide: int, masks: list[str | None]) -> dict[int, list[str]]:

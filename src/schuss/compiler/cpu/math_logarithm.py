@@ -34,8 +34,8 @@ def log1p(x: Value) -> Value:
     return select(is_tiny(x), x, _corrected(x, _log1p(x), -1.0))
 
 
-def _log1p(x: Value, doublings: Value | None = None) -> Value:
-    """log((1 + x) 2^doublings) for finite x > -1 that are not tiny.
+def _log1p(x: Value, doublings: Value | None = None, rest: Value | None = None) -> Value:
+    """log((1 + x + rest) 2^doublings) for finite x > -1 that are not tiny.
 
     The fraction f = (1 + x) / 2^e - 1 is taken from x itself, not from the rounded 1 + x.
     """
@@ -45,7 +45,9 @@ def _log1p(x: Value, doublings: Value | None = None) -> Value:
     scale = ((EXPONENT_BIAS[x.kind] + 2 - exponent) << places).from_bits()
     f = fma(scale, x * 0.25, fma(scale, 0.25, -1.0))
     e = exponent.to(x.kind)
-    return _e_ln2_plus_log1p(e if doublings is None else e + doublings, f)
+    if doublings is not None:
+        e = e + doublings
+    return _e_ln2_plus_log1p(e, f, None if rest is None else rest * (scale * 0.25))
 
 
 def asinh(x: Value) -> Value:
@@ -60,14 +62,16 @@ def acosh(x: Value) -> Value:
     """log(x + sqrt(x^2 - 1)) as log1p(t + sqrt(t^2 + 2 t)) with t = x - 1, or log(2 x)."""
     t = x - 1.0
     large = x > 2.0**60
-    z = t + square_root(fma(t, t, t + t))
-    return select(x >= 1.0, _log_or_double(x, large, z), math.nan)
+    z, rest = sum_with_rest(square_root(fma(t, t, t + t)), t)
+    return select(x >= 1.0, _log_or_double(x, large, z, rest), math.nan)
 
 
-def _log_or_double(x: Value, large: Value, z: Value) -> Value:
-    """log(1 + z), but log(2 x) where x is large, and x where that is infinite or NaN."""
-    one = x.like(1.0)
-    y = _log1p(select(large, x, z), select(large, one, 0.0))
+def _log_or_double(x: Value, large: Value, z: Value, rest: Value | None = None) -> Value:
+    """log(1 + z + rest), but log(2 x) where x is large, and x where that is infinite or NaN."""
+    zero, one = x.like(0.0), x.like(1.0)
+    if rest is not None:
+        rest = select(large, zero, rest)
+    y = _log1p(select(large, x, z), select(large, one, zero), rest)
     return select(x < math.inf, y, x)
 
 
@@ -81,15 +85,18 @@ def atanh(x: Value) -> Value:
     return select(is_tiny(x), x, copysign(y, x))
 
 
-def _e_ln2_plus_log1p(e: Value, f: Value) -> Value:
-    """e ln(2) + log(1 + f)."""
+def _e_ln2_plus_log1p(e: Value, f: Value, rest: Value | None = None) -> Value:
+    """e ln(2) + log(1 + f) + rest, where the rest is much smaller than the others."""
     if f.kind == "float":
-        return fma(e, math.log(2), fma(f * f, polynomial(f, tables.LOG["float"]), f))
+        q = polynomial(f, tables.LOG["float"])
+        near = fma(f * f, q, f) if rest is None else f + fma(f * f, q, rest)
+        return fma(e, math.log(2), near)
     high, low = tables.LN2[f.kind]
     s = f / (2.0 + f)
     z = s * s
-    rest = fma(-z, polynomial(z, tables.LOG["double"]), f)  # log(1 + f) = f - s (f - z q(z))
-    return fma(e, high, f - fma(s, rest, e * -low))
+    inner = fma(-z, polynomial(z, tables.LOG["double"]), f)  # log(1 + f) = f - s (f - z q(z))
+    small = e * -low if rest is None else fma(e, -low, -rest)
+    return fma(e, high, f - fma(s, inner, small))
 
 
 def _corrected(x: Value, y: Value, pole: float) -> Value:

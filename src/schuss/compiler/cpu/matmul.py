@@ -11,10 +11,11 @@ The epilogue is LLVM IR text that defines
     define internal void @NAME(ptr %args, i64 %batch, i64 %m, i64 %n,
                                <L x T> %value, i64 %count) alwaysinline
 
-It is called once for each element of C, in vectors: `value` holds C[batch, m, n + i] for
-i < count, where 1 <= count <= L and `batch` counts through the batch axes in row-major order. It
-computes and stores what it likes. T is the type that the product is summed in: float32 for half
-precision, int32 for int8, else the dtype itself.
+It gets each element of C once, in vectors: `value` holds C[batch, m, n + i] for i < count, where
+1 <= count <= L and `batch` counts through the batch axes in row-major order; its other elements are
+anything. It computes and stores what it likes, but not to A or B. Its text may declare what it
+calls: the modules declare only functions of their own. T is the type that the product is summed in:
+float32 for half precision, int32 for int8, else the dtype itself.
 """
 
 from __future__ import annotations

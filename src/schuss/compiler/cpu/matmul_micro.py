@@ -61,6 +61,7 @@ def definition(micro: Micro) -> str:
     starts = [
         f.at(micro.element, "%a", f.mul("%a_row", row)) for row in range(0, micro.rows, _GROUP)
     ]
+    offsets = ["0", "%a_row", f.mul("%a_row", 2)]
     f.line("br label %loop")
     f.label("loop")
     f.line("%left = phi i64 [%k, %entry], [%left.next, %loop]")
@@ -70,7 +71,7 @@ def definition(micro: Micro) -> str:
     for r, v in cells:
         zero = "zeroinitializer"
         f.line(f"%c{r}_{v} = phi {micro.vector} [{zero}, %entry], [%s{r}_{v}, %loop]")
-    _step(f, micro)
+    _step(f, micro, offsets)
     for g in range(len(starts)):
         f.line(f"%a{g}.next = getelementptr {micro.element}, ptr %a{g}, i64 %a_k")
     f.line(f"%bp.next = getelementptr {micro.element}, ptr %bp, i64 %b_k")
@@ -88,15 +89,18 @@ def definition(micro: Micro) -> str:
     return f"{f}\n{declare_fma(micro.element, micro.lanes)}"
 
 
-def _step(f: Function, micro: Micro) -> None:
-    """One step of k: %s = %c + a * b."""
+def _step(f: Function, micro: Micro, offsets: list[str]) -> None:
+    """One step of k: %s = %c + a * b. `offsets` are those of the rows of a group."""
     element, lanes = micro.element, micro.lanes
     b = []
     for v in range(micro.vectors):
         pointer = f.at(element, "%bp", v * lanes)
         b.append(f.let(f"load {micro.vector}, ptr {pointer}, align {size(element)}"))
+    # Through the empty assembly LLVM does not see that these pointers are a stride apart. It would
+    # form each row's address from the one before, and the chain would take longer than the sums.
+    starts = [f.let(f'call ptr asm "", "=r,0"(ptr %a{g})') for g in range(-(-micro.rows // _GROUP))]
     for r in range(micro.rows):
-        pointer = f.at(element, f"%a{r // _GROUP}", f.mul("%a_row", r % _GROUP))
+        pointer = f.at(element, starts[r // _GROUP], offsets[r % _GROUP])
         a = broadcast(f, micro.vector, f.let(f"load {element}, ptr {pointer}"))
         for v in range(micro.vectors):
             f.line(f"%s{r}_{v} = {fma(f, element, lanes, a, b[v], f'%c{r}_{v}')}")

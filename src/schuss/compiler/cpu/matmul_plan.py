@@ -1,7 +1,7 @@
 """What a matrix product is, and how it is cut into blocks.
 
-The plan depends on the product and the machine's vectors and caches alone, never on the number of
-threads.
+The plan depends on the product and the machine's vectors alone, never on the number of threads, so
+that results do not either. Its constants were measured on Zen 4.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _LONGEST_BLOCK = 4096
 # A product of fewer tiles is cut along k too, in slices of at least so many elements.
 _FEW_CELLS = 16
 _SHORTEST_SLICE = 256
+_SLICED_BLOCK = 1 << 19  # bytes of A and B for a block of k of a slice
+_LARGE = 1 << 22  # bytes of A and B that come from memory each time
 # Rows and columns of the largest block of C: with blocks of k, what it is made from stays in a
 # second-level cache of a megabyte or two, and in half of that it comes from the third in time.
 _BLOCK_ROWS = 140
@@ -164,7 +166,7 @@ def plan(product: Product, machine: Machine) -> Plan:
     tiles, height, tall, vectors = _tiles(product, machine.registers, lanes, kernel)
     panels = ceil_div(product.n, vectors * lanes)
     parts = _parts(product)
-    slices, slice_k, k_block = _k_blocks(product, tiles * panels, parts, lanes)
+    slices, slice_k, k_block = _k_blocks(product, tiles * panels, parts, lanes, kernel)
     block_tiles, block_panels, group = _blocks(
         product, (tiles, height + (tall > 0)), (panels, vectors * lanes), parts, slices, kernel
     )
@@ -248,21 +250,35 @@ def _parts(product: Product) -> int:
     return max(1, min(_MOST_PARTS, work // _PART), min(2 * _MOST_PARTS, work // _LONG_PART))
 
 
-def _k_blocks(product: Product, cells: int, parts: int, lanes: int) -> tuple[int, int, int]:
+def _k_blocks(
+    product: Product, cells: int, parts: int, lanes: int, kernel: str
+) -> tuple[int, int, int]:
     """Slices of k, the length of a slice, and of a block in it."""
-    k, block = product.k, _LONGEST_BLOCK // 2 // size(product.element)
-    slices = 1
-    if product.batches * cells < min(_FEW_CELLS, parts):
-        slices = max(1, min(parts, k // _SHORTEST_SLICE))
-    slice_k = k
-    if slices > 1:
-        # All of C is one block: short blocks of k keep what it is made from in the cache.
-        slice_k, block = ceil_to(ceil_div(k, slices), lanes), block // 2
-        slices = ceil_div(k, slice_k)
-    if slices == 1 and k <= 2 * block:
-        return 1, k, k
-    blocks = ceil_div(slice_k, block)
-    return slices, slice_k, ceil_to(ceil_div(slice_k, blocks), lanes)
+    k, element = product.k, size(product.element)
+    slices = _slices(product, product.batches * cells, parts, kernel)
+    if slices == 1:
+        if k * element <= _LONGEST_BLOCK:
+            return 1, k, k
+        return 1, k, ceil_to(ceil_div(k, ceil_div(2 * k * element, _LONGEST_BLOCK)), lanes)
+    slice_k = ceil_to(ceil_div(k, slices), lanes)
+    # All of C is one block: what a block of k makes it from is to stay in the cache.
+    block = _SLICED_BLOCK // ((product.m + product.n) * element)
+    block = ceil_to(min(max(block, 32), 256, slice_k), lanes)
+    return ceil_div(k, slice_k), slice_k, min(block, slice_k)
+
+
+def _slices(product: Product, cells: int, parts: int, kernel: str) -> int:
+    """Into how many slices to cut k: where there are too few tiles to share out, and where C is
+    small and A and B are not, so that they are best read once and as they lie in memory.
+    """
+    most = min(parts, _MOST_PARTS, product.k // _SHORTEST_SLICE)
+    if cells < min(_FEW_CELLS, parts):
+        return max(1, most)
+    reads = (product.m + product.n) * product.k
+    # Sums are written and read once for each slice: an eighth of the other traffic at most.
+    most = min(most, reads // (16 * product.m * product.n))
+    is_large = reads * size(product.element) > _LARGE
+    return most if kernel == "tile" and is_large and most >= 8 and product.batches == 1 else 1
 
 
 def _blocks(
@@ -307,7 +323,7 @@ def _reads_a_in_place(product: Product) -> bool:
     if product.k == 1 or product.m <= 4:
         return True
     if abs(m_stride) <= 1:
-        return product.n < _REUSE or not _crowds(product, k_stride)
+        return m_stride != 1 or product.n < _REUSE or not _crowds(product, k_stride)
     if abs(k_stride) > 1:
         return product.n <= 64
     return not _a_page(product, m_stride)

@@ -43,18 +43,34 @@ class Stages:
         self, product: Product, plan: Plan, epilogue: str, stem: str, words: tuple[int, int]
     ) -> None:
         self.product, self.plan, self.epilogue, self.stem = product, plan, epilogue, stem
-        a, b, lanes = product.a_strides, product.b_strides, plan.lanes
-        high, wide = ceil_to(plan.tallest, lanes), plan.width
+        lanes, width = plan.lanes, plan.width
         self.a = Operand(
-            product, words[0], plan.a_mode, a, product.m, plan.tiles, plan.height, plan.tall, high,
-            lanes, 0,
-        )  # fmt: skip
-        b = (*b[:-2], b[-1], b[-2])
-        row = wide * (plan.block_panels if plan.kernel == "outer" else 1)
+            product=product,
+            word=words[0],
+            mode=plan.a_mode,
+            strides=product.a_strides,
+            extent=product.m,
+            panels=plan.tiles,
+            step=plan.height,
+            tall=plan.tall,
+            row=ceil_to(plan.tallest, lanes),
+            lanes=lanes,
+            offset=0,
+        )
+        *b_batch, b_k, b_n = product.b_strides
         self.b = Operand(
-            product, words[1], plan.b_mode, b, product.n, plan.panels, wide, 0, row, lanes,
-            self.a.staged,
-        )  # fmt: skip
+            product=product,
+            word=words[1],
+            mode=plan.b_mode,
+            strides=(*b_batch, b_n, b_k),
+            extent=product.n,
+            panels=plan.panels,
+            step=width,
+            tall=0,
+            row=width * plan.block_panels if plan.kernel == "outer" else width,
+            lanes=lanes,
+            offset=self.a.staged,
+        )
         self.bytes = size(product.element)
         self.cell = plan.tallest * plan.width  # elements of a tile of C
         self.sums = self.a.staged + self.b.staged  # bytes in the workspace before sums of slices
@@ -387,15 +403,21 @@ class Stages:
         """Add the sums of all slices of k, in order, and call the epilogue."""
         p, plan = self.product, self.plan
         f, name = self._kernel("add")
-        loops = f.loop(0, p.batches), f.loop(0, plan.tiles), f.loop(0, plan.panels)
-        with loops[0] as batch, loops[1] as i, loops[2] as j:
+        cells = p.batches * plan.tiles * plan.panels
+        # Parts are worth having from some ten thousand sums on.
+        parts = min(16, cells, max(1, plan.slices * cells * self.cell // 50_000))
+        share = -(-cells // parts)
+        start = f.mul("%part", share)
+        with f.loop(start, f.smaller(f.add(start, share), cells)) as cell:
+            rest, j = f.divide(cell, plan.panels)
+            batch, i = f.divide(rest, plan.tiles)
             sums = [self._sums(f, str(s), batch, i, j) for s in range(plan.slices)]
             is_last = f.let(f"icmp eq i64 {j}, {plan.panels - 1}")
             tile_row = self._tile_row(f, is_last)
             place = self.a.lines(f, i), self.b.lines(f, j)
             self._finish(f, batch, *place, sums[0], tile_row, sums[1:])
         f.line("ret void")
-        return Stage(self._module(f, epilogue=True, calls=False), name, 1, 0)
+        return Stage(self._module(f, epilogue=True, calls=False), name, -(-cells // share), 0)
 
     def zeros(self) -> Stage:
         """The only stage of a product over no k: zeros for the epilogue."""

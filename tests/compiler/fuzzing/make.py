@@ -18,7 +18,7 @@ from schuss import dtypes
 from schuss.execution import tiers
 from schuss.functions.arguments import adopt
 
-from .fuzz_program import NAMES, Program, made_by
+from .program import NAMES, Program, made_by, names_in
 
 Shape = tuple[int, ...]
 
@@ -186,15 +186,27 @@ class Maker:
             text = step(self)
             if text is not None and self.try_line(text):
                 made += 1
+        if self.leaves and self.chance(0.6):
+            text = differentiate(self)
+            if text is not None:
+                self.try_line(text)
         return self.finished()
+
+    def used(self, name: str) -> bool:
+        """Whether a line has a variable on its right side."""
+        return any(name in names_in(line.partition(" = ")[2]) for line in self.lines)
 
     def finished(self) -> Program:
         variables = [name for name in self.env if name[0] == "v"] or list(self.env)
-        count = min(len(variables), self.random.choice([1, 1, 2, 3, 4]))
+        count = min(len(variables), self.random.choice([0, 0, 1, 2, 3]))
         outputs = {variables[-1], *self.random.sample(variables, count)}
+        if self.chance(0.7):  # whatever no other line needs
+            ends = [name for name in variables if not self.used(name)]
+            outputs.update(self.random.sample(ends, min(len(ends), 8)))
         return Program(
             dict(self.inputs), tuple(self.lines), tuple(sorted(outputs, key=_by_number)),
             together=self.chance(0.7), guarded=self.chance(0.3),
+            tier="auto" if self.chance(0.15) else "compiled",
         )  # fmt: skip
 
 
@@ -263,7 +275,9 @@ def input_text(
     return text
 
 
-from .fuzz_steps import STEPS  # noqa: E402  # the steps take a Maker
+from . import compositions, movement  # noqa: E402, F401  # each adds to STEPS
+from .compositions import differentiate  # noqa: E402
+from .steps import STEPS  # noqa: E402
 
 _STEPS: list[Callable[[Maker], str | None]] = [step for step, _ in STEPS]
 _WEIGHTS: list[float] = [weight for _, weight in STEPS]

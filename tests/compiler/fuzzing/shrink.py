@@ -14,7 +14,7 @@ from schuss import dtypes
 from schuss.execution import tiers
 from schuss.functions.arguments import adopt
 
-from .fuzz_program import NAMES, Program, made_by, names_in
+from .program import NAMES, Program, made_by, names_in
 
 Fails = Callable[[Program], bool]
 _MOST_TRIES = 400
@@ -138,6 +138,8 @@ def _plainer(program: Program) -> Iterator[Program]:
         yield program.with_(guarded=False)
     if not program.together:
         yield program.with_(together=True)
+    if program.tier != "compiled":
+        yield program.with_(tier="compiled")
     for name, text in program.inputs.items():
         array = np.asarray(program.arrays(0)[name])
         plain = plain_input(int(name[1:]), array.shape, array.dtype)
@@ -150,14 +152,14 @@ def _smaller(program: Program) -> Iterator[Program]:
     shapes = [np.asarray(each).shape for each in program.arrays(0).values()]
     sizes = sorted({n for shape in shapes for n in shape if n > 1}, reverse=True)
     for n in sizes:
+        number = re.compile(rf"(?<![\w.(]){n}(?![\w.])|(?<=\(){n}(?=,)")
         for less in dict.fromkeys((1, 2, 3, n // 2, n - 1)):
             if less >= n:
                 continue
-            change = lambda text, n=n, less=less: re.sub(rf"(?<![\w.(]){n}(?![\w.])|(?<=\(){n}(?=,)",
-                                                         str(less), text)  # fmt: skip
             inputs = {name: _in_shape(text, n, less) for name, text in program.inputs.items()}
             yield program.with_(inputs=inputs)
-            yield program.with_(inputs=inputs, lines=tuple(change(line) for line in program.lines))
+            lines = tuple(number.sub(str(less), line) for line in program.lines)
+            yield program.with_(inputs=inputs, lines=lines)
 
 
 def _in_shape(text: str, n: int, less: int) -> str:

@@ -58,7 +58,7 @@ def flattened(value: Any) -> list[Any]:
     """Tensors, arrays and numbers out of lists and dicts; None is nothing."""
     if isinstance(value, dict):
         return [each for part in value.values() for each in flattened(part)]
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [each for part in value for each in flattened(part)]
     return [] if value is None else [value]
 
@@ -89,6 +89,7 @@ class Program:
         lines: the body, one statement each.
         outputs: the variables that it returns.
         together: all outputs in one evaluation, or each when it is looked at.
+        tier: "compiled", or "auto", where the reference tier computes what is new.
         guarded: the arrays of inputs end where the memory of the process does.
     """
 
@@ -97,6 +98,7 @@ class Program:
     outputs: tuple[str, ...]
     together: bool = True
     guarded: bool = False
+    tier: str = "compiled"
 
     def with_(self, **changes: Any) -> Program:
         return replace(self, **changes)
@@ -145,7 +147,7 @@ def values(tier, run):
 
 
 for run in range({runs}):
-    pairs = zip(values("reference", run), values("compiled", run))
+    pairs = zip(values("reference", run), values("{self.tier}", run))
     for i, (reference, compiled) in enumerate(pairs):
         print(f"run {{run}}, result {{i}}", "reference", reference, "compiled", compiled, sep="\\n")
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .fuzz_program import Program
+from .program import Program
 
 _MODELS = {  # name: (lines that make the parameters' inputs, the forward pass)
     "linear": ([("d", "o"), ("o",)], "x @ {0} + {1}"),
@@ -115,4 +115,10 @@ def loop(seed: int) -> Program:
         text = look.format(**{**fill, "q": rng.choice(params)})
         step.append(f"if step == {rng.randrange(steps)}: {text}" if rng.random() < 0.3 else text)
     lines += [f"    {line}" for line in step]
-    return Program(inputs, tuple(lines), ("*kept", *params, "total"), together=rng.random() < 0.5)
+    return Program(
+        inputs,
+        tuple(lines),
+        ("*kept", *params, "total"),
+        together=rng.random() < 0.5,
+        tier=rng.choice(["compiled", "compiled", "auto"]),
+    )
