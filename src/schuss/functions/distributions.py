@@ -19,14 +19,14 @@ from schuss.functions.arguments import ArrayLike, as_shape, as_tensor, cast, flo
 from schuss.functions.elementwise import clip, less, log, log1p, sign, tan
 from schuss.functions.indexing import take, topk
 from schuss.functions.manipulation import broadcast_to, moveaxis
+from schuss.functions.random import draw, randint, uniform
 from schuss.functions.random import permutation as permutation_of_range
-from schuss.functions.random import randint, uniform
 from schuss.functions.reduction import argmax, sum
 from schuss.functions.special import ndtr, ndtri
-from schuss.graph import apply, data, wrap
+from schuss.graph import apply
 from schuss.ops.infer import broadcast_shapes, normalize_axis
 from schuss.ops.random_rejection import random_gamma, random_poisson
-from schuss.philox import Generator, default_generator
+from schuss.philox import Generator
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -132,8 +132,7 @@ def gamma(
     NaN where the concentration is negative.
     """
     sizes, _, (alpha, rate) = _prepared("gamma", shape, dtype, concentration, rate)
-    state = wrap(data((generator or default_generator).reserve(4)))
-    return apply(random_gamma, state, broadcast_to(alpha.detach(), sizes)) / rate
+    return apply(random_gamma, draw(4, generator), broadcast_to(alpha.detach(), sizes)) / rate
 
 
 def beta(
@@ -161,8 +160,7 @@ def dirichlet(
 def poisson(rate: ArrayLike, shape: Size = None, *, generator: Generator | None = None) -> Tensor:
     """How many events happen in a unit of time: int64."""
     sizes, _, (mean,) = _prepared("poisson", shape, dtypes.float64, rate)
-    state = wrap(data((generator or default_generator).reserve(4)))
-    drawn = apply(random_poisson, state, broadcast_to(mean.detach(), sizes))
+    drawn = apply(random_poisson, draw(4, generator), broadcast_to(mean.detach(), sizes))
     return cast(drawn, dtypes.int64)
 
 
