@@ -212,6 +212,7 @@ _ALL = [
         classes=10,
         optimizer="Adam",
         settings={"lr": 1e-4},
+        jit=True,
     ),
     Workload(
         name="lenet",
@@ -257,6 +258,7 @@ _ALL = [
         classes=SYMBOLS,
         optimizer="Adam",
         settings={"lr": 3e-4},
+        jit=True,
     ),
 ]
 

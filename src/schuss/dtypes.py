@@ -45,6 +45,14 @@ REAL = (*INTEGRAL, *FLOATING)
 NUMERIC = (*REAL, *COMPLEX)
 ALL = (bool_, *NUMERIC)
 
+_THE_ONE: dict[DType, DType] = {dtype: dtype for dtype in ALL}
+
+
+def canonical(dtype: DType) -> DType:
+    """The one object that stands for a dtype, so that equal ones are found out by `is`."""
+    return _THE_ONE.get(dtype, dtype)
+
+
 default_int = int64
 default_float = float32
 
@@ -106,8 +114,7 @@ def _as_dtype(value: Any) -> DType | None:
         found = np.dtype(value)
     except TypeError:
         return None
-    found = found.newbyteorder("=")
-    return found if found in _RANK else None
+    return _THE_ONE.get(found.newbyteorder("="))
 
 
 def as_dtype(value: Any) -> DType:

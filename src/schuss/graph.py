@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss.context import Scope, context
-from schuss.dtypes import DType, is_differentiable
+from schuss.dtypes import DType, canonical, is_differentiable
 from schuss.errors import Location, ShapeError, fail, user_location
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Kind:
 
     def __init__(self, shape: Shape, dtype: DType) -> None:
         self.shape = shape
-        self.dtype = dtype
+        self.dtype = canonical(dtype)
         self.size = math.prod(shape)
         self.number = len(_kinds)
         self.type = _types.setdefault((shape, dtype), len(_types))

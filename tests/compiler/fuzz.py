@@ -2,7 +2,8 @@
 
     python -m tests.compiler.fuzz --graphs 100000 --seed 0 --jobs 2 --record benchmarks/FUZZ.md
 
-`fuzzing.make` and `fuzzing.loops` write programs, `fuzzing.check` runs them, `fuzzing.compare` says
+`fuzzing.make` writes graphs, `fuzzing.loops` training loops and `fuzzing.jits` functions under
+`schuss.jit`; `fuzzing.check` runs them, `fuzzing.compare` says
 what counts as equal, `fuzzing.shrink` cuts failures down. Programs run in processes of their own,
 so that one that crashes or hangs is a finding like any other.
 """
@@ -23,17 +24,20 @@ from pathlib import Path
 
 _CHUNK = 200  # programs for one process: memory and code of the compiler go with it
 _SILENCE = 300.0  # seconds without a sign of life
-_EVERY = 5  # one program in so many is a training loop
 
 FOLDER = Path(__file__).parents[2]
 
 
 def program_of(seed: int):  # type: ignore[no-untyped-def]
     """The program that belongs to a seed."""
+    from .fuzzing.jits import jit_loop
     from .fuzzing.loops import loop
     from .fuzzing.make import Maker
 
-    return loop(seed) if seed % _EVERY == _EVERY - 1 else Maker(seed).grow()
+    kind = seed % 10
+    if kind == 9:
+        return jit_loop(seed)
+    return loop(seed) if kind == 4 else Maker(seed).grow()
 
 
 def worker(first: int, count: int) -> None:

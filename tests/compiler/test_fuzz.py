@@ -13,6 +13,7 @@ from schuss.execution import tiers
 from .fuzz import Result, described, program_of, record
 from .fuzzing.check import check
 from .fuzzing.compare import differing, unexplained, with_noise
+from .fuzzing.jits import jit_loop
 from .fuzzing.loops import loop
 from .fuzzing.make import Maker
 from .fuzzing.program import Program, fenced, run
@@ -31,7 +32,7 @@ def _fresh(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("first", range(0, 30, 5))
 def test_both_tiers_agree(first: int) -> None:
-    """Four graphs and a training loop each."""
+    """Graphs, a training loop, a jitted function."""
     for seed in range(first, first + 5):
         program = program_of(seed)
         failure = check(program, runs=(0, 1))
@@ -42,7 +43,7 @@ def test_both_tiers_agree(first: int) -> None:
 
 
 def test_programs_depend_on_the_seed_alone() -> None:
-    for make in (lambda seed: Maker(seed).grow(), loop):
+    for make in (lambda seed: Maker(seed).grow(), loop, jit_loop):
         assert make(11) == make(11)
         assert len({make(seed).lines for seed in range(8)}) > 4
 

@@ -85,3 +85,43 @@ def test_host_steps_between_kernels() -> None:
         return schuss.argsort(made * 2, axis=0) + 1, made
 
     agree(f, numbers(57, 2), numbers(2), np.asarray(40))
+
+
+def gradient(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The gradient of the sum of squares of `f`."""
+    return schuss.grad(lambda x: (f(x) * f(x)).sum())
+
+
+@pytest.mark.parametrize("axis", [0, 1, (0, 2)])
+@pytest.mark.parametrize("dtype", [schuss.float32, schuss.bfloat16, schuss.float64], ids=str)
+def test_sums_of_sums_over_columns(axis: Any, dtype: Any) -> None:
+    """One sum over columns reads what another one made, in one kernel."""
+    x = numbers(2, 4, 3).astype(dtype)
+    rough = 1e-1 if dtype == schuss.bfloat16 else 1e-4
+    agree(gradient(lambda x: schuss.var(x, axis=axis, keepdims=True)), x, rtol=rough)
+    agree(gradient(lambda x: schuss.tile(x, (2, 2, 1))), x, rtol=rough)
+
+
+@pytest.mark.parametrize("dtype", [schuss.bfloat16, schuss.float16], ids=str)
+def test_halves_are_rounded_before_they_are_compared(dtype: Any) -> None:
+    """What equals the extreme is looked for: the wider number in a register equals nothing."""
+    x = numbers(7, 19).astype(dtype)
+    for f in (schuss.argmin, schuss.argmax):
+        agree(lambda x, f=f: f(x * 1.1 + 0.3, axis=1), x)
+    agree(schuss.grad(lambda x: (schuss.max(x * 1.1 + 0.3, axis=1)).sum()), x)
+    agree(lambda x: (x / 3 == x / 3) & (x / 3 * 3 == schuss.max(x / 3 * 3, axis=0)), x)
+
+
+def test_outputs_that_are_views_of_a_parameter_that_is_replaced() -> None:
+    for look in (lambda w: w.detach(), lambda w: w[:1], lambda w: w.detach().reshape(2, 1).mT):
+        w = schuss.tensor([1.0, 2.0], requires_grad=True)
+        optimizer = schuss.optim.SGD([w], lr=0.25)
+        kept, expected = [], []
+        with using("compiled"):
+            for i in range(5):
+                expected.append(3 - 2 * 0.5**i)
+                ((w - 3) ** 2).sum().backward()
+                kept.append(look(w))
+                optimizer.step()
+                optimizer.zero_grad()
+        np.testing.assert_allclose([each.numpy().ravel()[0] for each in kept], expected)

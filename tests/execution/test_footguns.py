@@ -385,13 +385,16 @@ class Training:
         self.weight = schuss.tensor(rng.standard_normal((3, 4)).astype("f"), requires_grad=True)
         self.optimizer = optim.Adam([self.table, self.weight], lr=0.05)
 
-    def step(self, words: list[int], labels: list[int]) -> float:
-        x = nn.functional.embedding(schuss.tensor(words), self.table)
-        loss = nn.functional.cross_entropy(x @ self.weight, schuss.tensor(labels))
+    def step_on(self, words: schuss.Tensor, labels: schuss.Tensor) -> schuss.Tensor:
+        x = nn.functional.embedding(words, self.table)
+        loss = nn.functional.cross_entropy(x @ self.weight, labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return loss.detach()
+
+    def step(self, words: list[int], labels: list[int]) -> float:
+        return self.step_on(schuss.tensor(words), schuss.tensor(labels)).item()
 
     def everything(self) -> list[np.ndarray]:
         slots = [v for each in self.optimizer.state.values() for v in each.values()]
@@ -460,3 +463,118 @@ def test_an_error_in_the_loop_body_leaves_nothing_behind() -> None:
                 (w * schuss.ones(2)) + schuss.ones(3)
         optimizer.step()
     close(w.item(), 3 - 2 * 0.5**STEPS)
+
+
+# --- the same under jit ---
+
+CALLS = 8  # seen, recorded twice, then replayed
+
+
+def called(f: Any, *arguments: Any) -> np.ndarray:
+    return f(*arguments).numpy().copy()
+
+
+def test_jit_reads_variables_around_it_each_time() -> None:
+    scale, offset = 1.0, vector(0, 0)
+
+    @schuss.jit
+    def f(x: schuss.Tensor) -> schuss.Tensor:
+        return x * scale + offset
+
+    for i in range(CALLS):
+        scale, offset = 1.0 + i % 2, vector(i, -i)
+        close(called(f, vector(1, 2)), [scale + i, 2 * scale - i])
+
+
+def test_jit_follows_branches_on_what_it_is_given() -> None:
+    @schuss.jit
+    def f(x: schuss.Tensor, double: bool) -> schuss.Tensor:
+        return x * 2 if double else x - 1
+
+    for i in range(2 * CALLS):
+        close(called(f, vector(3), i % 2 == 0), [6] if i % 2 == 0 else [2])
+
+
+def test_jit_looks_at_values_each_time(tier: str) -> None:
+    @schuss.jit
+    def f(x: schuss.Tensor) -> schuss.Tensor:
+        return x * 2 if x.sum() > 0 else -x
+
+    def all_calls() -> None:
+        for i in range(CALLS):
+            value = float((-1) ** i * (i + 1))
+            close(called(f, vector(value)), [2 * value if value > 0 else -value])
+
+    if tier == "reference":
+        all_calls()
+    else:
+        with pytest.warns(UserWarning, match="runs as without jit: it looks at a value in Python"):
+            all_calls()
+        assert "looks at a value" in f.why
+
+
+def test_jit_gives_each_result_memory_of_its_own() -> None:
+    f = schuss.jit(lambda x: schuss.exp(x) * 2)
+    results = [f(vector(i, -i)) for i in range(CALLS)]
+    views = [each.numpy() for each in results]
+    expected = [2 * np.exp(np.array([i, -i], np.float32)) for i in range(CALLS)]
+    np.testing.assert_allclose(views, expected, rtol=1e-5)
+    np.testing.assert_allclose([each.tolist() for each in results], expected, rtol=1e-5)
+
+
+def test_jit_takes_one_tensor_twice_and_changing_shapes() -> None:
+    f = schuss.jit(lambda a, b: a - b + a * b)
+    for i in range(3 * CALLS):
+        a, b = vector(*range(1 + i % 3)), vector(*range(5, 6 + i % 3))
+        x, y = ((a, a), (a, b), (b, a))[i % 5 % 3]
+        close(called(f, x, y), x.numpy() - y.numpy() + x.numpy() * y.numpy())
+
+
+def test_jit_draws_new_numbers_each_time() -> None:
+    f = schuss.jit(lambda x: nn.functional.dropout(x, 0.5))
+    masks = [tuple(called(f, schuss.ones(60))) for _ in range(CALLS)]
+    assert len(set(masks)) == CALLS
+
+
+def test_jit_of_a_training_step() -> None:
+    """Learning rates change, old parameters, losses and gradients stay."""
+    w = weight(1, 2)
+    optimizer = optim.SGD([w], lr=0.25)
+
+    @schuss.jit
+    def step(target: schuss.Tensor) -> schuss.Tensor:
+        optimizer.zero_grad()
+        loss = ((w - target) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    expected, kept = np.array([1.0, 2.0]), []
+    for i in range(2 * CALLS):
+        optimizer.param_groups[0]["lr"] = 0.25 / (1 + i % 3)
+        kept.append((w.detach(), w.numpy(), expected, step(vector(3, 3 + i))))
+        distance = expected - [3, 3 + i]
+        expected = expected - 2 * 0.25 / (1 + i % 3) * distance
+        close(w.numpy(), expected)
+        close(w.grad.numpy(), 2 * distance)
+        kept[-1] += ((distance**2).sum(),)
+    for tensor, array, before, loss, by_hand in kept:
+        close(tensor.numpy(), before)
+        close(array, before)
+        close(loss.item(), by_hand)
+
+
+def test_jit_leaves_everything_as_before_where_a_step_fails() -> None:
+    training = Training()
+    step = schuss.jit(training.step_on)
+    good, bad = schuss.tensor([1, 3]), schuss.tensor([9, 9])
+    for _ in range(CALLS):
+        step(good, good)
+    before = [each.copy() for each in training.everything()]
+    for words, labels in ((good, bad), (bad, good)):
+        with pytest.raises(IndexError, match="outside axis"):
+            step(words, labels)
+        for old, new in zip(before, training.everything(), strict=True):
+            np.testing.assert_array_equal(old, new)
+    step(good, good)
+    assert any((a != b).any() for a, b in zip(before, training.everything(), strict=True))

@@ -40,8 +40,9 @@ from schuss.tensor import Tensor
 
 _SIGNATURES = 64  # of one function; the least recently used go first
 _RECORDINGS = 8  # of one signature
-_PATIENCE = 6  # recordings in vain, before a signature is left alone
-_REPLAYS_PER_RECORDING = 8  # afterwards, a recording must be worth its while
+_PATIENCE = 8  # recordings without a replay in between, before a signature is left alone
+_FREE = 24  # recordings of a signature; every further one needs so many replays
+_REPLAYS_EACH = 8
 _PENDING = 100  # nodes outside that wait, before a replay computes them
 
 _NOTHING = np.zeros(())
@@ -57,6 +58,7 @@ class _Signature:
         self.watch: Watch | None = None
         self.replays: list[Replay] = []
         self.recorded = 0
+        self.in_vain = 0  # recordings since the last replay
         self.replayed = 0
 
 
@@ -87,15 +89,16 @@ class Jit:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if context.recording is not None:  # part of another recording
             return self.function(*args, **kwargs)
-        tensors: list[Tensor] = []
+        found: dict[Tensor, int] = {}
         objects: list[Any] = []
         key: Any = [context.grad_enabled]
         for each in args:
-            key.append(_describe(each, tensors, objects))
+            key.append(_describe(each, found, objects))
         if kwargs:
             key.append(tuple(kwargs))
-            key += [_describe(each, tensors, objects) for each in kwargs.values()]
+            key += [_describe(each, found, objects) for each in kwargs.values()]
         signature = self._known.get(key := tuple(key))
+        tensors = [*found]
         if signature is not None and not watchers:
             for replay in signature.replays:
                 if replay.recording.verified:
@@ -104,6 +107,7 @@ class Jit:
                         if result is FAILED:
                             break
                         signature.replayed += 1
+                        signature.in_vain = 0
                         return result
         return self._slowly(key, signature, args, kwargs, tensors, objects)
 
@@ -172,9 +176,7 @@ class Jit:
         signature.replays.clear()
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{self!r} runs as without jit: {problem}", UserWarning, stacklevel=5
-            )
+            warnings.warn(f"{self!r} runs as without jit: {problem}", UserWarning, stacklevel=5)
 
     def _record(
         self, signature: _Signature, args: Any, kwargs: Any,
@@ -259,7 +261,9 @@ class Jit:
     def _count(self, signature: _Signature, problem: str) -> None:
         """Leave a function alone that has to be recorded again and again."""
         signature.recorded += 1
-        if signature.recorded > _PATIENCE + signature.replayed // _REPLAYS_PER_RECORDING:
+        signature.in_vain += 1
+        allowed = _FREE + signature.replayed // _REPLAYS_EACH
+        if signature.in_vain > _PATIENCE or signature.recorded > allowed:
             self._give_up(signature, f"it would be recorded again and again: {problem}")
 
     def _learn(self, signature: _Signature, fitting: list[Replay]) -> None:
@@ -270,18 +274,17 @@ class Jit:
         for place, value in recording.places:
             if not isinstance(value, At) or isinstance(place.container, At):
                 continue
-            before, found = recording.tensors[value.index].fixed, place.read()
+            before, found = recording.tensors[value.number].fixed, place.read()
             if before is not None and isinstance(found, Tensor) and found is not before:
                 self._floating.add(place.identity)
                 self._containers.append(place.container)
 
 
-def _describe(value: Any, tensors: list[Tensor], objects: list[Any]) -> Any:
+def _describe(value: Any, tensors: dict[Tensor, int], objects: list[Any]) -> Any:
     """What calls must have in common in this argument, to share recordings."""
     if isinstance(value, Tensor):
-        node = value._node
-        tensors.append(value)
-        return node.kind.type, node.requires_grad
+        node, number = value._node, len(tensors)
+        return node.kind.type, node.requires_grad, tensors.setdefault(value, number)
     kind = type(value)
     if kind is tuple or kind is list:
         return kind, *[_describe(each, tensors, objects) for each in value]

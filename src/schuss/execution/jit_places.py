@@ -28,7 +28,7 @@ import numpy as np
 
 from schuss.execution.jit_watch import Watch, is_library
 from schuss.graph import Handle
-from schuss.philox import Generator
+from schuss.philox import Generator, default_generator
 from schuss.tensor import Tensor
 
 ITEM, ATTRIBUTE = "item", "attribute"
@@ -52,7 +52,7 @@ _IMMUTABLE = (
 class At(NamedTuple):
     """In a recording in place of a tensor that was found: its number."""
 
-    index: int
+    number: int
 
 
 class Place:
@@ -128,7 +128,7 @@ class Walk:
         self.handles: dict[Tensor, Any] = {}
         self.copies: list[tuple[Any, Any, str]] = []
         self.absent: list[tuple[dict[str, Any], str]] = []
-        self.generators: dict[Generator, dict[str, int]] = {}
+        self.generators = {default_generator: default_generator.state_dict()}
         self.problem = ""
         self._codes = watch.codes
         self._names = {name for code in watch.codes for name in code.co_names}
@@ -137,8 +137,9 @@ class Walk:
         self._met: dict[int, Any] = {}
         self._entries: set[tuple[int, str]] = set()  # of classes
         self._todo: list[tuple[Any, str]] = []
+        self.handles.update({each: each._node for each in tensors})  # they have the first numbers
         for i, each in enumerate(tensors):
-            self._tensor(each, f"argument {i}")
+            self._gradient(each, f"argument {i}")
         for each in roots:
             self._visit(each, _name_of(each))
         for code, names in list(watch.codes.items()):
@@ -171,6 +172,9 @@ class Walk:
         if tensor in self.handles:
             return
         self.handles[tensor] = tensor._node
+        self._gradient(tensor, name)
+
+    def _gradient(self, tensor: Tensor, name: str) -> None:
         place = Place(tensor, ATTRIBUTE, "grad", f"{name}.grad")
         self.places.append((place, tensor.grad))
         if tensor.grad is not None:
@@ -213,6 +217,8 @@ class Walk:
             self._module(value, name)
         elif isinstance(value, Generator):
             self.generators[value] = value.state_dict()
+        elif type(value).__module__ == "schuss.execution.jit":  # its function is part of this one
+            self._visit(value.function, name)
         elif isinstance(value, (staticmethod, classmethod)):
             self._visit(value.__func__, name)
         elif isinstance(value, property):

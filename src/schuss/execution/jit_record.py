@@ -41,17 +41,17 @@ class Source(NamedTuple):
         kind: "handle" (a tensor that was found), "made" (a new tensor), "new" (a new node),
             "frozen" (an array), "number" (a register of the tape), "draw" (of a generator),
             "plain" (a Python value).
-        index: which one.
+        number: which one.
         value: the array, the Python value, or the dtype of a number.
     """
 
     kind: str
-    index: int = -1
+    number: int = -1
     value: Any = None
 
     def agrees(self, other: Source) -> bool:
         """Whether it is the same in another recording."""
-        if self.kind != other.kind or self.index != other.index:
+        if self.kind != other.kind or self.number != other.number:
             return False
         if self.kind == "frozen":
             a, b = self.value, other.value
@@ -200,7 +200,7 @@ class Recording:
             (name, tuple((r, None if r >= 0 else v) for r, v in operands), outcome, register)
             for name, operands, outcome, register in lines
         ]
-        sources = [(each.kind, each.index) for each in self.sources()]
+        sources = [(each.kind, each.number) for each in self.sources()]
         places = [each.identity for each, _ in self.writes]
         owners = [(each.owner, each.node.kind.number) for each in self.news]
         draws = [(id(generator), count) for generator, count in self.draws]
@@ -297,9 +297,13 @@ class _Conclusion:
                 floating.add(self.index[value])
         return [
             Found(
-                None if i in floating else handle, type(handle), node.kind, node.requires_grad,
-                self.node_index[node], hasattr(handle, "_settled"),
-            )  # fmt: skip
+                None if i in floating else handle,
+                type(handle),
+                node.kind,
+                node.requires_grad,
+                self.node_index[node],
+                hasattr(handle, "_settled"),
+            )
             for i, (handle, node) in enumerate(self.walk.handles.items())
         ]
 

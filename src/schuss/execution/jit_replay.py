@@ -127,7 +127,7 @@ class _Writer:
                 continue
             shown = self._place(place)
             if isinstance(value, At):
-                self._tensor(value.index, shown)
+                self._tensor(value.number, shown)
             elif i in recording.live:
                 register = f"v{registers[i]}"
                 self.add(f"{register} = {shown}")
@@ -154,7 +154,7 @@ class _Writer:
 
     def _place(self, place: Place) -> str:
         container = place.container
-        shown = f"h{container.index}" if isinstance(container, At) else self.constant(container)
+        shown = f"h{container.number}" if isinstance(container, At) else self.constant(container)
         if place.how == ITEM:
             plain = type(place.key) in (str, int)
             return f"{shown}[{place.key!r}]" if plain else f"{shown}[{self.constant(place.key)}]"
@@ -213,7 +213,7 @@ class _Writer:
         """Names of the arrays that go into the program."""
         arrays = []
         for source in self.recording.inputs:
-            i = source.index
+            i = source.number
             if source.kind == "handle":
                 self.add(f"a{i} = n{i}.value")
                 self.add(f"if a{i} is None or not a{i}.flags.c_contiguous: a{i} = settle(n{i})")
@@ -253,12 +253,12 @@ class _Writer:
         recording = self.recording
         rebound = {i for i, _ in recording.rebound}
         replaced = rebound | {self._before(place) for place, _ in recording.writes}
-        stays = {each.index for each in recording.outcome() if each.kind == "handle"}
-        used = [each.index for each in recording.inputs if each.kind == "handle"]
+        stays = {each.number for each in recording.outcome() if each.kind == "handle"}
+        used = [each.number for each in recording.inputs if each.kind == "handle"]
         owns = self.constant(recording.program.owns)
         shown = []
         for source in recording.inputs:
-            i = source.index
+            i = source.number
             possible = source.kind == "handle" and i in replaced and i not in stays
             if not possible or used.count(i) > 1 or self.tensors[i].nbytes < _WORTH_TAKING_OVER:
                 shown.append("False")
@@ -268,7 +268,7 @@ class _Writer:
                 alone += f" and count(h{i}) == 3"
             shown.append(
                 f"{alone} and a{i}.base is None and a{i}.flags.writeable "
-                f"and count(a{i}) <= 3 + {owns}(a{i})"
+                f"and count(a{i}) <= 4 + {owns}(a{i})"
             )
         return f"[{', '.join(shown)}]" if any(each != "False" for each in shown) else "None"
 
@@ -283,14 +283,14 @@ class _Writer:
         """The number of the tensor that was at a place; -1 for none."""
         for each, value in self.recording.places:
             if isinstance(value, At) and each.identity == place.identity:
-                return value.index
+                return value.number
         return -1
 
     # --- what changes ---
 
     def _finish(self) -> None:
         recording = self.recording
-        outcome = [(each.kind, each.index) for each in [*recording.made, *recording.outcome()]]
+        outcome = [(each.kind, each.number) for each in [*recording.made, *recording.outcome()]]
         self.shared = {each for each in outcome if outcome.count(each) > 1}
         self.ready: set[str] = set()
         for i, source in recording.rebound:
@@ -309,7 +309,7 @@ class _Writer:
         if not made or not self._reusable(i, source):
             self.add(*change)
             return
-        new = self.recording.news[source.index]
+        new = self.recording.news[source.number]
         self.add(
             f"if {self._alone(i)} and n{i}.kind is {self.constant(new.node.kind)} "
             f"and not n{i}.inputs:",
@@ -323,14 +323,14 @@ class _Writer:
         made = self._making(source)
         change = [*made, f"{self._place(place)} = {self._content(source)}"]
         i = self._before(place)
-        node = self.recording.made[source.index] if source.kind == "made" else source
+        node = self.recording.made[source.number] if source.kind == "made" else source
         if not made or i < 0 or node.kind != "new" or not self._reusable(i, node):
             self.add(*change)
             return
-        if ("made", source.index) in self.shared or self.tensors[i].owner is not Tensor:
+        if ("made", source.number) in self.shared or self.tensors[i].owner is not Tensor:
             self.add(*change)
             return
-        new = self.recording.news[node.index]
+        new = self.recording.news[node.number]
         self.add(
             f"if count(h{i}) == 3 and h{i}.grad is None and {self._alone(i)} "
             f"and n{i}.kind is {self.constant(new.node.kind)} and not n{i}.inputs:",
@@ -341,9 +341,9 @@ class _Writer:
 
     def _reusable(self, i: int, source: Source) -> bool:
         """Whether a new node could be the one that tensor i has, as far as that is known now."""
-        if source.kind != "new" or ("new", source.index) in self.shared:
+        if source.kind != "new" or ("new", source.number) in self.shared:
             return False
-        new = self.recording.news[source.index]
+        new = self.recording.news[source.number]
         found: Found = self.tensors[i]
         alike = new.node.requires_grad == found.requires_grad
         return alike and (new.owner == i or not found.requires_grad) and found.same_as == i
@@ -352,14 +352,14 @@ class _Writer:
         """Lines that make a tensor or a node, if that has not been done."""
         lines: list[str] = []
         if source.kind == "made":
-            node = self.recording.made[source.index]
+            node = self.recording.made[source.number]
             lines += self._making(node)
-            if f"t{source.index}" not in self.ready:
-                self.ready.add(f"t{source.index}")
-                lines.append(f"t{source.index} = Tensor({self._node_name(node)})")
-        elif source.kind == "new" and f"m{source.index}" not in self.ready:
-            self.ready.add(f"m{source.index}")
-            lines += self._new_node(source.index, self.recording.news[source.index])
+            if f"t{source.number}" not in self.ready:
+                self.ready.add(f"t{source.number}")
+                lines.append(f"t{source.number} = Tensor({self._node_name(node)})")
+        elif source.kind == "new" and f"m{source.number}" not in self.ready:
+            self.ready.add(f"m{source.number}")
+            lines += self._new_node(source.number, self.recording.news[source.number])
         return lines
 
     def _new_node(self, k: int, new: NewNode) -> list[str]:
@@ -374,21 +374,21 @@ class _Writer:
 
     def _value(self, new: NewNode) -> str:
         if new.source.kind == "output":
-            return f"o[{new.source.index}]"
+            return f"o[{new.source.number}]"
         return self.constant(new.source.value)
 
     def _node_name(self, source: Source) -> str:
-        return f"m{source.index}" if source.kind == "new" else f"n{source.index}"
+        return f"m{source.number}" if source.kind == "new" else f"n{source.number}"
 
     def _content(self, source: Source) -> str:
         if source.kind == "handle":
-            return f"h{source.index}"
+            return f"h{source.number}"
         if source.kind == "made":
-            return f"t{source.index}"
-        if source.kind == "number" and source.index in self.varying:
-            return f"v{source.index}"
+            return f"t{source.number}"
+        if source.kind == "number" and source.number in self.varying:
+            return f"v{source.number}"
         if source.kind == "number":
-            return self.constant(self.recording.tape.values[source.index])
+            return self.constant(self.recording.tape.values[source.number])
         return self.constant(source.value)
 
     def _tree(self, tree: Any) -> str:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _PROGRAMS = 256  # the least recently used go first
 _SEEN = 4096
-_WORTH_SECONDS = 0.3  # of the reference tier, and so much more for each node to compile
-_WORTH_PER_NODE = 1e-3
+_WORTH_SECONDS = 0.2  # of the reference tier, and so much more for each node to compile
+_WORTH_PER_NODE = 4e-4
 
 _programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
 _seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
@@ -126,7 +126,7 @@ def reference_seconds(order: Sequence[Node]) -> float:
         if op.name == "matmul":  # type: ignore[union-attr]
             total += 2e-11 * node.size * node.inputs[0].shape[-1]
         else:
-            total += 1.5e-9 * max(node.size, *[each.size for each in node.inputs], 0)
+            total += 2.7e-9 * max(node.size, *[each.size for each in node.inputs], 0)
     return total
 
 

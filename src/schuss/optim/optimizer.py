@@ -140,7 +140,7 @@ class Optimizer:
         except BaseException:
             for p, value in before:
                 p._point_at(value._node)
-            self.state = state
+            _restore(self.state, state)
             raise
         finally:
             context.location = line
@@ -246,6 +246,16 @@ class Optimizer:
         shown = ", ".join(f"{key}={value!r}" for key, value in self.defaults.items())
         count = sum(len(group["params"]) for group in self.param_groups)
         return f"{type(self).__name__}({count} parameters, {shown})"
+
+
+def _restore(state: dict[str, dict[str, Any]], former: dict[str, dict[str, Any]]) -> None:
+    """Put a state back to a copy of it. The dicts stay the same: `schuss.jit` knows them."""
+    for name in [*state]:
+        if name not in former:
+            del state[name]
+        else:
+            state[name].clear()
+            state[name].update(former[name])
 
 
 def _replaced(former: dict[str, dict[str, Any]]) -> list[Tensor]:

@@ -48,7 +48,8 @@ _OUTSIDE = (
     "table = schuss.zeros(3) + i", "table[0] = 7.0", "kept.append(table)", "repr(found)",
     "box.value = i", "box.value = x4 * i", "box.count = i", "flags[0] = 2.0 * i",
     "total = [0.0]", "kept.append(total[0])", "p1.requires_grad = not p1.requires_grad",
-    "rate = 0.5 / (i + 1)", "rate = schuss.tensor(0.25 * i).astype(x4.dtype)", "other = p1.detach()",
+    "rate = 0.5 / (i + 1)", "rate = schuss.tensor(0.25 * i).astype(x4.dtype)",
+    "other = p1.detach()",
     "x_now = x3[:1] if i == 4 else x3", "x_now = x3 * i", "x_now = x3.astype(schuss.float64)",
     "helper = schuss.tanh if i % 3 else schuss.exp", "optimizer.zero_grad()", "gone = found",
     "p0.grad = None", "schuss.manual_seed(i // 2)", "x_now = p0", "x_now = x_now + 1",
@@ -100,7 +101,8 @@ def jit_loop(seed: int) -> Program:
     rebound = [name for name in ("other", "table") if any(_binds(line, name) for line in body)]
     lines += [f"    nonlocal {', '.join(rebound)}"] if rebound else []
     lines += [f"    {line}" for line in body]
-    loop = [f"found = step(x_now, {rng.choice(['rate', '0.1', 'scale'])}, {rng.choice(['0', '0', '0', 'i', 'i % 2'])})"]
+    k = rng.choice(["0", "0", "0", "i", "i % 2"])
+    loop = [f"found = step(x_now, {rng.choice(['rate', '0.1', 'scale'])}, {k})"]
     loop.append("kept.append(found)")
     for line in rng.sample(_OUTSIDE, rng.choice([0, 1, 2, 3])):
         when = rng.choice(["", "", "if i % 3 == 2: ", "if i == 6: "])

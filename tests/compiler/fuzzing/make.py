@@ -31,6 +31,10 @@ _MOST = 20_000  # elements of a value
 _BOUND = 1e4
 
 
+class TooLargeError(Exception):
+    """An input that would not be worth its memory."""
+
+
 class Maker:
     """Grows one program line by line.
 
@@ -99,6 +103,8 @@ class Maker:
     # --- inputs ---
 
     def input(self, shape: Shape, dtype: str | None = None) -> str:
+        if math.prod(shape) > 4 * self.most:
+            raise TooLargeError(shape)
         name = f"x{len(self.inputs)}"
         text = input_text(self.random, len(self.inputs), shape, dtype or self.main, self.wild)
         rng = lambda n: np.random.default_rng((n, 0))
@@ -183,7 +189,10 @@ class Maker:
         while made < self.steps and tries < 12 * self.steps:
             tries += 1
             step = self.random.choices(_STEPS, _WEIGHTS)[0]
-            text = step(self)
+            try:
+                text = step(self)
+            except TooLargeError:
+                continue
             if text is not None and self.try_line(text):
                 made += 1
         if self.leaves and self.chance(0.6):

@@ -425,9 +425,11 @@ def rounded(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
     """A number rounded to a half precision, held in a float."""
     if start == dtypes.float64:
         x = _odd(t, x, lanes)
-    start = dtypes.float32
-    raw = t.new(f"fptrunc {kind_of(start, lanes)} {x} to {vector(_half(out), lanes)}")
-    return t.new(f"fpext {vector(_half(out), lanes)} {raw} to {vector('float', lanes)}")
+    if out == dtypes.bfloat16:
+        bits = t.bfloat_bits(x, lanes)
+        return t.new(f"bitcast {vector('i32', lanes)} {bits} to {vector('float', lanes)}")
+    raw = t.new(f"fptrunc {vector('float', lanes)} {x} to {vector('half', lanes)}")
+    return t.new(f"fpext {vector('half', lanes)} {raw} to {vector('float', lanes)}")
 
 
 def _odd(t: Text, x: str, lanes: int) -> str:
@@ -450,10 +452,6 @@ def _odd(t: Text, x: str, lanes: int) -> str:
     odd = t.new(f"or {bits} {below}, {one}")
     chosen = t.new(f"select {vector('i1', lanes)} {inexact}, {bits} {odd}, {bits} {whole}")
     return t.new(f"bitcast {bits} {chosen} to {single}")
-
-
-def _half(dtype: DType) -> str:
-    return "half" if dtype == dtypes.float16 else "bfloat"
 
 
 # --- functions that are polynomials ---

@@ -15,7 +15,7 @@ from schuss.dtypes import DType
 _MEMORY = {
     dtypes.bool_: "i8",
     dtypes.float16: "half",
-    dtypes.bfloat16: "bfloat",
+    dtypes.bfloat16: "i16",  # its bits: not all processors round to it, and some flush subnormals
     dtypes.float32: "float",
     dtypes.float64: "double",
 }
@@ -235,15 +235,41 @@ class Text:
         """From the type in memory to the one in registers."""
         if dtype == dtypes.bool_:
             return self.new(f"icmp ne {vector('i8', lanes)} {raw}, {self.zero('i8', lanes)}")
-        if dtype in dtypes.HALF:
+        if dtype == dtypes.bfloat16:
+            wide = self.new(f"zext {vector('i16', lanes)} {raw} to {vector('i32', lanes)}")
+            upper = self.new(f"shl {vector('i32', lanes)} {wide}, {self.integer(16, lanes)}")
+            return self.new(f"bitcast {vector('i32', lanes)} {upper} to {vector('float', lanes)}")
+        if dtype == dtypes.float16:
             kind = vector(memory_type(dtype), lanes)
             return self.new(f"fpext {kind} {raw} to {vector('float', lanes)}")
         return raw
 
+    def integer(self, number: int, lanes: int) -> str:
+        """An i32 in all lanes."""
+        return str(number) if lanes == 1 else f"splat (i32 {number})"
+
+    def bfloat_bits(self, value: str, lanes: int) -> str:
+        """The float rounded to bfloat16, as the upper half of an i32: nearest, ties to even."""
+        kind = vector("i32", lanes)
+        bits = self.new(f"bitcast {vector('float', lanes)} {value} to {kind}")
+        last = self.new(f"lshr {kind} {bits}, {self.integer(16, lanes)}")
+        odd = self.new(f"and {kind} {last}, {self.integer(1, lanes)}")
+        up = self.new(f"add {kind} {odd}, {self.integer(0x7FFF, lanes)}")
+        near = self.new(f"add {kind} {bits}, {up}")
+        nan = self.new(f"fcmp uno {vector('float', lanes)} {value}, {value}")
+        quiet = self.new(f"or {kind} {bits}, {self.integer(0x400000, lanes)}")
+        found = self.new(f"select {vector('i1', lanes)} {nan}, {kind} {quiet}, {kind} {near}")
+        return self.new(f"and {kind} {found}, {self.integer(-65536, lanes)}")
+
     def narrowed(self, value: str, dtype: DType, lanes: int) -> str:
         if dtype == dtypes.bool_:
             return self.new(f"zext {vector('i1', lanes)} {value} to {vector('i8', lanes)}")
-        if dtype in dtypes.HALF:
+        if dtype == dtypes.bfloat16:
+            kind = vector("i32", lanes)
+            bits = self.bfloat_bits(value, lanes)
+            low = self.new(f"lshr {kind} {bits}, {self.integer(16, lanes)}")
+            return self.new(f"trunc {kind} {low} to {vector('i16', lanes)}")
+        if dtype == dtypes.float16:
             kind = vector(memory_type(dtype), lanes)
             return self.new(f"fptrunc {vector('float', lanes)} {value} to {kind}")
         return value

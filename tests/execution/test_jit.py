@@ -1,0 +1,633 @@
+"""`schuss.jit` does what the plain function does, whatever the function is."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import schuss
+from schuss import nn, optim
+from schuss.errors import ArgumentTypeError, GradientError, OutOfBoundsError
+from schuss.execution import tiers
+from schuss.execution.evaluate import watchers
+
+ENOUGH = 6  # calls, after which a function that can be replayed is
+
+
+@pytest.fixture(autouse=True)
+def _compiled() -> Iterator[None]:
+    """One tier, so that results are equal bit for bit."""
+    with tiers.using("compiled"):
+        yield
+
+
+def draw(*shape: int, seed: int = 0) -> schuss.Tensor:
+    return schuss.tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def same(a: schuss.Tensor, b: schuss.Tensor) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a.numpy(), b.numpy())
+
+
+def refused(f: Any, *args: Any, reason: str) -> Any:
+    """Call a function that cannot be replayed until it says so; the last result."""
+    with pytest.warns(UserWarning, match="runs as without jit"):
+        for _ in range(12):
+            result = f(*args)
+    assert reason in f.why
+    return result
+
+
+# --- plain functions ---
+
+
+def test_results_are_those_of_the_function() -> None:
+    f = schuss.jit(lambda x, y: {"sum": x + y, "both": [x * y, (x, 2)]})
+    for i in range(ENOUGH):
+        x, y = draw(3, seed=i), draw(3, seed=i + 50)
+        found = f(x, y)
+        assert same(found["sum"], x + y)
+        assert same(found["both"][0], x * y)
+        assert found["both"][1] == (x, 2)
+        assert found["both"][1][0] is x
+    assert f.why == ""
+    assert schuss.last_run().tier == "compiled"
+
+
+def test_results_are_computed_and_earlier_ones_stay() -> None:
+    f = schuss.jit(lambda x: x * 2 + 1)
+    inputs = [draw(5, seed=i) for i in range(12)]
+    results = [f(x) for x in inputs]
+    assert all(result._node.value is not None for result in results[3:])
+    assert all(same(result, x * 2 + 1) for x, result in zip(inputs, results, strict=True))
+
+
+def test_other_shapes_and_dtypes_are_other_recordings() -> None:
+    f = schuss.jit(lambda x: (x * 3).sum(axis=0))
+    for _ in range(ENOUGH):
+        for x in (draw(3, 2), draw(4, 2), draw(4), draw(3, 2).astype(schuss.float64)):
+            assert same(f(x), (x * 3).sum(axis=0))
+            assert f(x).dtype == x.dtype
+
+
+def test_python_arguments_count_by_value_and_type() -> None:
+    f = schuss.jit(lambda x, n, up=True: x * n + (1 if up else -1))
+    x = draw(3)
+    for _ in range(ENOUGH):
+        for n in (2, 3, 2.5, True):
+            assert same(f(x, n), x * n + 1)
+            assert same(f(x, n, up=False), x * n - 1)
+
+
+def test_the_same_tensor_twice_and_two_tensors() -> None:
+    def f(a, b):
+        a += 1
+        return a * b
+
+    quick = schuss.jit(f)
+    for _ in range(ENOUGH):
+        x, y, z = draw(3), draw(3, seed=1), draw(3)
+        assert same(quick(x, x), (z + 1) * (z + 1))
+        assert same(x, z + 1)
+        assert same(quick(x, y), (z + 2) * y)
+
+
+def test_views_and_broadcasts_go_in() -> None:
+    f = schuss.jit(lambda x, y: x @ y)
+    for i in range(ENOUGH):
+        x, y = draw(3, 4, seed=i), draw(3, 4, seed=i)
+        assert same(f(x, y.T), x @ y.T)
+        assert same(f(schuss.ones((3, 4)), y.T), schuss.ones((3, 4)) @ y.T)
+
+
+def test_inputs_that_are_not_computed_yet() -> None:
+    f = schuss.jit(lambda x: x.exp())
+    for i in range(ENOUGH):
+        assert same(f(draw(4, seed=i) * 2), (draw(4, seed=i) * 2).exp())
+    assert f.why == ""
+
+
+def test_a_bad_index_raises_the_error_of_the_plain_function() -> None:
+    table = draw(5, 2)
+    f = schuss.jit(lambda i: table[i])
+    for i in range(ENOUGH):
+        assert same(f(schuss.tensor([i % 5, 1])), table[schuss.tensor([i % 5, 1])])
+    assert f.why == ""
+    with pytest.raises(OutOfBoundsError):
+        f(schuss.tensor([7, 1])).numpy()
+    assert same(f(schuss.tensor([3, 1])), table[schuss.tensor([3, 1])])
+
+
+def test_it_needs_a_function() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"jit: needs a function, got Tensor"):
+        schuss.jit(draw(3))  # type: ignore[arg-type]
+
+
+# --- what the function finds around it ---
+
+
+def test_a_captured_tensor_that_is_rebound_or_changed() -> None:
+    w = draw(3)
+    f = schuss.jit(lambda x: x * w)
+    for i in range(2 * ENOUGH):
+        w = draw(3, seed=i)
+        w += i
+        assert same(f(draw(3)), draw(3) * w)
+    assert f.why == ""
+
+
+def test_python_values_around_it_steer_it() -> None:
+    factor, settings = 2.0, {"shift": 1, "negative": False}
+
+    def f(x):
+        y = x * factor + settings["shift"]
+        return -y if settings["negative"] else y
+
+    quick, x = schuss.jit(f), draw(3)
+    for factor in (2.0, 3.0, 2.0, 2.5):  # noqa: B007  # f reads it
+        for settings["negative"] in (True, False):
+            for _ in range(ENOUGH):
+                assert same(quick(x), f(x))
+    assert quick.why == ""
+    del settings["negative"], settings["shift"]
+    with pytest.raises(KeyError):
+        quick(x)
+
+
+def test_a_value_that_changes_at_every_call_is_left_to_python() -> None:
+    calls = 0
+
+    def f(x):
+        nonlocal calls
+        calls += 1
+        return x * calls
+
+    quick = schuss.jit(f)
+    with pytest.warns(UserWarning, match="again and again"):
+        results = [quick(draw(2)).numpy() for _ in range(20)]
+    assert calls == 20
+    assert all(np.array_equal(r, draw(2).numpy() * (i + 1)) for i, r in enumerate(results))
+
+
+def test_hidden_numbers_are_not_frozen() -> None:
+    class Source:
+        def __init__(self) -> None:
+            self.numbers = iter(range(100))
+
+    source = Source()
+    f = schuss.jit(lambda x: x * next(source.numbers))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(10):
+            assert same(f(draw(2)), draw(2) * i)
+
+
+def test_clocks_and_printing_are_not_replayed(capsys) -> None:
+    def f(x):
+        print("called")
+        return x + 1
+
+    quick = schuss.jit(f)
+    refused(quick, draw(2), reason="calls print")
+    assert capsys.readouterr().out == "called\n" * 12
+    refused(schuss.jit(lambda x: x * time.time()), draw(2), reason="calls time.time")
+
+
+@pytest.mark.parametrize(
+    "look",
+    [lambda x: x.item(), bool, float, lambda x: x.numpy(), lambda x: x.tolist(), str],
+)
+def test_looking_at_a_value_is_not_frozen(look: Callable[[Any], Any]) -> None:
+    f = schuss.jit(lambda x: (x + 1, look(x), look(x * 2)))
+    with pytest.warns(UserWarning, match="looks at a value"):
+        for i in range(4):
+            x = schuss.tensor(i * 1.0)
+            assert f(x)[1:] == (look(x), look(x * 2))
+
+
+def test_a_branch_on_a_value() -> None:
+    def f(x):
+        return x * 2 if x.sum() > 0 else -x
+
+    quick = schuss.jit(f)
+    with pytest.warns(UserWarning, match=r"looks at a value in Python \(.*test_jit.py:\d+\)"):
+        for i in range(8):
+            assert same(quick(draw(3, seed=i)), f(draw(3, seed=i)))
+
+
+def test_numpy_arrays_are_not_frozen() -> None:
+    array = np.ones(3, np.float32)
+    f = schuss.jit(lambda x: x + schuss.tensor(array))
+    with pytest.warns(UserWarning, match="makes a tensor of a ndarray"):
+        for i in range(8):
+            array[0] = i
+            assert f(schuss.zeros(3))[0].item() == i
+    g = schuss.jit(lambda x: x * float(array[0]))
+    with pytest.warns(UserWarning, match="array"):
+        for i in range(8):
+            array[0] = i
+            assert g(schuss.ones(3))[0].item() == i
+
+
+def test_lists_that_grow() -> None:
+    kept: list[schuss.Tensor] = []
+
+    def f(x):
+        kept.append(x * 2)
+        return x
+
+    quick = schuss.jit(f)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(10):
+            quick(draw(2, seed=i))
+    assert len(kept) == 10
+    assert all(same(each, draw(2, seed=i) * 2) for i, each in enumerate(kept))
+
+
+def test_replacing_what_it_finds() -> None:
+    history = {"last": draw(2), "before": draw(2)}
+
+    def f(x):
+        history["before"], history["last"] = history["last"], x * 2
+        return history["before"]
+
+    quick = schuss.jit(f)
+    for i in range(1, 10):
+        expected = history["last"]
+        assert quick(draw(2, seed=i)) is expected
+        assert same(history["last"], draw(2, seed=i) * 2)
+    assert quick.why == ""
+
+
+def test_slice_assignment_changes_the_callers_tensor() -> None:
+    def f(x, y):
+        x[0] = y
+        x *= 2
+        return x.sum()
+
+    quick = schuss.jit(f)
+    for i in range(ENOUGH):
+        x, z = draw(3, seed=i), draw(3, seed=i)
+        alias = x.detach()
+        assert same(quick(x, schuss.tensor(5.0)), f(z, schuss.tensor(5.0)))
+        assert same(x, z)
+        assert same(alias, draw(3, seed=i))
+    assert quick.why == ""
+
+
+def test_methods_attributes_and_helpers() -> None:
+    class Model:
+        rate = 2.0
+
+        def __init__(self, seed: int) -> None:
+            self.weight, self.power = draw(3, seed=seed), 2
+
+        @property
+        def scaled(self):
+            return self.weight * self.rate
+
+        @schuss.jit
+        def call(self, x):
+            return helper(x * self.scaled, self.power)
+
+    def helper(x, power):
+        return x**power
+
+    models = [Model(0), Model(1)]
+    for _ in range(ENOUGH):
+        for model in models:
+            assert same(model.call(draw(3)), (draw(3) * (model.weight * 2.0)) ** 2)
+    assert Model.call.why == ""
+    models[0].power, Model.rate = 3, 3.0
+    assert same(models[0].call(draw(3)), (draw(3) * (models[0].weight * 3.0)) ** 3)
+
+
+# --- training ---
+
+
+class Net(nn.Module):
+    def __init__(self, drop: float = 0.0, norm: bool = False) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(4, 8), nn.Linear(8, 3)]
+        self.norm = nn.BatchNorm1d(8) if norm else None
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x):
+        x = self.layers[0](x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.layers[1](self.drop(x.relu()))
+
+
+OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
+    "SGD": lambda p: optim.SGD(p, lr=0.1),
+    "momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),
+    "nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=1e-3),
+    "amsgrad": lambda p: optim.Adam(p, lr=0.01, amsgrad=True),
+    "AdamW": lambda p: optim.AdamW(p, lr=0.01),
+    "Adagrad": lambda p: optim.Adagrad(p, lr=0.1, lr_decay=0.01),
+}
+
+
+def train(jit: bool, make: Callable[[Any], optim.Optimizer], steps: int = 14, **net: Any) -> Any:
+    """Train, with a learning rate that shrinks; losses, all state, and the function."""
+    schuss.manual_seed(3)
+    model, loss_function = Net(**net), nn.CrossEntropyLoss()
+    optimizer = make(model.parameters())
+    schedule = optim.ExponentialLR(optimizer, gamma=0.9)
+
+    def step(x, labels):
+        optimizer.zero_grad()
+        loss = loss_function(model(x), labels)
+        loss.backward()
+        optim.clip_grad_norm(model.parameters(), 1.0)
+        optimizer.step()
+        return loss
+
+    call = schuss.jit(step) if jit else step
+    losses, whys = [], []
+    for i in range(steps):
+        labels = schuss.tensor(np.arange(6) % 3)
+        losses.append(call(draw(6, 4, seed=i), labels).item())
+        whys.append(getattr(call, "why", ""))
+        if i % 3 == 2:
+            schedule.step()
+    state = [each.numpy().copy() for each in [*model.parameters(), *model.buffers()]]
+    state += [each.grad.numpy() for each in model.parameters()]
+    for slots in optimizer.state.values():
+        state += [np.asarray(each) for each in slots.values()]
+    kinds = [type(v) for g in optimizer.param_groups for v in g.values()]
+    kinds += [type(v) for slots in optimizer.state.values() for v in slots.values()]
+    return losses, state, kinds, whys
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_whole_training_steps(name: str) -> None:
+    plain, quick = (train(jit, OPTIMIZERS[name]) for jit in (False, True))
+    assert quick[0] == plain[0]
+    assert quick[2] == plain[2]
+    assert len(quick[1]) == len(plain[1])
+    assert all(np.array_equal(a, b) for a, b in zip(quick[1], plain[1], strict=True))
+    assert quick[3][-3:] == ["", "", ""]  # the learning rate changed in between
+
+
+@pytest.mark.parametrize("net", [{"drop": 0.5}, {"norm": True}, {"drop": 0.3, "norm": True}])
+def test_dropout_and_batch_norm(net: dict[str, Any]) -> None:
+    plain, quick = (train(jit, OPTIMIZERS["Adam"], **net) for jit in (False, True))
+    assert quick[0] == plain[0]
+    assert all(np.array_equal(a, b) for a, b in zip(quick[1], plain[1], strict=True))
+    assert quick[3][-1] == ""
+
+
+def test_training_and_evaluation_mode() -> None:
+    model = Net(drop=0.5, norm=True)
+    f = schuss.jit(lambda x: model(x))
+    with schuss.no_grad():
+        for _ in range(ENOUGH):
+            model.eval()
+            assert same(f(draw(6, 4)), model(draw(6, 4)))
+            model.train()
+            before = model.norm.num_batches_tracked.item()
+            f(draw(6, 4))
+            assert model.norm.num_batches_tracked.item() == before + 1
+    assert f.why == ""
+
+
+def test_gradients_add_up() -> None:
+    def accumulate(jit: bool) -> np.ndarray:
+        w = schuss.tensor([1.0, 2.0], requires_grad=True)
+
+        def f(x):
+            loss = ((w * x) ** 2).sum()
+            loss.backward()
+            return loss.detach()
+
+        f = schuss.jit(f) if jit else f
+        for i in range(8):
+            f(draw(2, seed=i))
+            if i == 5:
+                w.grad = None
+        assert not jit or f.why == ""
+        return w.grad.numpy()
+
+    assert np.array_equal(accumulate(True), accumulate(False))
+
+
+def test_parameters_stay_the_same_objects_and_old_values_stay() -> None:
+    w = schuss.tensor(np.ones(3000, np.float32), requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.5)
+
+    @schuss.jit
+    def step():
+        optimizer.zero_grad()
+        (w * w).sum().backward()
+        optimizer.step()
+
+    for i in range(10):
+        old, view, graph = w.detach(), w.numpy(), w * 3
+        value = view.copy()
+        step()
+        assert np.array_equal(old.numpy(), value)
+        assert np.array_equal(view, value)
+        assert np.array_equal(graph.numpy(), value * 3)
+        assert np.array_equal(w.numpy(), value * 0)
+        w.assign(schuss.full((3000,), float(i)))
+    assert step.why == ""
+    assert w.is_leaf
+    assert w.requires_grad
+
+
+def test_memory_of_replaced_parameters_is_taken_over() -> None:
+    w = schuss.tensor(np.ones(3000, np.float32), requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.1, momentum=0.9)
+
+    @schuss.jit
+    def step():
+        optimizer.zero_grad()
+        (w * w).sum().backward()
+        optimizer.step()
+
+    for _ in range(ENOUGH):
+        step()
+    values, memories = [], set()
+    for _ in range(6):
+        step()
+        values.append(w.numpy().copy())
+        memories.add(optimizer.state["param_0"]["momentum"]._node.value.ctypes.data)
+    assert step.why == ""
+    assert len(memories) == 1
+    assert len({each.tobytes() for each in values}) == 6
+
+
+def with_bad_batches(jit: bool) -> list[list[Any]]:
+    """The state of a run after each step, every third of which fails."""
+    schuss.manual_seed(0)
+    model, loss_function = Net(norm=True), nn.CrossEntropyLoss()
+    optimizer = optim.Adam(model.parameters())
+
+    def step(x, labels):
+        optimizer.zero_grad()
+        loss = loss_function(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    call = schuss.jit(step) if jit else step
+    good, bad = schuss.tensor([0, 1, 2, 0, 1, 2]), schuss.tensor([0, 1, 9, 0, 1, 2])
+    states = []
+    for i in range(3 * ENOUGH):
+        if i % 3 == 2:
+            with pytest.raises(OutOfBoundsError):
+                call(draw(6, 4), bad)
+        else:
+            call(draw(6, 4, seed=i), good)
+            assert not jit or i < 12 or call.why == ""
+        state: list[Any] = [each.numpy() for each in model.state_dict().values()]
+        for slots in optimizer.state.values():
+            state += [np.asarray(each) for each in slots.values()]
+        states.append(state)
+    return states
+
+
+def test_bad_batches() -> None:
+    for plain, quick in zip(with_bad_batches(False), with_bad_batches(True), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(plain, quick, strict=True))
+
+
+def test_results_that_require_gradients_are_not_cut() -> None:
+    w = draw(3).requires_grad_()
+    f = schuss.jit(lambda x: (w * x).sum())
+    with pytest.warns(UserWarning, match="requires a gradient"):
+        for i in range(5):
+            w.grad = None
+            f(draw(3, seed=i)).backward()
+            assert same(w.grad, draw(3, seed=i))
+
+
+def test_a_spent_loss_says_so() -> None:
+    w = draw(3).requires_grad_()
+    optimizer = optim.SGD([w], lr=0.1)
+
+    @schuss.jit
+    def step():
+        loss = (w * w).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for _ in range(ENOUGH):
+        loss = step()
+    assert step.why == ""
+    assert loss.requires_grad
+    with pytest.raises(GradientError, match="a backward pass went through"):
+        loss.backward()
+
+
+def test_inside_and_around_derivatives() -> None:
+    f = schuss.jit(lambda x: (x**3).sum())
+    slope = schuss.jit(schuss.grad(lambda x: (x**3).sum()))
+    nested = schuss.jit(lambda x: f(x) * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(ENOUGH):
+            x = draw(3, seed=i)
+            assert np.allclose(schuss.grad(f)(x).numpy(), 3 * x.numpy() ** 2)
+            assert same(slope(x), schuss.grad(lambda x: (x**3).sum())(x))
+            assert same(nested(x), (x**3).sum() * 2)
+            assert same(f(x), (x**3).sum())
+    assert slope.why == nested.why == f.why == ""
+
+
+# --- randomness ---
+
+
+def test_random_numbers_go_on_as_in_a_plain_loop() -> None:
+    own = schuss.Generator(5)
+
+    def f(x):
+        return x + schuss.random.normal((3,)) * schuss.random.uniform((3,), generator=own)
+
+    quick = schuss.jit(f)
+    schuss.manual_seed(1)
+    found = [quick(draw(3)).numpy() for _ in range(10)]
+    assert quick.why == ""
+    schuss.manual_seed(1)
+    own.load_state_dict(schuss.Generator(5).state_dict())
+    expected = [f(draw(3)).numpy() for _ in range(10)]
+    assert np.array_equal(found, expected)
+    assert len({each.tobytes() for each in found}) == 10
+
+
+def test_seeding_inside() -> None:
+    def f(x):
+        schuss.manual_seed(7)
+        return x + schuss.random.uniform((3,))
+
+    quick = schuss.jit(f)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(8):
+            assert same(quick(draw(3)), f(draw(3)))
+
+
+# --- where it stays away ---
+
+
+def test_errors_in_the_function_come_out() -> None:
+    calls = {"bad": False}
+
+    def f(x):
+        if calls["bad"]:
+            raise KeyError("mine")
+        return x + 1
+
+    quick = schuss.jit(f)
+    for i in range(12):
+        calls["bad"] = i % 4 == 3
+        if calls["bad"]:
+            with pytest.raises(KeyError, match="mine"):
+                quick(draw(2))
+        else:
+            assert same(quick(draw(2)), draw(2) + 1)
+
+
+def test_reference_tier_and_watchers_go_without() -> None:
+    f = schuss.jit(lambda x: x + 1)
+    with tiers.using("reference"):
+        assert same(f(draw(2)), draw(2) + 1)
+        assert f.why == "SCHUSS_EXECUTION=reference"
+    for _ in range(ENOUGH):
+        f(draw(2))
+    seen: list[Any] = []
+    watchers.append(seen.append)
+    try:
+        f(draw(2)).numpy()
+    finally:
+        watchers.clear()
+    assert len(seen) == 1
+
+
+def test_threads() -> None:
+    f = schuss.jit(lambda x: (x * 2).sum())
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for i in range(40):
+            x = draw(4, seed=seed * 100 + i)
+            if f(x).item() != (x * 2).sum().item():
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert wrong == []
