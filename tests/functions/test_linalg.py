@@ -222,3 +222,10 @@ def test_gradients_of_einsum() -> None:
     schuss.check_gradients(lambda *x: schuss.einsum("ij,jk,k->i", *x), arrays)
     arrays = [normal(5, 2, 3) + 1j, normal(3, 2)]
     schuss.check_gradients(lambda *x: schuss.einsum("...ij,jk->...ki", *x), arrays)
+
+
+def test_solve_broadcasts_one_right_side() -> None:
+    a, v = normal(4, 3, 3) + 3 * np.eye(3), normal(3)
+    found = schuss.solve(a, v)
+    assert found.shape == (4, 3)
+    np.testing.assert_allclose(found.numpy(), np.stack([np.linalg.solve(each, v) for each in a]))
