@@ -10,7 +10,7 @@ import importlib
 import math
 from typing import Any
 
-from schuss import ops  # noqa: F401  # fills the registry
+from schuss import ops, trees  # noqa: F401  # fills the registry
 from schuss.context import context, enable_grad, no_grad
 from schuss.devices import Device
 from schuss.dtypes import (
@@ -34,7 +34,11 @@ from schuss.pytorch_names import NAMESPACE, missing
 from schuss.tensor import Tensor
 from schuss.version import __version__
 
-from schuss.autodiff import check_gradients, grad, value_and_grad  # isort: skip
+from schuss.autodiff import (  # isort: skip
+    check_gradients, checkpoint, custom_gradient, custom_jvp, fixed_point, gauss_newton_at, gnvp,
+    grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
+    value_and_grad, vjp, vmap,
+)  # fmt: skip
 from schuss.compiler.cpu.host import get_num_threads, set_num_threads  # isort: skip
 from schuss.execution import Run, last_run  # isort: skip
 from schuss.execution import evaluate as _evaluate_nodes  # isort: skip
@@ -96,29 +100,32 @@ __all__ = [
     "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "bfloat16", "bincount",
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
     "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_to",
-    "can_cast", "cartesian_prod", "ceil", "check_gradients", "clip", "column_stack",
-    "complex128", "complex64", "concat", "conj", "copysign", "corrcoef", "cos", "cosh",
-    "count_nonzero", "cov", "cumulative_max", "cumulative_min", "cumulative_prod",
-    "cumulative_sum", "cumulative_trapezoid", "diff", "divide", "e", "einsum", "empty",
-    "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp", "expand_dims", "expm1",
-    "eye", "finfo", "flatten", "flip", "float16", "float32", "float64", "floor", "floor_divide",
-    "from_dlpack", "full", "full_like", "get_num_threads", "grad", "greater", "greater_equal",
-    "histogram", "hstack", "hypot", "iinfo", "imag", "inf", "int16", "int32", "int64", "int8",
-    "interp", "isclose", "isdtype", "isfinite", "isinf", "isnan", "kron", "last_run", "less",
-    "less_equal", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp",
-    "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp",
-    "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean", "median", "meshgrid",
-    "min", "minimum", "moveaxis", "multiply", "nan", "nanmean", "nansum", "negative", "newaxis",
-    "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot", "ones", "ones_like",
-    "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod", "quantile", "real",
-    "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type", "roll", "rot90",
-    "round", "rsqrt", "searchsorted", "segment_max", "segment_mean", "segment_min",
-    "segment_sum", "set_num_threads", "sigmoid", "sign", "signbit", "sin", "sinh", "softmax",
-    "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum",
-    "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensor", "tensordot", "tile", "topk",
-    "trapezoid", "tril", "triu", "trunc", "uint16", "uint32", "uint64", "uint8", "unflatten",
-    "unfold", "unique_all", "unique_counts", "unique_inverse", "unique_values", "unstack",
-    "value_and_grad", "var", "vecdot", "vstack", "where", "zeros", "zeros_like",
+    "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",
+    "column_stack", "complex128", "complex64", "concat", "conj", "copysign", "corrcoef", "cos",
+    "cosh", "count_nonzero", "cov", "cumulative_max", "cumulative_min", "cumulative_prod",
+    "cumulative_sum", "cumulative_trapezoid", "custom_gradient", "custom_jvp", "diff", "divide",
+    "e", "einsum", "empty", "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp",
+    "expand_dims", "expm1", "eye", "finfo", "fixed_point", "flatten", "flip", "float16",
+    "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
+    "gauss_newton_at", "get_num_threads", "gnvp", "grad", "greater", "greater_equal", "hessian",
+    "hessian_at", "histogram", "hstack", "hvp", "hypot", "iinfo", "imag", "implicit_root",
+    "inf", "int16", "int32", "int64", "int8", "interp", "isclose", "isdtype", "isfinite",
+    "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "kron", "last_run", "less",
+    "less_equal", "linearize", "linspace", "log", "log10", "log1p", "log2", "log_softmax",
+    "logaddexp", "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor",
+    "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean",
+    "median", "meshgrid", "min", "minimum", "moveaxis", "multiply", "nan", "nanmean", "nansum",
+    "negative", "newaxis", "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot",
+    "ones", "ones_like", "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod",
+    "quantile", "real", "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type",
+    "roll", "rot90", "round", "rsqrt", "searchsorted", "segment_max", "segment_mean",
+    "segment_min", "segment_sum", "set_num_threads", "sigmoid", "sign", "signbit", "sin",
+    "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
+    "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensor",
+    "tensordot", "tile", "topk", "trapezoid", "trees", "tril", "triu", "trunc", "uint16",
+    "uint32", "uint64", "uint8", "unflatten", "unfold", "unique_all", "unique_counts",
+    "unique_inverse", "unique_values", "unstack", "value_and_grad", "var", "vecdot", "vjp",
+    "vmap", "vstack", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 

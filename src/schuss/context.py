@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from schuss.errors import Location
@@ -30,7 +30,10 @@ class Context(threading.local):
         self.grad_enabled: bool = True
         self.scope: Scope | None = None
         self.location: Location | None = None  # the user's line, where it is known already
-        self.differentiating: Node | None = None  # whose gradient rule is running
+        self.differentiating: Node | None = None  # whose rule is running
+        self.rule: str = "gradient"  # which one: "gradient", "tangent", "batch"
+        self.mapping: int = 0  # how many `vmap` are running a function
+        self.examples: dict[Node, Any] | None = None  # what `vmap` has of all examples so far
         self.pending: list[weakref.ref[Node]] = []  # recorded since the last full evaluation
         self.pruned: int = 0  # nodes left out of `pending`, because nobody waits for them
         self.pending_bytes: int = 0  # host data that entered the graph since then
@@ -50,6 +53,27 @@ def grad_mode(enabled: bool) -> Iterator[None]:
         yield
     finally:
         context.grad_enabled = previous
+
+
+@contextmanager
+def rules(kind: str) -> Iterator[None]:
+    """While rules of a kind run, each with `context.differentiating` set: for messages."""
+    previous = context.differentiating, context.rule
+    context.rule = kind
+    try:
+        yield
+    finally:
+        context.differentiating, context.rule = previous
+
+
+@contextmanager
+def one_example() -> Iterator[None]:
+    """While a function runs for one example of a batch: its values cannot be looked at."""
+    context.mapping += 1
+    try:
+        yield
+    finally:
+        context.mapping -= 1
 
 
 def no_grad():  # type: ignore[no-untyped-def]  # usable as `with no_grad():` and as a decorator

@@ -49,6 +49,10 @@ class GradientError(SchussError, RuntimeError):
     """A derivative was asked for that the recorded graph cannot give."""
 
 
+class TransformError(SchussError, RuntimeError):
+    """Inside `vmap`, a function looks at a value that is another for each example."""
+
+
 class NumericsError(SchussError, FloatingPointError):
     """`debug.check_numerics()` met a NaN or an infinity."""
 

@@ -52,9 +52,16 @@ class Op:
             gradient of the result `y`, all of them tensors, so that rules can be differentiated
             again. None in place of a rule: that input (an index, say) has no gradient. None in
             place of the tuple: not differentiable, by declaration (steps, comparisons, integers).
-            A `variadic` op has one rule, which returns the gradients of all its inputs. For complex
-            numbers a rule multiplies by the derivative as it stands: the conjugate that makes a
-            gradient descend is taken where the walk begins and ends, by `autodiff.backward`.
+            A `variadic` op has one rule, which returns the gradients of all its inputs.
+            For complex numbers a rule multiplies by the derivative as it stands; the walk begins
+            and ends with a conjugate, so that gradients descend.
+        tangent: `rule(op, ts, y, *xs, **attributes) -> t`, the tangent of the result, given those
+            of the inputs: None in `ts` where one does not move. `ops/structure.py` has the rules
+            that follow from an op's kind. Without one, the gradient rules are transposed.
+        batch: `rule(node, size, xs, batched) -> y`, the op for `size` examples at once, where
+            `node` is that of one example: those of the inputs `xs` that are `batched` hold the
+            examples along a new first axis, and so does y. Without one, the op is applied to one
+            example after the other.
         saves: the inputs (by position) and `OUTPUT` whose values the rules look at. Evaluation
             keeps those. Positions beyond the inputs count for nothing, so an op of any number of
             inputs can name them all.
@@ -74,6 +81,8 @@ class Op:
     broadcasts: bool = False
     view: bool = False
     variadic: bool = False
+    tangent: Rule | None = None
+    batch: Rule | None = None
 
     def __repr__(self) -> str:
         return f"Op({self.name!r})"
@@ -127,7 +136,8 @@ class Node:
         handles: how many tensors of the user point here. Their values are kept.
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
-        gradient_of: the name of the node whose gradient rule recorded it, if any.
+        gradient_of: the name of the node whose rule recorded it, if any.
+        rule: which rule that was: "gradient", "tangent", "batch".
         constant: the number that a leaf holds, where it is one of the few that belong to the
             structure of a graph rather than to its data.
         kind: what it has in common with nodes of the same op on inputs of the same types.
@@ -141,6 +151,7 @@ class Node:
     handles = 0
     label: str | None = None
     gradient_of: str | None = None
+    rule = "gradient"
     spent = False
     location: Location | None = None
     scope: Scope | None = None
@@ -175,7 +186,7 @@ class Node:
     def name(self) -> str:
         """What messages call it."""
         if self.gradient_of is not None:
-            return f"{self.op.name} in the gradient of {self.gradient_of}"  # type: ignore[union-attr]
+            return f"{self.op.name} in the {self.rule} of {self.gradient_of}"  # type: ignore[union-attr]
         return self.label or ("data" if self.op is None else self.op.name)
 
     def __repr__(self) -> str:
@@ -196,9 +207,11 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     differentiated = context.differentiating
     if differentiated is None:
         node.location, node.scope = context.location or user_location(), context.scope
-    else:  # part of a gradient: messages name the line and the layer of the forward pass
+    else:  # part of a derivative: messages name the line and the layer of the forward pass
         node.location, node.scope = differentiated.location, differentiated.scope
         node.gradient_of = differentiated.name
+        if context.rule != "gradient":
+            node.rule = context.rule
     if context.grad_enabled and op.gradient is not None:
         for each in inputs:
             if each.requires_grad:
@@ -242,7 +255,9 @@ def _note_pending(node: Node) -> None:
     pending = context.pending
     pending.append(weakref.ref(node))
     if len(pending) % _PRUNE_AT == 0:
-        context.pending = [ref for ref in pending if is_wanted(ref())]
+        # The node itself has no handle yet. To drop it would bring the list to where it was, and
+        # each node after it back here.
+        context.pending = [ref for ref in pending if (each := ref()) is node or is_wanted(each)]
         context.pruned += len(pending) - len(context.pending)
         if len(context.pending) + context.pruned > _BACKLOG:
             _relieve()
@@ -321,7 +336,7 @@ def _number(value: bool | int | float | complex, dtype: DType) -> Node:
     if abs(value) <= _SMALL:
         node = data(np.asarray(value, dtype))
         if value in _STRUCTURAL and dtype.kind != "c" and not _is_minus_zero(value):
-            node.constant = value.real  # type: ignore[assignment]  # complex ones are left out
+            node.constant = value.real  # complex ones are left out
         return node
     with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
         return data(np.asarray(value, dtype))

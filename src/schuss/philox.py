@@ -19,6 +19,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _CHUNK = 4096  # blocks worked on at once, so that the rounds stay in cache
 _MASK64 = (1 << 64) - 1
+_SUBSTREAM = 0xBA7C4ED0BA7C4ED0  # tells what batches draw from what `fork` draws
 
 
 def philox_blocks(seed: int, stream: int, position: int, blocks: int) -> np.ndarray:
@@ -113,6 +114,13 @@ def bits_at(state: np.ndarray, count: int) -> np.ndarray:
     """The 32-bit numbers that `Generator.reserve` set aside."""
     seed, stream, position = (int(part) for part in state)
     return philox_blocks(seed, stream, position, (count + 3) // 4).reshape(-1)[:count]
+
+
+def substream_at(state: np.ndarray) -> np.ndarray:
+    """The state of a generator whose stream belongs to this state alone: uint64 of shape (3,)."""
+    seed, stream, position = (int(part) & _MASK64 for part in state)
+    words = philox_blocks(stream ^ _SUBSTREAM, seed, position, 1).view(np.uint64)
+    return np.array([seed, words[0, 0], 0], np.uint64)
 
 
 default_generator = Generator(0)

@@ -178,14 +178,20 @@ def described(seed: int, kind: str, text: str, program: dict) -> str:
     return f"{head}\n{made.script()}"
 
 
+_PAGE = """# Differential fuzzing
+
+Random programs on the compiled tier against the reference
+(`python -m tests.compiler.fuzz --record benchmarks/FUZZ.md`). Seeds name programs of the fuzzer as
+it was then. What was found and fixed is kept in `tests/compiler/test_regressions.py`.
+
+| date | seeds | programs | minutes | explained by rounding | failures |
+|---|---|---|---|---|---|
+"""
+
+
 def record(path: Path, result: Result, first: int) -> None:
     """Add a run to the page of results."""
-    title = "# Differential fuzzing\n\nRandom programs on the compiled tier against the reference"
-    page = path.read_text("utf-8") if path.exists() else (
-        f"{title} (`python -m tests.compiler.fuzz`).\n\n"
-        "| date | seeds | programs | minutes | explained by rounding | failures |\n"
-        "|---|---|---|---|---|---|\n"
-    )  # fmt: skip
+    page = path.read_text("utf-8") if path.exists() else _PAGE
     date = time.strftime("%Y-%m-%d", time.gmtime())
     last = first + result.graphs - 1
     kinds = Counter(kind for _, kind, _, _ in result.failures)

@@ -20,6 +20,13 @@ from schuss.errors import (
 )
 
 rng = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order():
+    rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 KINDS = ["real", "complex"]
 
 

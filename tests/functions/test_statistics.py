@@ -13,6 +13,11 @@ from schuss.errors import ArgumentError, DTypeError, OutOfBoundsError, ShapeErro
 rng = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order():
+    rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def numbers(*shape: int) -> np.ndarray:
     return rng.standard_normal(shape)
 

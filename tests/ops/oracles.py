@@ -336,6 +336,12 @@ def segment_max(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
     return y
 
 
+def substream(state: np.ndarray) -> np.ndarray:
+    seed, stream, position = (int(part) for part in state)
+    low, high, _, _ = philox(stream ^ 0xBA7C4ED0BA7C4ED0, seed, position)
+    return np.array([seed, low + 2**32 * high, 0], np.uint64)
+
+
 def attention_rows(
     q: np.ndarray,
     k: np.ndarray,
@@ -493,4 +499,5 @@ ORACLES: dict[str, Oracle] = {
     "segment_max": segment_max,
     **MATRIX_ORACLES,
     **special_oracles(each, philox),
+    "substream": substream,
 }

@@ -68,6 +68,13 @@ def test_approximate_draws(tmp_path):
     assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_optimizers_draws(tmp_path):
+    recipe = RECIPES["optimizers"]
+    assert recipe.target.is_reached(recipe.function(out=tmp_path / "run", steps=30))
+    for name in ("paths", "curves"):
+        assert (tmp_path / "run" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_digits_reaches_its_target_and_resumes(tmp_path):
     recipe = RECIPES["digits"]
     out = tmp_path / "digits"

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from schuss.context import context, grad_mode
+from schuss.context import context, grad_mode, rules
 from schuss.dtypes import is_complex
 from schuss.errors import GradientError, ShapeError, describe_location, fail
 from schuss.graph import Node, ancestors, apply, scalar, wrap
@@ -121,8 +121,7 @@ def propagate(
     leads = None if targets is None else _leading_to(walked, targets)
     gradients = {node: _conjugate(seed) for node, seed in seeds.items()}
     found: dict[Node, Tensor] = {}
-    outer = context.differentiating
-    try:
+    with rules("gradient"):
         for node in reversed(walked):
             g = gradients.pop(node, None)
             if g is None:
@@ -132,8 +131,6 @@ def propagate(
             if not is_leaf(node):
                 context.differentiating = node
                 _pass_on(node, g, gradients, leads)
-    finally:
-        context.differentiating = outer
     return found
 
 
@@ -143,19 +140,28 @@ def _conjugate(g: Tensor) -> Tensor:
 
 def _pass_on(node: Node, g: Tensor, gradients: dict[Node, Tensor], leads: set[Node] | None) -> None:
     """Add what the gradient `g` of a node says about its inputs to `gradients`."""
+    wanted = [each.requires_grad and (leads is None or each in leads) for each in node.inputs]
+    for each, part in zip(node.inputs, input_gradients(node, g, wanted), strict=True):
+        if part is not None:
+            held = gradients.get(each)
+            gradients[each] = part if held is None else apply(add, held, part)
+
+
+def input_gradients(node: Node, g: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+    """What the gradient `g` of a node says about its inputs, as far as they are wanted."""
     op = node.op
     assert op is not None
     inputs = [wrap(each) for each in node.inputs]
     y = wrap(node)
-    # The rule of a variadic op gives the gradients of all inputs at once.
-    parts = op.gradient[0](g, y, *inputs, **node.attributes) if op.variadic else None  # type: ignore[index, misc]
-    for index, each in enumerate(node.inputs):
-        if not each.requires_grad or (leads is not None and each not in leads):
-            continue
-        part = _apply_rule(node, index, g, y, inputs) if parts is None else parts[index]
-        if part is not None:
-            held = gradients.get(each)
-            gradients[each] = part if held is None else apply(add, held, part)
+    if op.variadic:  # one rule gives the gradients of all inputs at once
+        parts = op.gradient[0](g, y, *inputs, **node.attributes)  # type: ignore[index, misc]
+        # A rule may leave out the last inputs where they require no gradient.
+        parts = [*parts, *[None] * (len(wanted) - len(parts))]
+        return [part if want else None for part, want in zip(parts, wanted, strict=True)]
+    return [
+        _apply_rule(node, index, g, y, inputs) if want else None
+        for index, want in enumerate(wanted)
+    ]
 
 
 def _apply_rule(

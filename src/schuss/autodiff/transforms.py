@@ -1,21 +1,32 @@
-"""Derivatives of functions, in JAX's names: `grad(f)` and `value_and_grad(f)`.
+"""Derivatives of functions, in JAX's names: `grad`, `value_and_grad`, `vjp`.
 
-They nest in any order.
+They nest in any order, with each other and with those of `forward`, `batching` and `jacobians`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from schuss.autodiff.backward import is_leaf, propagate, tape
+from schuss.autodiff.backward import propagate
+from schuss.autodiff.recording import (
+    Recording,
+    connects,
+    finished_or_zero,
+    matching_leaves,
+    require_function,
+    require_tensors,
+)
 from schuss.context import grad_mode
-from schuss.dtypes import is_complex, is_differentiable
-from schuss.errors import ArgumentTypeError, DTypeError, GradientError, fail
-from schuss.graph import Handle, apply, scalar
+from schuss.dtypes import is_complex
+from schuss.errors import ArgumentTypeError, GradientError, fail
+from schuss.graph import Handle, Node, apply, scalar
 from schuss.ops.broadcast import broadcast_to
-from schuss.ops.elementwise import alias
+from schuss.ops.elementwise import add
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
 
 
 def value_and_grad(
@@ -25,9 +36,9 @@ def value_and_grad(
 
     Args:
         f: returns a scalar tensor; with `has_aux`, a pair of it and anything else.
-        argnums: which positional arguments to differentiate for. Each is a tensor, or lists, tuples
-            and dicts of tensors; the gradient has the same structure. Several argnums give a tuple
-            of gradients.
+        argnums: which positional arguments to differentiate for. Each is a tensor, or a tree of
+            tensors: lists, tuples, dicts, dataclasses, layers; the gradient has the same structure.
+            Several argnums give a tuple of gradients.
 
     The result is `(value, gradient)`, or `((value, aux), gradient)`. Parameters of layers that f
     uses besides its arguments are constants here, but stay connected for an outer `backward()`.
@@ -36,45 +47,17 @@ def value_and_grad(
         GradientError: f does not return a scalar.
         DTypeError: an argument is not of a floating or complex dtype.
     """
-
-    if not callable(f):
-        raise fail(
-            ArgumentTypeError,
-            "grad",
-            f"needs a function, got {type(f).__name__}",
-            hint="schuss.grad(f)(x), not schuss.grad(f(x)); or loss.backward() and x.grad",
-        )
+    require_function("grad", f)
 
     @functools.wraps(f)
     def evaluated(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        inner = list(args)
-        fresh: list[Any] = []
-        for each in chosen:
-            if not -len(args) <= each < len(args):
-                raise fail(
-                    ArgumentTypeError,
-                    "grad",
-                    f"argnums names argument {each}, there are {len(args)}",
-                )
-            inner[each] = _map(args[each], lambda t: _track(t, fresh))
-        with grad_mode(True):
-            result = f(*inner, **kwargs)
-        value, aux = result if has_aux else (result, None)
-        _check_scalar(value)
-        nodes = [each._node for each in fresh]
-        walked = tape(value._node) if value.requires_grad else []
-        outer = _has_outer(walked, set(nodes))
-        with grad_mode(outer):
-            seed = apply(broadcast_to, scalar(1, value.dtype), shape=value.shape)
-            found = propagate(walked, {value._node: seed}, frozenset(nodes)) if walked else {}
-        gradients = iter(
-            [_finish(found.get(node), each, outer) for node, each in zip(nodes, fresh, strict=True)]
-        )
-        structured = tuple(_map(inner[each], lambda _: next(gradients)) for each in chosen)
-        value = value if outer else value.detach()
-        shown = (value, aux if outer else _map_any(aux, _detach)) if has_aux else value
-        return shown, structured[0] if isinstance(argnums, int) else structured
+        chosen = positions("grad", argnums, len(args))
+        recording = Recording("grad", f, args, kwargs, chosen, has_aux)
+        value = _scalar(recording)
+        seed = apply(broadcast_to, scalar(1, value.dtype), shape=value.shape)
+        gradients = _pull_back(recording, [seed])
+        shown = (recording.shown(), recording.shown_aux()) if has_aux else recording.shown()
+        return shown, gradients[0] if isinstance(argnums, int) else gradients
 
     return evaluated
 
@@ -96,91 +79,86 @@ def grad(
     return gradient
 
 
-def _track(t: Any, fresh: list[Any]) -> Any:
-    """A stand-in for an argument: the same value, a node of its own that requires a gradient."""
-    if not is_differentiable(t.dtype):
-        problem = "gradients exist for floating and complex dtypes only"
-        raise fail(DTypeError, "grad", problem, argument=t,
-                   hint="cast with astype, or leave this argument out of argnums")  # fmt: skip
-    with grad_mode(True):
-        stand_in = apply(alias, t)
-    stand_in._node.requires_grad = True
-    fresh.append(stand_in)
-    return stand_in
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+    """The value of `f`, and a function that takes gradients of the value to those of the arguments.
+
+    Args:
+        f: any function of tensors, or of trees of them, that returns a tree.
+        primals: its arguments, all of floating dtypes.
+        has_aux: f returns a pair, of which the second is passed on: `(value, pull_back, aux)`.
+
+    `value, pull_back = vjp(f, x, y)`; then `pull_back(g)`, where g has the structure and shapes of
+    the value, is the tuple of the gradients of `(f(x, y) * g).sum()`. It may be called several
+    times; f runs once.
+    """
+    recording = Recording("vjp", f, primals, {}, range(len(primals)), has_aux)
+    pull_back = PullBack(recording)
+    value = recording.shown()
+    return (value, pull_back, recording.shown_aux()) if has_aux else (value, pull_back)
 
 
-def _check_scalar(value: Any) -> None:
-    if not isinstance(value, Handle):
-        raise fail(
-            GradientError, "grad", f"the function must return a tensor, not {type(value).__name__}"
+class PullBack:
+    """The gradients of a recorded function's arguments: `pull_back(gradient)`."""
+
+    def __init__(self, recording: Recording) -> None:
+        require_tensors(recording.where, recording.structure)
+        self._recording = recording
+        self._held = recording.saved()  # stays computed as long as this lives
+
+    def __call__(self, gradient: Any) -> tuple[Any, ...]:
+        recording = self._recording
+        return self.of(
+            matching_leaves(
+                recording.where, "gradient", recording.structure, recording.result, gradient
+            )
         )
-    if value.size != 1:  # type: ignore[attr-defined]
-        raise fail(
-            GradientError,
-            "grad",
-            "the function must return a scalar",
-            value=value,
-            hint="reduce it first",
-        )
-    if is_complex(value.dtype):  # type: ignore[attr-defined]
-        raise fail(
-            GradientError,
-            "grad",
-            "a complex number has no gradient: only a real one can descend",
-            value=value,
-            hint="return its abs(), real() or imag()",
-        )
+    def of(self, given: Sequence[Tensor]) -> tuple[Any, ...]:
+        """The gradients of the arguments, for those of the results."""
+        return _pull_back(self._recording, given)
 
 
-def _has_outer(walked: list[Any], own: set[Any]) -> bool:
-    """Whether more than our own stand-ins requires a gradient, so that results stay connected."""
-    for node in walked:
-        if node in own:
-            if node.inputs and node.inputs[0].requires_grad:
-                return True
-        elif is_leaf(node) or not any(each.requires_grad for each in node.inputs):
-            return True
-    return False
+def _pull_back(recording: Recording, given: Sequence[Tensor]) -> tuple[Any, ...]:
+    outer = connects(recording.outer, given)
+    targets = [each._node for each in recording.inputs]
+    with grad_mode(outer):
+        seeds: dict[Node, Tensor] = {}
+        for each, g in zip(recording.result, given, strict=True):
+            if each.requires_grad:
+                held = seeds.get(each._node)
+                seeds[each._node] = g if held is None else apply(add, held, g)
+        found = propagate(recording.walked, seeds, frozenset(targets))
+        gradients = [
+            finished_or_zero(found.get(node), like, outer)
+            for node, like in zip(targets, recording.inputs, strict=True)
+        ]
+    return recording.by_argument(gradients)
 
 
-def _finish(gradient: Any, argument: Any, outer: bool) -> Any:
-    if gradient is None:  # f does not depend on it
-        zero = scalar(0, argument.dtype)
-        return apply(broadcast_to, zero, shape=argument.shape)
-    return gradient if outer else gradient.detach()
+def positions(where: str, argnums: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """The arguments that are meant, counted from the front."""
+    chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    for each in chosen:
+        if not -count <= each < count:
+            problem = f"argnums names argument {each}, there are {count}"
+            raise fail(ArgumentTypeError, where, problem)
+    return tuple(each % count for each in chosen)
 
 
-def _detach(value: Any) -> Any:
-    return value.detach() if isinstance(value, Handle) else value  # type: ignore[attr-defined]
+def _scalar(recording: Recording) -> Tensor:
+    structure = recording.structure
+    if structure.kind is not Handle:
+        kind = type(structure.rest) if structure.kind is None else structure.kind
+        problem = f"the function must return a tensor, not {kind.__name__}"
+        raise fail(GradientError, "grad", problem)
+    value = recording.result[0]
+    if value.size != 1:
+        problem = "the function must return a scalar"
+        raise fail(GradientError, "grad", problem, value=value, hint="reduce it first")
+    if is_complex(value.dtype):
+        problem = "a complex number has no gradient: only a real one can descend"
+        hint = "return its abs(), real() or imag()"
+        raise fail(GradientError, "grad", problem, value=value, hint=hint)
+    return value
 
 
-def _map(tree: Any, function: Callable[[Any], Any]) -> Any:
-    """`function` of every tensor in nested lists, tuples and dicts."""
-    if isinstance(tree, Handle):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {key: _map(each, function) for key, each in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        made: Iterator[Any] = (_map(each, function) for each in tree)
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
-    raise fail(
-        ArgumentTypeError,
-        "grad",
-        f"can differentiate for tensors and lists, tuples and dicts of them, "
-        f"got {type(tree).__name__}",
-    )
-
-
-def _map_any(tree: Any, function: Callable[[Any], Any]) -> Any:
-    """As `_map`, leaving alone what is neither a tensor nor a container."""
-    if isinstance(tree, (dict, list, tuple, Handle)):
-        if isinstance(tree, dict):
-            return {key: _map_any(each, function) for key, each in tree.items()}
-        if isinstance(tree, Handle):
-            return function(tree)
-        made = [_map_any(each, function) for each in tree]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
-    return tree
-
-
-__all__ = ["grad", "value_and_grad"]
+__all__ = ["grad", "value_and_grad", "vjp"]

@@ -502,7 +502,7 @@ def _kind(anchor: Value) -> str:
     if anchor.op in REDUCTIONS and lowered(anchor):
         axes, rank = anchor.attributes["axes"], len(anchor.inputs[0].shape)
         last = tuple(axes) == tuple(range(rank - len(axes), rank))
-        return "loops" if last else "column"
+        return "loops" if last and not pools(anchor) else "column"
     if anchor.op == "matmul" and lowered(anchor):
         return "product"
     if anchor.op == "reshape":
@@ -521,6 +521,11 @@ def lowered(value: Value) -> bool:
     return not any(dtypes.is_complex(v.dtype) for v in (value, *value.inputs))
 
 
+def pools(reduction: Value) -> bool:
+    """Whether it goes over windows: short rows, of which many lie side by side."""
+    return reduction.inputs[0].op == "windows" and len(reduction.shape) > 0
+
+
 def column_order(
     reduction: Value,
 ) -> tuple[list[int], list[int], list[int]]:
@@ -532,6 +537,8 @@ def column_order(
             break
         inner.append(axis)
     inner.reverse()
+    if not inner and pools(reduction):
+        inner = [max(axis for axis in range(rank) if axis not in axes)]
     outer = [axis for axis in range(rank) if axis not in axes and axis not in inner]
     return outer, list(axes), inner
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.compiler import convolution
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
 
@@ -325,6 +326,29 @@ def _check(b: _Builder, index: Value, n: int, wrap: bool, ignored: int | None = 
         axes = tuple(range(len(outside.shape)))
         outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
     b.checks.append(outside)
+
+
+@rule("convolve")
+def _convolve(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    x, w = inputs
+    return convolution.forward(b, x, w, shape, attributes) if convolution.applies(x) else None
+
+
+@rule("convolve_weight")
+def _convolve_weight(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    x, g = inputs
+    return convolution.of_weight(b, x, g, shape, attributes) if convolution.applies(x) else None
+
+
+@rule("convolve_input")
+def _convolve_input(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    g, w = inputs
+    return convolution.of_input(b, g, w, shape, attributes) if convolution.applies(g) else None
+
+
+@rule("overlap")
+def _overlap(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return convolution.put_back(b, inputs[0], shape, attributes)
 
 
 def _reduce_rule(op: str) -> Rule:

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from types import MethodType
 from typing import Any
 
@@ -23,14 +24,13 @@ from schuss.context import context
 from schuss.errors import ArgumentTypeError, SchussError, fail
 from schuss.execution import tiers
 from schuss.execution.evaluate import (
-    evaluate,
     evaluate_pending,
     one_at_a_time,
     set_last_run,
     watchers,
 )
 from schuss.execution.jit_places import At, Walk, is_plain
-from schuss.execution.jit_record import RefusedError, conclude
+from schuss.execution.jit_record import Recording, RefusedError, conclude
 from schuss.execution.jit_replay import FAILED, MISS, Replay, settle
 from schuss.execution.jit_trace import Trace
 from schuss.execution.jit_watch import Watch
@@ -104,8 +104,9 @@ class Jit:
                 if replay.recording.verified:
                     result = self._replay(replay, tensors)
                     if result is not MISS:
-                        if result is FAILED:
-                            break
+                        if result is FAILED:  # the plain function says what was wrong
+                            self.why = "a value was outside of what is allowed"
+                            return self.function(*args, **kwargs)
                         signature.replayed += 1
                         signature.in_vain = 0
                         return result
@@ -167,6 +168,9 @@ class Jit:
         signature.watch = watch
         self.why = "seen for the first time: recorded when it comes back"
         problem = watch.problem or trace.problem
+        code = getattr(self.function, "__code__", None)
+        if not problem and watch.missed(code):
+            problem = "its run could not be observed"
         if problem:
             self._give_up(signature, problem)
         return result
@@ -204,37 +208,45 @@ class Jit:
         try:
             with trace.running(), watch.watching():
                 result = self.function(*args, **kwargs)
-            new = watch.codes.keys() - known.codes.keys()
-            known.codes.update(watch.codes)
-            problem = watch.problem or trace.problem
-            if problem:
-                raise RefusedError(problem)
-            if new:
-                raise RefusedError("it ran other code than before", passing=True)
-            recording = conclude(trace, walk, len(tensors), self._floating, first, result)
+            recording = self._concluded(watch, known, trace, walk, len(tensors), first, result)
         except RefusedError as refusal:
-            return self._refused(signature, refusal, trace, walk, result, args, kwargs)
-        except Exception as problem:  # whatever it is: without us it happens in the right order
-            walk.restore()
-            self._count(signature, f"{type(problem).__name__} while recording")
-            return self.function(*args, **kwargs)
-        self._keep(signature, Replay(recording), unverified)
-        return result
-
-    def _refused(
-        self, signature: _Signature, refusal: RefusedError, trace: Trace, walk: Walk,
-        result: Any, args: Any, kwargs: Any,
-    ) -> Any:  # fmt: skip
-        self._count(signature, str(refusal))
-        if not refusal.passing:
-            self._give_up(signature, str(refusal))
-        try:
+            self._refused(signature, refusal)
             if trace.deferred:
-                evaluate_pending()
-        except SchussError:
-            walk.restore()
-            return self.function(*args, **kwargs)
-        return result
+                with suppress(SchussError):
+                    evaluate_pending()
+                    return result
+                _undo(walk, first)
+                return self.function(*args, **kwargs)
+            return result
+        except BaseException as problem:  # without us it happens in the right order
+            _undo(walk, first)
+            if not isinstance(problem, Exception):
+                raise
+            self._count(signature, f"{type(problem).__name__} while recording")
+        else:
+            self._keep(signature, Replay(recording), unverified)
+            return result
+        return self.function(*args, **kwargs)
+
+    def _concluded(
+        self, watch: Watch, known: Watch, trace: Trace, walk: Walk, arguments: int, first: int,
+        result: Any,
+    ) -> Recording:  # fmt: skip
+        """The recording of a run. Raises RefusedError where it cannot be replayed."""
+        new = watch.codes.keys() - known.codes.keys()
+        known.codes.update(watch.codes)
+        problem = watch.problem or trace.problem
+        if problem:
+            raise RefusedError(problem)
+        if new:
+            raise RefusedError("it ran other code than before", passing=True)
+        return conclude(trace, walk, arguments, self._floating, first, result)
+
+    def _refused(self, signature: _Signature, refusal: RefusedError) -> None:
+        if refusal.passing:
+            self._count(signature, str(refusal))
+        else:
+            self._give_up(signature, str(refusal))
 
     def _keep(self, signature: _Signature, replay: Replay, unverified: list[Replay]) -> None:
         """Compare with earlier recordings; two that agree can be replayed."""
@@ -278,6 +290,14 @@ class Jit:
             if before is not None and isinstance(found, Tensor) and found is not before:
                 self._floating.add(place.identity)
                 self._containers.append(place.container)
+
+
+def _undo(walk: Walk, first: int) -> None:
+    """As if the run had not been: what it left pending is nobody's."""
+    walk.restore()
+    context.pending = [
+        ref for ref in context.pending if (node := ref()) is not None and node.number < first
+    ]
 
 
 def _describe(value: Any, tensors: dict[Tensor, int], objects: list[Any]) -> Any:

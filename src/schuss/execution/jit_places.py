@@ -33,6 +33,10 @@ from schuss.tensor import Tensor
 
 ITEM, ATTRIBUTE = "item", "attribute"
 _MOST_PLACES = 50_000
+_WALKED = (
+    Tensor, dict, list, tuple, set, FunctionType, MethodType, ModuleType, functools.partial,
+    staticmethod, classmethod, property, CellType,
+)  # fmt: skip
 
 
 class _Missing:
@@ -156,15 +160,13 @@ class Walk:
                 return
             self._expand(value, name)
 
-    def _visit(self, value: Any, name: str, relevant: bool = True) -> None:
+    def _visit(self, value: Any, name: str) -> None:
         """Note a value that was read; what it contains is looked at later."""
         if isinstance(value, Tensor):
             self._tensor(value, name)
         elif isinstance(value, type):
             self._classes(value, value, name)
         elif not is_plain(value) and value is not MISSING and id(value) not in self._met:
-            if not relevant and _unknown(value):
-                return
             self._met[id(value)] = value
             self._todo.append((value, name))
 
@@ -180,13 +182,11 @@ class Walk:
         if tensor.grad is not None:
             self.handles.setdefault(tensor.grad, tensor.grad._node)
 
-    def _place(self, container: Any, how: str, key: Any, name: str, relevant: bool = True) -> None:
+    def _place(self, container: Any, how: str, key: Any, name: str) -> None:
         place = Place(container, how, key, name)
         value = place.read()
-        if not relevant and _unknown(value):
-            return
         self.places.append((place, value))
-        self._visit(value, name, relevant)
+        self._visit(value, name)
 
     def _expand(self, value: Any, name: str) -> None:
         """Look at what a value contains."""
@@ -222,8 +222,8 @@ class Walk:
         elif isinstance(value, (staticmethod, classmethod)):
             self._visit(value.__func__, name)
         elif isinstance(value, property):
-            for part in (value.fget, value.fset):
-                self._visit(part, name)
+            for accessor in (value.fget, value.fset):
+                self._visit(accessor, name)
         elif _unknown(value):
             self._complain(name, value)
         else:
@@ -262,12 +262,14 @@ class Walk:
             self._place(vars(module), ITEM, key, f"{name}.{key}")
 
     def _object(self, value: Any, name: str) -> None:
-        ours = type(value).__module__.startswith("schuss.")
+        ours = type(value).__module__.startswith("schuss.") or self._all_names
+        inherits = any(each.__module__.startswith("schuss.") for each in type(value).__mro__)
         attributes = getattr(value, "__dict__", {})
-        for key in list(attributes):
-            relevant = ours or self._all_names or key in self._names
-            self._place(attributes, ITEM, key, f"{name}.{key}", relevant)
-        if isinstance(attributes, dict):
+        for key, entry in list(attributes.items()):
+            # Our code may read what the user's code does not name.
+            if ours or key in self._names or (inherits and not _unknown(entry)):
+                self._place(attributes, ITEM, key, f"{name}.{key}")
+        if (ours or inherits) and isinstance(attributes, dict):
             self.copies.append((attributes, dict(attributes), name))
         self._classes(type(value), value, name)
 
@@ -289,6 +291,9 @@ class Walk:
             ):
                 self._entries.add((id(cls), key))
                 self._place(cls, ATTRIBUTE, key, f"{cls.__name__}.{key}")
+                attributes = getattr(value, "__dict__", {})
+                if value is not cls and key not in attributes:
+                    self.absent.append((attributes, key))
                 self._visit(entry, f"{cls.__name__}.{key}")
 
     def _find_closures(self) -> None:
@@ -329,8 +334,7 @@ class Walk:
 
 def _unknown(value: Any) -> bool:
     """Whether something has a state that cannot be looked at: a file, an iterator, an array."""
-    if isinstance(value, (Tensor, dict, list, tuple, set, FunctionType, MethodType, ModuleType,
-                          functools.partial, staticmethod, classmethod, property, CellType)):  # fmt: skip
+    if isinstance(value, _WALKED):
         return False
     if is_plain(value) or value is MISSING or isinstance(value, Generator):
         return False

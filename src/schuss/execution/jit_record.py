@@ -364,12 +364,21 @@ class _Conclusion:
         return writes
 
     def _reads(self) -> dict[int, int]:
-        """The places of the registers that were read, where nothing had changed them before."""
+        """The places of the registers that were read, where nothing had changed them before.
+
+        A group that the user's code can see by another way than through its optimizer does not
+        count: that code may look at the number, too.
+        """
         at = {place.identity: i for i, (place, _) in enumerate(self.walk.places)}
+        holders: dict[int, list[Any]] = {}
+        for place, value in self.walk.places:
+            holders.setdefault(id(value), []).append(place.container)
         found = {}
         for register, (container, key, value) in self.trace.reads.items():
             i = at.get((id(container), "item", key))
-            if i is not None and self.walk.places[i][1] is value:
+            above = holders.get(id(container), [])
+            hidden = len(above) == 1 and len(holders.get(id(above[0]), [])) == 1
+            if hidden and i is not None and self.walk.places[i][1] is value:
                 found[register] = i
         return found
 

@@ -44,8 +44,12 @@ class Replay:
         writer = _Writer(recording)
         self.text = writer.text(recording.verified)
         function = _compiled(self.text, writer.space)
-        self.call = function if recording.verified else None
-        self.fits = None if recording.verified else function
+        self.call = function if recording.verified else _misses
+        self.fits = _misses if recording.verified else function
+
+
+def _misses(tensors: list[Tensor]) -> Any:
+    return MISS
 
 
 def _compiled(text: str, space: dict[str, Any]) -> Any:
@@ -253,7 +257,8 @@ class _Writer:
         recording = self.recording
         rebound = {i for i, _ in recording.rebound}
         replaced = rebound | {self._before(place) for place, _ in recording.writes}
-        stays = {each.number for each in recording.outcome() if each.kind == "handle"}
+        after = [*recording.made, *recording.outcome()]
+        stays = {each.number for each in after if each.kind == "handle"}
         used = [each.number for each in recording.inputs if each.kind == "handle"]
         owns = self.constant(recording.program.owns)
         shown = []
@@ -292,6 +297,9 @@ class _Writer:
         recording = self.recording
         outcome = [(each.kind, each.number) for each in [*recording.made, *recording.outcome()]]
         self.shared = {each for each in outcome if outcome.count(each) > 1}
+        nodes = [*recording.made, *(source for _, source in recording.rebound)]
+        self.nodes_on = {each.number for each in nodes if each.kind == "handle"}
+        self.tensors_on = {number for kind, number in outcome if kind == "handle"}
         self.ready: set[str] = set()
         for i, source in recording.rebound:
             self._rebind(i, source)
@@ -327,7 +335,8 @@ class _Writer:
         if not made or i < 0 or node.kind != "new" or not self._reusable(i, node):
             self.add(*change)
             return
-        if ("made", source.number) in self.shared or self.tensors[i].owner is not Tensor:
+        moved = i in self.tensors_on or ("made", source.number) in self.shared
+        if moved or self.tensors[i].owner is not Tensor:
             self.add(*change)
             return
         new = self.recording.news[node.number]
@@ -345,6 +354,8 @@ class _Writer:
             return False
         new = self.recording.news[source.number]
         found: Found = self.tensors[i]
+        if i in self.nodes_on:  # others point at it after the run
+            return False
         alike = new.node.requires_grad == found.requires_grad
         return alike and (new.owner == i or not found.requires_grad) and found.same_as == i
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_JIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "jit.py")
 _RECIPES = os.path.join(_OURS, "recipes") + os.sep  # programs of users
 _NUMPY = os.path.dirname(os.path.abspath(np.__file__)) + os.sep
 _STANDARD = tuple({sysconfig.get_path(each) + os.sep for each in ("stdlib", "platstdlib")})
@@ -66,6 +67,16 @@ def _is_generated(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith("<") and (ours or is_library(module))
 
 
+def _is_import(frame: FrameType) -> bool:
+    """Whether this runs because a module is imported for the first time, inside the function."""
+    caller = frame.f_back
+    while caller is not None and caller.f_code.co_filename != _JIT:
+        if caller.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        caller = caller.f_back
+    return False
+
+
 def is_library(module: str) -> bool:
     """Whether a module belongs to Python's standard library or to NumPy."""
     top = module.partition(".")[0]
@@ -97,19 +108,24 @@ class Watch:
         finally:
             sys.setprofile(None)
 
+    def missed(self, code: CodeType | None) -> bool:
+        """Whether code of the user has run unseen."""
+        return code is not None and kind_of(code.co_filename) == USER and code not in self.codes
+
     def _note(self, frame: FrameType, event: str, arg: Any) -> None:
         code = frame.f_code
         if event == "call":
             kind = kind_of(code.co_filename)
-            if kind == USER and not _is_generated(frame):
-                self.codes[code] = frame.f_globals
+            if kind == USER:
+                if code not in self.codes and not _is_generated(frame) and not _is_import(frame):
+                    self.codes[code] = frame.f_globals
             elif kind == LIBRARY and not self.problem:
                 caller = frame.f_back
-                if caller is not None and kind_of(caller.f_code.co_filename) == USER:
+                if caller is not None and caller.f_code in self.codes:
                     module = frame.f_globals.get("__name__", "?")
                     if not _is_harmless(module):
                         self._complain(caller, f"{module}.{code.co_name}")
-        elif event == "c_call" and not self.problem and kind_of(code.co_filename) == USER:
+        elif event == "c_call" and not self.problem and code in self.codes:
             name = _effect(arg)
             if name:
                 self._complain(frame, name)

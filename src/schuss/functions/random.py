@@ -16,6 +16,7 @@ from schuss.functions.elementwise import cos, log, minimum, sin, sqrt
 from schuss.functions.manipulation import concat, reshape
 from schuss.graph import apply, data, wrap
 from schuss.ops.random import random_bits
+from schuss.ops.reduction import argsort
 from schuss.philox import Generator, default_generator
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def randint(
 
 def permutation(n: int, *, generator: Generator | None = None) -> Tensor:
     """A random order of range(n): int64 of shape (n,)."""
-    return wrap(data((generator or default_generator).permutation(n)))
+    low, high = cast(bits((n, 2), generator=generator), dtypes.uint64).permute_dims((1, 0))
+    return apply(argsort, low | (high << 32), axis=0)  # 64-bit keys, as in `Generator.permutation`
 
 
 __all__ = ["bits", "normal", "permutation", "randint", "uniform"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from schuss import dtypes
+from schuss import dtypes, trees
 from schuss.context import Scope, context
 from schuss.devices import as_device, is_device
 from schuss.errors import (
@@ -428,6 +428,65 @@ class Module:
         for name, value in self.__dict__.items():
             object.__setattr__(twin, name, copy.deepcopy(value, memo))
         return twin
+
+
+# --- as a tree of parameters, for the transforms ---
+
+
+class _Mould:
+    """A layer to copy: equal to every other of its type with parameters of the same names."""
+
+    def __init__(self, module: Module, parameters: Mapping[str, Parameter]) -> None:
+        self.module = module
+        self.parameters = parameters
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Mould)
+            and type(self.module) is type(other.module)
+            and list(self.parameters) == list(other.parameters)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def cast(self, parameters: Sequence[Any]) -> Module:
+        """The layer with other parameters. All else is shared with it."""
+        replaced: dict[int, Any] = {}
+        for own, given in zip(self.parameters.values(), parameters, strict=True):
+            if isinstance(given, Tensor):  # so that the copy finds its parameters by type
+                twin = object.__new__(type(own))
+                Tensor.__init__(twin, given._node)
+                given = twin
+            replaced[id(own)] = given
+        return _with_replaced(self.module, replaced)
+
+
+def _with_replaced(value: Any, replaced: dict[int, Any]) -> Any:
+    if id(value) in replaced:
+        return replaced[id(value)]
+    if isinstance(value, Module):
+        replaced[id(value)] = twin = object.__new__(type(value))
+        for name, each in value.__dict__.items():
+            object.__setattr__(twin, name, _with_replaced(each, replaced))
+        return twin
+    if isinstance(value, dict):
+        return {key: _with_replaced(each, replaced) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_with_replaced(each, replaced) for each in value)
+    return value
+
+
+def replaced_layers(module: Module, others: Mapping[int, Module]) -> Any:
+    """The module with other layers in place of some, by `id`. All else is shared with it."""
+    return _with_replaced(module, dict(others))
+
+
+def _take_apart(module: Module) -> tuple[list[Parameter], _Mould]:
+    parameters = module._named(Parameter)
+    return list(parameters.values()), _Mould(module, parameters)
+
+
+trees.register(Module, _take_apart, _Mould.cast)
 
 
 def _fits(saved: np.dtype[Any], own: np.dtype[Any]) -> bool:

@@ -19,7 +19,7 @@ ops and do hold the matrix.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,9 @@ from schuss.graph import OUTPUT, Node, Op, Sample, Shape, apply, data, define, w
 from schuss.ops.broadcast import spread, sum_, sum_to
 from schuss.ops.elementwise import exp, select
 from schuss.ops.infer import Rng, broadcast_shapes, numbers, require_dtype, strided
+from schuss.ops.movement import concat
 from schuss.ops.reduction import max_
+from schuss.ops.structure import all_batched
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -262,6 +264,31 @@ def _gradient_samples(rng: Rng) -> list[Sample]:
     return made
 
 
+def _attention_batch(
+    node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]
+) -> Tensor:
+    return apply(attention, *_all_batched(node, 3, size, xs, batched), **node.attributes)
+
+
+def _gradient_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    inputs = _all_batched(node, 5, size, xs, batched)
+    flat = apply(attention_gradient, *inputs, **node.attributes)
+    parts = unpack(flat, *[x.shape for x in inputs[1:4]])
+    rows = [part.reshape((size, math.prod(part.shape[1:]))) for part in parts]
+    return apply(concat, *rows, axis=1)
+
+
+def _all_batched(
+    node: Node, count: int, size: int, xs: Sequence[Tensor], batched: Sequence[bool]
+) -> list[Tensor]:
+    """The first inputs with a batch axis, and behind these the mask, which broadcasts."""
+    made = all_batched(size, xs[:count], batched[:count])
+    for mask, each, flag in zip(xs[count:], node.inputs[count:], batched[count:], strict=True):
+        ones = (1,) * (node.inputs[1].ndim - each.ndim)
+        made.append(mask.reshape((size, *ones, *each.shape)) if flag else mask)
+    return made
+
+
 attention: Op = define(
     "attention",
     "softmax(scale q k^T + mask) v over the last two axes; causal: key j counts for queries i >= j",
@@ -271,6 +298,7 @@ attention: Op = define(
     saves=(0, 1, 2, 3, OUTPUT),
     samples=_attention_samples,
     variadic=True,
+    batch=_attention_batch,
 )
 attention_gradient: Op = define(
     "attention_gradient",
@@ -281,4 +309,5 @@ attention_gradient: Op = define(
     saves=(0, 1, 2, 3, 4, 5),
     samples=_gradient_samples,
     variadic=True,
+    batch=_gradient_batch,
 )

@@ -7,6 +7,7 @@ functions on top put them back.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from schuss.dtypes import DType
 from schuss.errors import ShapeError, fail
 from schuss.graph import Node, Op, Sample, Shape, apply, define, scalar
 from schuss.ops.infer import Rng, numbers, strided
+from schuss.ops.structure import later_axes, linear
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -55,6 +57,14 @@ def sum_to(g: Tensor, shape: Shape) -> Tensor:
     return g.reshape(shape) if g.shape != shape else g
 
 
+def _broadcast_batch(
+    node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]
+) -> Tensor:
+    x, shape = node.inputs[0], node.attributes["shape"]
+    aligned = xs[0].reshape((size, *(1,) * (len(shape) - x.ndim), *x.shape))
+    return apply(broadcast_to, aligned, shape=(size, *shape))
+
+
 broadcast_to: Op = define(
     "broadcast_to",
     "x repeated along axes of size 1 and new axes in front",
@@ -68,6 +78,8 @@ broadcast_to: Op = define(
         Sample([numbers(rng, (2, 3))], {"shape": (2, 3)}),
     ],
     view=True,
+    tangent=linear,
+    batch=_broadcast_batch,
 )
 
 
@@ -165,4 +177,6 @@ sum_: Op = define(
     reference=reducer(np.add),
     gradient=(lambda g, y, x, axes: spread(g, x, axes),),
     samples=reduction_samples(),
+    tangent=linear,
+    batch=later_axes,
 )

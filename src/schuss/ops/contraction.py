@@ -10,6 +10,7 @@ Half precisions accumulate in float32. The three convolution ops are each other'
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,18 @@ from schuss import dtypes
 from schuss.dtypes import DType, accumulator
 from schuss.errors import ShapeError, fail
 from schuss.graph import Node, Op, Sample, Shape, apply, define
+from schuss.ops.elementwise import multiply
 from schuss.ops.infer import Rng, broadcast_shapes, numbers, require_dtype, strided
 from schuss.ops.movement import overlap_add, window_counts, windows_view
+from schuss.ops.structure import (
+    align,
+    aligned,
+    all_batched,
+    batch_first,
+    batch_last,
+    merged,
+    multilinear,
+)
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -48,7 +59,13 @@ def _matmul_infer(x: Node, y: Node) -> tuple[Shape, DType]:
 
 
 def _matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.matmul(*_wide(x, y)).astype(x.dtype, copy=False)
+    a, b = (_for_blas(each) for each in _wide(x, y))
+    return np.matmul(a, b).astype(x.dtype, copy=False)
+
+
+def _for_blas(x: np.ndarray) -> np.ndarray:
+    """A matrix that is one row or element seen many times is copied: BLAS cannot read it."""
+    return np.ascontiguousarray(x) if x.size > 1 and 0 in x.strides[-2:] else x
 
 
 def _matmul_samples(rng: Rng) -> list[Sample]:
@@ -58,6 +75,19 @@ def _matmul_samples(rng: Rng) -> list[Sample]:
     ]  # fmt: skip
     made = [Sample([numbers(rng, a), numbers(rng, b)]) for a, b in shapes]
     return [*made, Sample([strided(numbers(rng, (3, 4))), numbers(rng, (5, 4)).T])]
+
+
+def _matmul_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    """With one matrix for all examples, one tall product instead of a stack of small ones."""
+    x, y = xs
+    if all(batched) and node.inputs[0].shape[-1] == 1:  # (..., M, 1) @ (..., 1, N)
+        return apply(multiply, *align(node, xs, batched))
+    if any(each.ndim != 2 for each in node.inputs) or all(batched):
+        return aligned(node, size, xs, batched)
+    if batched[0]:  # (B, M, K) @ (K, N)
+        return apply(matmul, x.reshape(merged(x.shape, 0)), y).reshape((size, *node.shape))
+    rows = y.mT.reshape((size * y.shape[2], y.shape[1]))  # (M, K) @ (B, K, N)
+    return apply(matmul, rows, x.mT).reshape((size, *node.shape[::-1])).mT
 
 
 matmul: Op = define(
@@ -72,6 +102,8 @@ matmul: Op = define(
     saves=(0, 1),
     samples=_matmul_samples,
     broadcasts=True,
+    tangent=multilinear,
+    batch=_matmul_batch,
 )
 
 # --- convolution ---
@@ -261,6 +293,44 @@ def _weight_of(x: Tensor, g: Tensor, like: Tensor, **named: Any) -> Tensor:
     return apply(convolve_weight, x, g, kernel=like.shape[2:], **named)
 
 
+# A batch of convolutions with one weight is a convolution of more samples; with a weight each, one
+# of more groups. Every operand has (rows, channels) in front, those of x, w or y.
+
+
+def _rows_hold_it(x: Tensor) -> Tensor:
+    return x.reshape(merged(x.shape, 0))  # (B, N, C, ...) -> (B * N, C, ...)
+
+
+def _channels_hold_it(x: Tensor) -> Tensor:
+    moved = batch_last(x, 1)  # (B, N, C, ...) -> (N, B * C, ...)
+    return moved.reshape(merged(moved.shape, 1))
+
+
+def _split_channels(y: Tensor, size: int) -> Tensor:
+    split = y.reshape((y.shape[0], size, y.shape[1] // size, *y.shape[2:]))
+    return batch_first(split, 1)
+
+
+def _convolve_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    """Of `convolve` and `convolve_input`."""
+    assert node.op is not None
+    x, w = xs
+    if not batched[1]:
+        return apply(node.op, _rows_hold_it(x), w, **node.attributes).reshape((size, *node.shape))
+    x, w = all_batched(size, xs, batched)
+    named = {**node.attributes, "groups": size * node.attributes["groups"]}
+    y = apply(node.op, _channels_hold_it(x), _rows_hold_it(w), **named)
+    return _split_channels(y, size)
+
+
+def _convolve_weight_batch(
+    node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]
+) -> Tensor:
+    x, g = (_channels_hold_it(each) for each in all_batched(size, xs, batched))
+    named = {**node.attributes, "groups": size * node.attributes["groups"]}
+    return apply(convolve_weight, x, g, **named).reshape((size, *node.shape))
+
+
 convolve: Op = define(
     "convolve",
     "convolution (as correlation) of x (N, C, sizes) with w (O, C / groups, kernel)",
@@ -272,6 +342,8 @@ convolve: Op = define(
     ),
     saves=(0, 1),
     samples=_convolve_samples,
+    tangent=multilinear,
+    batch=_convolve_batch,
 )
 convolve_input: Op = define(
     "convolve_input",
@@ -284,6 +356,8 @@ convolve_input: Op = define(
     ),
     saves=(0, 1),
     samples=_convolve_input_samples,
+    tangent=multilinear,
+    batch=_convolve_batch,
 )
 convolve_weight: Op = define(
     "convolve_weight",
@@ -296,4 +370,6 @@ convolve_weight: Op = define(
     ),
     saves=(0, 1),
     samples=_convolve_weight_samples,
+    tangent=multilinear,
+    batch=_convolve_weight_batch,
 )

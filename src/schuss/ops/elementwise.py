@@ -37,6 +37,7 @@ from schuss.ops.infer import (
     predicate,
     unary_samples,
 )
+from schuss.ops.structure import aligned, diagonal, leading, linear
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -85,6 +86,8 @@ masked_product: Op = define(
     samples=binary_samples(),
     saves=(0, 1),
     broadcasts=True,
+    tangent=diagonal,
+    batch=aligned,
 )
 
 # --- one input ---
@@ -101,6 +104,8 @@ def unary(name: str, doc: str, reference, rule, saves=(), low=-2.0, high=2.0) ->
         gradient=gradient,
         saves=saves,
         samples=unary_samples(low, high),
+        tangent=diagonal,
+        batch=leading,
     )
 
 
@@ -199,6 +204,8 @@ abs_: Op = define(
     gradient=(lambda g, y, x: g * _slope_of_size(x),),
     saves=X,
     samples=unary_samples(),
+    tangent=diagonal,
+    batch=leading,
 )
 
 
@@ -228,7 +235,13 @@ round_: Op = unary("round", "the nearest integer, halves to even", np.round, Non
 
 def number_test(name: str, doc: str, reference) -> Op:  # type: ignore[no-untyped-def]
     return define(
-        name, doc, infer=predicate, reference=reference, gradient=None, samples=_unusual_numbers
+        name,
+        doc,
+        infer=predicate,
+        reference=reference,
+        gradient=None,
+        samples=_unusual_numbers,
+        batch=leading,
     )
 
 
@@ -248,6 +261,7 @@ logical_not: Op = define(
     reference=np.logical_not,
     gradient=None,
     samples=boolean_samples(1),
+    batch=leading,
 )
 bitwise_invert: Op = define(
     "bitwise_invert",
@@ -256,6 +270,7 @@ bitwise_invert: Op = define(
     reference=np.invert,
     gradient=None,
     samples=integer_samples(1),
+    batch=leading,
 )
 
 
@@ -271,6 +286,7 @@ def complex_part(name: str, doc: str, reference, infer, rule, saves=()) -> Op:  
         gradient=(rule,),
         saves=saves,
         samples=samples,
+        batch=leading,
     )
 
 
@@ -303,6 +319,8 @@ def binary(name: str, doc: str, reference, for_a, for_b, saves=(), **ranges) -> 
         saves=saves,
         samples=binary_samples(**ranges),
         broadcasts=True,
+        tangent=diagonal,
+        batch=aligned,
     )
 
 
@@ -382,6 +400,7 @@ def stepwise(name: str, doc: str, reference, samples=None, infer=elementwise) ->
         gradient=None,
         samples=samples or binary_samples(),
         broadcasts=True,
+        batch=aligned,
     )
 
 
@@ -451,6 +470,8 @@ where: Op = define(
     saves=(0,),
     samples=_where_samples,
     broadcasts=True,
+    tangent=linear,
+    batch=aligned,
 )
 
 
@@ -471,6 +492,8 @@ astype: Op = define(
         Sample([numbers(rng, (5,))], {"dtype": dtypes.int32}, differentiate=False),
         Sample([numbers(rng, (5,))], {"dtype": dtypes.bfloat16}, differentiate=False),
     ],
+    tangent=linear,
+    batch=leading,
 )
 
 detach: Op = define(
@@ -481,6 +504,7 @@ detach: Op = define(
     gradient=None,
     samples=unary_samples(),
     view=True,
+    batch=leading,
 )
 alias: Op = define(
     "alias",
@@ -490,4 +514,6 @@ alias: Op = define(
     gradient=(lambda g, y, x: g,),
     samples=unary_samples(),
     view=True,
+    tangent=linear,
+    batch=leading,
 )

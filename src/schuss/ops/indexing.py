@@ -7,6 +7,7 @@ each other; their shape comes first in the result, then the axes of x that are n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from schuss.errors import BadValueError, OutOfBoundsError
 from schuss.graph import Node, Op, Sample, Shape, apply, data, define, wrap
 from schuss.ops.broadcast import Axes, without, zeros
 from schuss.ops.infer import Rng, broadcast_shapes, numbers
+from schuss.ops.structure import all_batched, batch_first, batch_last, leading, linear
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -151,6 +153,54 @@ def _scatter_samples(rng: Rng) -> list[Sample]:
     return made
 
 
+def _gather_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    x, *indices = xs
+    axes, wrapped = node.attributes["axes"], node.attributes["wrap"]
+    if not batched[0]:
+        return apply(gather, *_align_indices(node, 1, xs, batched), axes=axes, wrap=wrapped)
+    later = tuple(axis + 1 for axis in axes)
+    if not any(batched[1:]):
+        y = apply(gather, x, *indices, axes=later, wrap=wrapped)
+        return batch_first(y, _index_axes(node, 1))  # (positions, B, rest)
+    indices = [_each_its_own(node, 1, size), *_align_indices(node, 1, xs, batched)[1:]]
+    return apply(gather, x, *indices, axes=(0, *later), wrap=wrapped)
+
+
+def _scatter_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    assert node.op is not None
+    x, part = all_batched(size, xs[:2], batched[:2])
+    later, wrapped = tuple(axis + 1 for axis in node.attributes["axes"]), node.attributes["wrap"]
+    if not any(batched[2:]):
+        part = batch_last(part, _index_axes(node, 2))
+        return apply(node.op, x, part, *xs[2:], axes=later, wrap=wrapped)
+    indices = [_each_its_own(node, 2, size), *_align_indices(node, 2, xs, batched)[2:]]
+    return apply(node.op, x, part, *indices, axes=(0, *later), wrap=wrapped)
+
+
+def _index_axes(node: Node, first: int) -> int:
+    """How many axes the indices have together; they start at input `first`."""
+    return max(index.ndim for index in node.inputs[first:])
+
+
+def _align_indices(
+    node: Node, first: int, xs: Sequence[Tensor], batched: Sequence[bool]
+) -> list[Tensor]:
+    """The inputs; batched indices with axes of size 1 behind the batch axis, to broadcast."""
+    longest = _index_axes(node, first)
+    made = list(xs)
+    for i in range(first, len(made)):
+        if batched[i]:
+            shape = node.inputs[i].shape
+            ones = (1,) * (longest - len(shape))
+            made[i] = made[i].reshape((made[i].shape[0], *ones, *shape))
+    return made
+
+
+def _each_its_own(node: Node, first: int, size: int) -> Tensor:
+    """The index that keeps each example with itself."""
+    return wrap(data(np.arange(size).reshape((size, *(1,) * _index_axes(node, first)))))
+
+
 checked_index: Op = define(
     "checked_index",
     "integers, all of which but the ignored one must point into an axis of the given size",
@@ -163,6 +213,7 @@ checked_index: Op = define(
         Sample([np.zeros((0,), np.int64)], {"size": 0, "axis": 0, "ignored": None}),
     ],
     view=True,
+    batch=leading,
 )
 positions: Op = define(
     "positions",
@@ -190,6 +241,8 @@ gather: Op = define(
     ),
     saves=tuple(range(1, 33)),
     samples=_gather_samples,
+    tangent=linear,
+    batch=_gather_batch,
 )
 scatter: Op = define(
     "scatter",
@@ -205,6 +258,8 @@ scatter: Op = define(
     ),
     saves=tuple(range(2, 34)),
     samples=_scatter_samples,
+    tangent=linear,
+    batch=_scatter_batch,
 )
 scatter_add: Op = define(
     "scatter_add",
@@ -220,4 +275,6 @@ scatter_add: Op = define(
     ),
     saves=tuple(range(2, 34)),
     samples=_scatter_samples,
+    tangent=linear,
+    batch=_scatter_batch,
 )

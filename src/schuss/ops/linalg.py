@@ -11,6 +11,7 @@ from schuss.dtypes import DType
 from schuss.errors import BadValueError, NumericsError, ShapeError, fail
 from schuss.graph import OUTPUT, Node, Op, Sample, Shape, apply, define
 from schuss.ops.infer import Rng, broadcast_shapes, numbers, require_dtype
+from schuss.ops.structure import Tangents, aligned
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -43,6 +44,14 @@ def _solve_rule_a(g: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return -(apply(solve, a.mT, g) @ x.mT)
 
 
+def _solve_tangent(op: Op, ts: Tangents, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    ta, tb = ts  # from ta @ x + a @ tx = tb
+    if ta is None:
+        assert tb is not None
+        return apply(solve, a, tb)
+    return apply(solve, a, -(ta @ x) if tb is None else tb - ta @ x)
+
+
 def _solve_samples(rng: Rng) -> list[Sample]:
     shapes: list[tuple[Shape, Shape]] = [
         ((3, 3), (3, 2)),
@@ -64,4 +73,6 @@ solve: Op = define(
     saves=(0, OUTPUT),
     samples=_solve_samples,
     broadcasts=True,
+    tangent=_solve_tangent,
+    batch=aligned,
 )

@@ -17,6 +17,7 @@ from schuss.errors import ShapeError, fail
 from schuss.graph import Node, Op, Sample, Shape, apply, define
 from schuss.ops.broadcast import zeros
 from schuss.ops.infer import Rng, numbers
+from schuss.ops.structure import all_batched, later_axes, later_axis, leading, linear
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -43,12 +44,18 @@ reshape: Op = define(
         Sample([numbers(rng, (3, 4)).T], {"shape": (12,)}),
     ],
     view=True,
+    tangent=linear,
+    batch=lambda node, size, xs, batched: apply(reshape, *xs, shape=(size, *node.shape)),
 )
 
 
 def inverse(axes: Sequence[int]) -> tuple[int, ...]:
     """The order of axes that undoes the order `axes`."""
     return tuple(axes.index(axis) for axis in range(len(axes)))
+
+
+def _permute_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    return apply(permute, *xs, axes=(0, *[axis + 1 for axis in node.attributes["axes"]]))
 
 
 permute: Op = define(
@@ -64,6 +71,8 @@ permute: Op = define(
         Sample([numbers(rng, ())], {"axes": ()}),
     ],
     view=True,
+    tangent=linear,
+    batch=_permute_batch,
 )
 
 
@@ -83,6 +92,8 @@ reverse: Op = define(
         Sample([numbers(rng, (0, 2))], {"axes": (0,)}),
     ],
     view=True,
+    tangent=linear,
+    batch=later_axes,
 )
 
 # --- parts ---
@@ -117,6 +128,11 @@ def _slice_update(x: np.ndarray, part: np.ndarray, cut: Cut) -> np.ndarray:
     return result
 
 
+def _cut_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+    cut = ((0, size, 1), *node.attributes["cut"])
+    return apply(node.op, *all_batched(size, xs, batched), cut=cut)  # type: ignore[arg-type]
+
+
 _CUTS: list[tuple[Shape, Cut]] = [
     ((5,), ((1, 3, 1),)),
     ((7, 4), ((6, 4, -2), (0, 2, 2))),
@@ -134,6 +150,8 @@ slice_: Op = define(
     gradient=(lambda g, y, x, cut: apply(slice_update, zeros(x.shape, g.dtype), g, cut=cut),),
     samples=lambda rng: [Sample([numbers(rng, shape)], {"cut": cut}) for shape, cut in _CUTS],
     view=True,
+    tangent=linear,
+    batch=_cut_batch,
 )
 slice_update: Op = define(
     "slice_update",
@@ -148,6 +166,8 @@ slice_update: Op = define(
         Sample([numbers(rng, shape), numbers(rng, tuple(size for _, size, _ in cut))], {"cut": cut})
         for shape, cut in _CUTS
     ],
+    tangent=linear,
+    batch=_cut_batch,
 )
 
 
@@ -190,6 +210,8 @@ concat: Op = define(
     gradient=(_concat_rule,),
     samples=_concat_samples,
     variadic=True,
+    tangent=linear,
+    batch=later_axis,
 )
 
 # --- windows ---
@@ -276,6 +298,8 @@ windows: Op = define(
     ),
     samples=lambda rng: [Sample([numbers(rng, shape)], named) for shape, named in _windows_cases()],
     view=True,
+    tangent=linear,
+    batch=leading,
 )
 overlap: Op = define(
     "overlap",
@@ -288,4 +312,6 @@ overlap: Op = define(
         ),
     ),
     samples=_overlap_samples,
+    tangent=linear,
+    batch=leading,
 )

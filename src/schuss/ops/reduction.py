@@ -24,6 +24,7 @@ from schuss.ops.broadcast import (
 from schuss.ops.elementwise import select
 from schuss.ops.infer import Rng, numbers
 from schuss.ops.movement import concat, inverse, reverse
+from schuss.ops.structure import later_axes, later_axis, linear
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -79,6 +80,7 @@ prod: Op = define(
     gradient=(_prod_rule,),
     saves=(0,),
     samples=reduction_samples(0.5, 1.5),
+    batch=later_axes,
 )
 max_: Op = define(
     "max",
@@ -88,6 +90,7 @@ max_: Op = define(
     gradient=(_extreme_rule,),
     saves=(0, OUTPUT),
     samples=_extreme_samples,
+    batch=later_axes,
 )
 min_: Op = define(
     "min",
@@ -97,6 +100,7 @@ min_: Op = define(
     gradient=(_extreme_rule,),
     saves=(0, OUTPUT),
     samples=_extreme_samples,
+    batch=later_axes,
 )
 
 
@@ -113,6 +117,7 @@ def _truth(name: str, doc: str, ufunc: np.ufunc) -> Op:
         reference=lambda x, axes: ufunc.reduce(x, axis=axes, dtype=np.bool_),
         gradient=None,
         samples=samples,
+        batch=later_axes,
     )
 
 
@@ -136,6 +141,7 @@ def _position(name: str, doc: str, function: Any) -> Op:
         reference=lambda x, axis: np.asarray(function(x, axis=axis), np.int64),
         gradient=None,
         samples=samples,
+        batch=later_axis,
     )
 
 
@@ -163,6 +169,7 @@ argsort: Op = define(
         Sample([np.array([[2.0, 1.0, 2.0, 1.0]])], {"axis": 1}),
         Sample([numbers(rng, (0, 2))], {"axis": 0}),
     ],
+    batch=later_axis,
 )
 
 
@@ -195,6 +202,8 @@ cumsum: Op = define(
     reference=_running(np.add),
     gradient=(_cumsum_rule,),
     samples=_cumulative_samples,
+    tangent=linear,
+    batch=later_axis,
 )
 
 
@@ -218,4 +227,5 @@ cumprod: Op = define(
     gradient=(_cumprod_rule,),
     saves=(0,),
     samples=_cumulative_samples,
+    batch=later_axis,
 )

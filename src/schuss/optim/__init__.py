@@ -4,12 +4,17 @@ from typing import Any
 
 from schuss.optim import lr_scheduler
 from schuss.optim.clipping import clip_grad_norm, clip_grad_value
+from schuss.optim.kfac import KFAC
+from schuss.optim.lbfgs import LBFGS
 from schuss.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LambdaLR, StepLR
 from schuss.optim.methods import SGD, Adagrad, Adam, AdamW
 from schuss.optim.optimizer import Optimizer
+from schuss.optim.second_order import Fit, conjugate_gradient, gauss_newton, newton
 from schuss.pytorch_names import OPTIM, missing
 
 __all__ = [
+    "KFAC",
+    "LBFGS",
     "SGD",
     "Adagrad",
     "Adam",
@@ -17,12 +22,16 @@ __all__ = [
     "ConstantLR",
     "CosineAnnealingLR",
     "ExponentialLR",
+    "Fit",
     "LambdaLR",
     "Optimizer",
     "StepLR",
     "clip_grad_norm",
     "clip_grad_value",
+    "conjugate_gradient",
+    "gauss_newton",
     "lr_scheduler",
+    "newton",
 ]
 
 

@@ -170,7 +170,7 @@ def test_many_blocks(dtype, layout):
     product = product_of(a, b)
     packs = layout == "NT" or dtype in ("bfloat16", "int8")
     assert len(lower(product, plain_epilogue(product)).stages) == 1 + packs
-    check(a, b)
+    check(guarded_copy(a), guarded_copy(b))
 
 
 @pytest.mark.parametrize("transposed", ["", "A", "B", "AB"])
@@ -215,29 +215,30 @@ def test_order_of_parts_does_not_matter(batch, m, n, k):
 
 
 def test_number_of_threads_does_not_matter():
-    """All stages through the runtime: packing, multiplying in slices, adding."""
+    """All stages through the runtime; k is cut into slices, whose sums are added."""
     rng = np.random.default_rng(7)
-    a, b = sample(rng, (9000, 40)).T, sample(rng, (50, 9000)).T
+    a, b = sample(rng, (30_000, 40)).T, sample(rng, (50, 30_000)).T
     product = product_of(a, b)
     lowered = lower(product, plain_epilogue(product))
-    assert min(stage.parts for stage in lowered.stages[:-1]) >= 8
+    assert max(stage.parts for stage in lowered.stages) >= 8
     sources = [*lowered.shared, *(Source(x.text, (x.name,)) for x in lowered.stages)]
     addresses = compile_kernels(sources)
     launches = [Launch(addresses[x.name], (1, 2, 3, 4), x.parts, x.scratch) for x in lowered.stages]
     sequence = Sequence([[each] for each in launches], slots=5)
     workspace = guarded(-(-lowered.workspace // 64) * 64)
     results = []
+    assert lowered.stages[-1].name.endswith("_add")
     before = get_num_threads()
     try:
         for threads in (1, 2, 5):
             set_num_threads(threads)
-            results.append(np.zeros((40, 50), np.float32))
+            results.append(np.empty((40, 50), np.float32))
             for slot, array in enumerate((a, b, workspace, results[-1]), start=1):
                 sequence.slots[slot] = array.ctypes.data
             assert sequence.run() == OK
     finally:
         set_num_threads(before)
-    np.testing.assert_allclose(results[0], a @ b, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(results[0], a @ b, rtol=1e-4, atol=0.01)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 

@@ -52,9 +52,8 @@ def print_loops(kernel: Kernel, name: str, lanes: int) -> Printed:
 
 
 # Ops whose result is one of their inputs, or is rounded by itself.
-_EXACT = frozenset(
-    "negative abs relu maximum minimum where copysign astype reduce.max reduce.min load".split()
-)
+_PICKING = "negative abs relu maximum minimum where copysign astype reduce.max reduce.min load"
+_EXACT = frozenset(_PICKING.split())
 
 
 def cost_of(line: Line) -> int:
