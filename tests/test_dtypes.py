@@ -197,7 +197,7 @@ def test_kinds() -> None:
     assert not dtypes.is_integral(dtypes.bool_)
     assert [
         dtypes.is_differentiable(each) for each in (dtypes.float16, dtypes.int8, dtypes.complex64)
-    ] == [True, False, False]
+    ] == [True, False, True]
     assert dtypes.real_of(dtypes.complex64) == dtypes.float32
     assert dtypes.real_of(dtypes.complex128) == dtypes.float64
     assert dtypes.real_of(dtypes.int8) == dtypes.int8

@@ -404,9 +404,30 @@ def test_dlpack_shares_when_asked_only() -> None:
 
 
 def test_dlpack_of_bfloat16() -> None:
-    with pytest.raises(DTypeError, match="DLPack: NumPy cannot export bfloat16") as caught:
-        np.from_dlpack(schuss.ones(2, dtype=schuss.bfloat16))
-    assert "hint: cast to float32 first" in str(caught.value)
+    x = schuss.tensor([1.5, -2.0], dtype=schuss.bfloat16)
+    back = schuss.from_dlpack(x)
+    assert back.dtype == schuss.bfloat16
+    assert back.tolist() == [1.5, -2.0]
+
+
+def test_dlpack_without_a_copy() -> None:
+    for x in (schuss.tensor([1.0, 2.0]), schuss.ones((2, 3)), schuss.zeros((0,)), schuss.ones(())):
+        for version in (None, (0, 8), (1, 0)):
+            capsule = x.__dlpack__(copy=False, max_version=version, dl_device=(1, 0))
+            assert "dltensor" in repr(capsule)
+    assert schuss.from_dlpack(x, copy=False).item() == 1
+
+
+def test_dlpack_to_another_device() -> None:
+    with pytest.raises(BufferError, match="the values are in the memory of the CPU"):
+        schuss.ones(2).__dlpack__(dl_device=(2, 0))
+
+    class OnACard:
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    with pytest.raises(BufferError, match="from_dlpack: the memory must be the CPU's"):
+        schuss.from_dlpack(OnACard())
 
 
 @pytest.mark.comparison
@@ -421,6 +442,9 @@ def test_dlpack_with_torch() -> None:
     y = schuss.from_dlpack(source)
     source += 1
     assert y.tolist() == [[0, 3], [1, 4], [2, 5]]
+    half = torch.from_dlpack(schuss.tensor([1.5], dtype=schuss.bfloat16))
+    assert half.dtype == torch.bfloat16
+    assert schuss.from_dlpack(half * 2).tolist() == [3.0]
 
 
 def test_array_namespace() -> None:

@@ -47,7 +47,7 @@ from schuss.functions.creation import (  # isort: skip
     ones_like, tensor, tril, triu, zeros, zeros_like,
 )  # fmt: skip
 from schuss.functions.elementwise import (  # isort: skip
-    abs, acos, acosh, add, asin, asinh, atan, atan2, atanh, bitwise_and, bitwise_invert,
+    abs, acos, acosh, add, angle, asin, asinh, atan, atan2, atanh, bitwise_and, bitwise_invert,
     bitwise_left_shift, bitwise_or, bitwise_right_shift, bitwise_xor, ceil, clip, conj, copysign,
     cos, cosh, divide, equal, erf, exp, expm1, floor, floor_divide, greater, greater_equal, hypot,
     imag, isfinite, isinf, isnan, less, less_equal, log, log1p, log2, log10, logaddexp, logical_and,
@@ -55,11 +55,12 @@ from schuss.functions.elementwise import (  # isort: skip
     not_equal, positive, pow, real, reciprocal, relu, remainder, round, rsqrt, sigmoid, sign,
     signbit, sin, sinh, sqrt, square, subtract, tan, tanh, trunc, where,
 )  # fmt: skip
+from schuss.functions.einsum import einsum  # isort: skip
 from schuss.functions.indexing import (  # isort: skip
     count_nonzero, nonzero, one_hot, searchsorted, sort, take, take_along_axis, topk,
 )  # fmt: skip
 from schuss.functions.linalg import (  # isort: skip
-    einsum, matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
+    matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
 )  # fmt: skip
 from schuss.functions.manipulation import (  # isort: skip
     astype, broadcast_arrays, broadcast_to, concat, diff, expand_dims, flatten, flip, moveaxis, pad,
@@ -71,6 +72,15 @@ from schuss.functions.reduction import (  # isort: skip
     prod, std, sum, var,
 )  # fmt: skip
 from schuss.functions.sets import unique_all, unique_counts, unique_inverse, unique_values  # isort: skip
+from schuss.functions.stacking import (  # isort: skip
+    atleast_nd, block_diag, cartesian_prod, column_stack, hstack, kron, rot90, swapaxes, unflatten,
+    unfold, vstack,
+)  # fmt: skip
+from schuss.functions.statistics import (  # isort: skip
+    allclose, bincount, corrcoef, cov, cumulative_max, cumulative_min, cumulative_trapezoid,
+    histogram, interp, isclose, logcumsumexp, median, nanmean, nansum, quantile, segment_max,
+    segment_mean, segment_min, segment_sum, trapezoid,
+)  # fmt: skip
 from schuss.functions.types import can_cast, finfo, iinfo, isdtype, result_type  # isort: skip
 from schuss.random import Generator, manual_seed  # isort: skip
 
@@ -86,30 +96,36 @@ __array_api_version__ = "2024.12"
 
 __all__ = [
     "Device", "Generator", "Run", "Tensor", "__version__", "abs", "acos", "acosh", "add", "all",
-    "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh", "astype", "atan",
-    "atan2", "atanh", "bfloat16", "bitwise_and", "bitwise_invert", "bitwise_left_shift",
-    "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bool", "bool_", "broadcast_arrays",
-    "broadcast_to", "can_cast", "ceil", "check_gradients", "checkpoint", "clip", "complex128",
-    "complex64", "concat", "conj", "copysign", "cos", "cosh", "count_nonzero", "cumulative_prod",
-    "cumulative_sum", "custom_gradient", "custom_jvp", "diff", "divide", "e", "einsum", "empty",
-    "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp", "expand_dims", "expm1", "eye",
-    "finfo", "fixed_point", "flatten", "flip", "float16", "float32", "float64", "floor",
-    "floor_divide", "from_dlpack", "full", "full_like", "gauss_newton_at", "get_num_threads",
-    "gnvp", "grad", "greater", "greater_equal", "hessian", "hessian_at", "hvp", "hypot", "iinfo",
-    "imag", "implicit_root", "inf", "int16", "int32", "int64", "int8", "isdtype", "isfinite",
-    "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "last_run", "less", "less_equal",
-    "linearize", "linspace", "log", "log10", "log1p", "log2", "log_softmax", "logaddexp",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "logsumexp", "manual_seed", "matmul",
-    "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum", "moveaxis",
-    "multiply", "nan", "negative", "newaxis", "nextafter", "no_grad", "nonzero", "norm",
-    "not_equal", "one_hot", "ones", "ones_like", "outer", "pad", "permute_dims", "pi", "positive",
-    "pow", "prod", "real", "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type",
-    "roll", "round", "rsqrt", "searchsorted", "set_num_threads", "sigmoid", "sign", "signbit",
-    "sin", "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
-    "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "tensor", "tensordot", "tile",
-    "topk", "trees", "tril", "triu", "trunc", "uint16", "uint32", "uint64", "uint8", "unique_all",
-    "unique_counts", "unique_inverse", "unique_values", "unstack", "value_and_grad", "var",
-    "vecdot", "vjp", "vmap", "where", "zeros", "zeros_like",
+    "allclose", "angle", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin",
+    "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "bfloat16", "bincount",
+    "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
+    "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_to",
+    "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",
+    "column_stack", "complex128", "complex64", "concat", "conj", "copysign", "corrcoef", "cos",
+    "cosh", "count_nonzero", "cov", "cumulative_max", "cumulative_min", "cumulative_prod",
+    "cumulative_sum", "cumulative_trapezoid", "custom_gradient", "custom_jvp", "diff", "divide",
+    "e", "einsum", "empty", "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp",
+    "expand_dims", "expm1", "eye", "finfo", "fixed_point", "flatten", "flip", "float16",
+    "float32", "float64", "floor", "floor_divide", "from_dlpack", "full", "full_like",
+    "gauss_newton_at", "get_num_threads", "gnvp", "grad", "greater", "greater_equal", "hessian",
+    "hessian_at", "histogram", "hstack", "hvp", "hypot", "iinfo", "imag", "implicit_root",
+    "inf", "int16", "int32", "int64", "int8", "interp", "isclose", "isdtype", "isfinite",
+    "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "kron", "last_run", "less",
+    "less_equal", "linearize", "linspace", "log", "log10", "log1p", "log2", "log_softmax",
+    "logaddexp", "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor",
+    "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean",
+    "median", "meshgrid", "min", "minimum", "moveaxis", "multiply", "nan", "nanmean", "nansum",
+    "negative", "newaxis", "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot",
+    "ones", "ones_like", "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod",
+    "quantile", "real", "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type",
+    "roll", "rot90", "round", "rsqrt", "searchsorted", "segment_max", "segment_mean",
+    "segment_min", "segment_sum", "set_num_threads", "sigmoid", "sign", "signbit", "sin",
+    "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
+    "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensor",
+    "tensordot", "tile", "topk", "trapezoid", "trees", "tril", "triu", "trunc", "uint16",
+    "uint32", "uint64", "uint8", "unflatten", "unfold", "unique_all", "unique_counts",
+    "unique_inverse", "unique_values", "unstack", "value_and_grad", "var", "vecdot", "vjp",
+    "vmap", "vstack", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 
@@ -121,7 +137,7 @@ def evaluate(*tensors: Tensor) -> None:
 
 
 # Imported when first used, so that `import schuss` stays light.
-_MODULES = {"data", "debug", "nn", "optim", "training"}
+_MODULES = {"data", "debug", "fft", "linalg", "masked", "nn", "optim", "special", "training"}
 _FUNCTIONS = {
     "__array_namespace_info__": "schuss.functions.info",
     "jit": "schuss.execution.jit",

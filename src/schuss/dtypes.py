@@ -86,8 +86,8 @@ def is_integral(dtype: DType) -> bool:
 
 
 def is_differentiable(dtype: DType) -> bool:
-    """Gradients are defined for the real floating types."""
-    return is_floating(dtype)
+    """Gradients are defined for the floating and the complex types."""
+    return is_inexact(dtype)
 
 
 def real_of(dtype: DType) -> DType:

@@ -61,6 +61,10 @@ class AllocationError(SchussError, MemoryError):
     """A tensor does not fit into memory."""
 
 
+class BufferExchangeError(SchussError, BufferError):
+    """Memory cannot be handed to, or taken from, another library."""
+
+
 class ModuleError(SchussError, AttributeError):
     """A layer was put together wrongly."""
 

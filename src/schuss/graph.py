@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from schuss.context import Scope, context
-from schuss.dtypes import DType, canonical, is_complex, is_differentiable
-from schuss.errors import GradientError, Location, ShapeError, fail, user_location
+from schuss.dtypes import DType, canonical, is_differentiable
+from schuss.errors import Location, ShapeError, fail, user_location
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -53,6 +53,8 @@ class Op:
             again. None in place of a rule: that input (an index, say) has no gradient. None in
             place of the tuple: not differentiable, by declaration (steps, comparisons, integers).
             A `variadic` op has one rule, which returns the gradients of all its inputs.
+            For complex numbers a rule multiplies by the derivative as it stands; the walk begins
+            and ends with a conjugate, so that gradients descend.
         tangent: `rule(op, ts, y, *xs, **attributes) -> t`, the tangent of the result, given those
             of the inputs: None in `ts` where one does not move. `ops/structure.py` has the rules
             that follow from an op's kind. Without one, the gradient rules are transposed.
@@ -213,7 +215,7 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     if context.grad_enabled and op.gradient is not None:
         for each in inputs:
             if each.requires_grad:
-                _require_grad(node)
+                node.requires_grad = is_differentiable(node.dtype)
                 break
     _note_pending(node)
     return node
@@ -227,18 +229,6 @@ def _new_kind(key: Any, op: Op, inputs: tuple[Node, ...], attributes: dict[str, 
         raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
     _kinds[key] = kind
     return kind
-
-
-def _require_grad(node: Node) -> None:
-    node.requires_grad = is_differentiable(node.dtype)
-    if is_complex(node.dtype):
-        raise fail(
-            GradientError,
-            node.op.name,  # type: ignore[union-attr]
-            "gradients do not flow through complex numbers",
-            result=node,
-            hint="compute under schuss.no_grad(), or detach() what goes in",
-        )
 
 
 def data(value: np.ndarray) -> Node:

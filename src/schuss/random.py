@@ -6,7 +6,23 @@ Every function takes `generator=`; without it the default generator is used, whi
 
 from __future__ import annotations
 
-from schuss.functions.random import bernoulli, bits, normal, permutation, randint, uniform
+from schuss.functions.distributions import (
+    bernoulli,
+    beta,
+    categorical,
+    cauchy,
+    choice,
+    dirichlet,
+    exponential,
+    gamma,
+    gumbel,
+    laplace,
+    logistic,
+    permutation,
+    poisson,
+    truncated_normal,
+)
+from schuss.functions.random import bits, normal, randint, uniform
 from schuss.philox import Generator, default_generator
 
 
@@ -18,6 +34,7 @@ def manual_seed(seed: int) -> Generator:
 
 
 __all__ = [
-    "Generator", "bernoulli", "bits", "default_generator", "manual_seed", "normal", "permutation",
-    "randint", "uniform",
+    "Generator", "bernoulli", "beta", "bits", "categorical", "cauchy", "choice",
+    "default_generator", "dirichlet", "exponential", "gamma", "gumbel", "laplace", "logistic",
+    "manual_seed", "normal", "permutation", "poisson", "randint", "truncated_normal", "uniform",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from schuss import autodiff, dtypes
+from schuss import autodiff, dlpack, dtypes
 from schuss.autodiff.backward import is_leaf
 from schuss.context import context, grad_mode
 from schuss.devices import Device, as_device, cpu, is_device
@@ -169,15 +169,10 @@ class Tensor(Handle):
         (PyTorch overlooks the flag for read-only memory). With `copy=False` shared: then do not
         write.
         """
-        if self.dtype == dtypes.bfloat16:
-            raise fail(
-                DTypeError, "DLPack", "NumPy cannot export bfloat16", hint="cast to float32 first"
-            )
-        value = self.numpy() if copy is False else self.numpy().copy()
-        return value.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device)
+        return dlpack.give(self._value(), max_version, dl_device, copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        return dlpack.CPU
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -260,7 +255,7 @@ class Tensor(Handle):
             raise fail(
                 DTypeError,
                 "requires_grad",
-                "gradients exist for real floating dtypes only",
+                "gradients exist for floating and complex dtypes only",
                 tensor=value,
                 hint="cast with astype(schuss.float32)",
             )

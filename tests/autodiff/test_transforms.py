@@ -146,8 +146,23 @@ def test_not_a_scalar() -> None:
     assert "hint: reduce it first" in str(caught.value)
 
 
+def test_complex_results_are_refused() -> None:
+    with pytest.raises(GradientError, match="grad: a complex number has no gradient") as caught:
+        grad(lambda z: z * z)(schuss.tensor(1j))
+    assert "hint: return its abs(), real() or imag()" in str(caught.value)
+
+
+def test_derivatives_of_complex_numbers_nest() -> None:
+    z = schuss.tensor(0.3 + 0.4j, dtype=schuss.complex128)
+    slope = grad(lambda z: schuss.abs(z) ** 3)
+    np.testing.assert_allclose(slope(z).numpy(), 3 * 0.5 * z.numpy(), rtol=1e-12)
+    turned = grad(lambda z: schuss.real(slope(z)))(z)
+    schuss.check_gradients(lambda z: schuss.abs(z) ** 3, [z.numpy()])
+    np.testing.assert_allclose(turned.numpy(), 3 * (0.5 + 0.3 * z.numpy() / 0.5), rtol=1e-12)
+
+
 def test_integers_are_refused() -> None:
-    with pytest.raises(DTypeError, match="gradients exist for real floating dtypes only"):
+    with pytest.raises(DTypeError, match="gradients exist for floating and complex dtypes only"):
         grad(lambda x: x.sum())(schuss.tensor([1, 2]))
 
 

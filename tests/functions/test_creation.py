@@ -217,3 +217,8 @@ def test_from_dlpack() -> None:
     y = schuss.tensor([1.0, 2.0])
     assert schuss.from_dlpack(y).tolist() == [1, 2]
     assert np.shares_memory(schuss.from_dlpack(y, copy=False).numpy(), y.numpy())
+
+
+def test_booleans_fit_into_every_dtype() -> None:
+    for dtype in schuss.dtypes.ALL:
+        assert schuss.asarray([True, False], dtype=dtype).tolist() == [1, 0]

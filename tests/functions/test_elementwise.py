@@ -66,7 +66,7 @@ BINARY = {
     "logaddexp": np.logaddexp,
     "copysign": np.copysign,
     "remainder": np.remainder,
-    "floor_divide": np.floor_divide,
+    "floor_divide": lambda a, b: np.where(np.isinf(a + b), a / b, np.floor_divide(a, b)),
     "equal": np.equal,
     "not_equal": np.not_equal,
     "less": np.less,
@@ -105,6 +105,33 @@ def test_binary_special_values(name: str) -> None:
         expected = BINARY[name](a, b)
     found = getattr(schuss, name)(schuss.tensor(a), schuss.tensor(b)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+def test_floor_divide_of_infinities() -> None:
+    a, b = (
+        [math.inf, -math.inf, math.inf, 1.0, -1.0, math.inf],
+        [2.0, 2.0, -2.0, -math.inf, 5.0, math.inf],
+    )
+    found = schuss.floor_divide(schuss.tensor(a), schuss.tensor(b)).numpy()
+    np.testing.assert_array_equal(found, [math.inf, -math.inf, -math.inf, -0.0, -1.0, math.nan])
+    assert np.signbit(found[3])
+
+
+def test_complex_special_values() -> None:
+    found = schuss.expm1([complex(math.inf, 0), complex(-math.inf, math.inf)]).numpy()
+    np.testing.assert_array_equal(found, np.array([complex(math.inf, 0), -1], np.complex64))
+    for imaginary in (2.0, -2.0, 3.5):
+        found = schuss.tanh(complex(math.inf, imaginary)).item()
+        assert (found.real, math.copysign(1, found.imag)) == (1, math.copysign(1, imaginary))
+
+
+def test_sign_and_angle_of_complex_numbers() -> None:
+    z = np.array([3 + 4j, -2.0, 0.0, -1j])
+    np.testing.assert_allclose(schuss.sign(z).numpy(), [0.6 + 0.8j, -1, 0, -1j])
+    np.testing.assert_allclose(schuss.angle(z).numpy(), np.angle(z))
+    np.testing.assert_allclose(schuss.angle([-1.0, 2.0]).numpy(), [math.pi, 0], rtol=1e-6)
+    schuss.check_gradients(schuss.angle, [z[:2] + 0.1j])
+    schuss.check_gradients(schuss.sign, [z[:2]])
 
 
 def test_logaddexp_of_infinities() -> None:

@@ -413,3 +413,20 @@ def test_one_hot() -> None:
             OutOfBoundsError, match=f"index {bad} is outside axis 0: allowed are from 0"
         ):
             schuss.one_hot([bad], 2).numpy()
+
+
+def test_masks_without_elements_stand_for_any_sizes() -> None:
+    """As the array API's tests have it, and NumPy."""
+    x = schuss.arange(6).reshape(2, 3)
+    assert x[schuss.zeros((0,), dtype=schuss.bool)].shape == (0, 3)
+    assert x[schuss.zeros((0, 3), dtype=schuss.bool)].shape == (0,)
+    with pytest.raises(IndexError, match="a mask of shape"):
+        x[schuss.ones((1,), dtype=schuss.bool)]
+
+
+def test_assignment_to_a_scalar_mask() -> None:
+    x = schuss.tensor(1.0)
+    x[schuss.tensor(False)] = schuss.zeros((0,))
+    assert x.item() == 1
+    x[schuss.tensor(True)] = schuss.tensor([5.0])
+    assert x.item() == 5

@@ -152,7 +152,7 @@ def test_parameter_and_buffer() -> None:
     assert not nn.Parameter(data, requires_grad=False).requires_grad
     assert type(parameter * 1) is schuss.Tensor
     assert repr(nn.Parameter([1.0])) == "Parameter(tensor([1.], requires_grad=True))"
-    with pytest.raises(TypeError, match="gradients exist for real floating dtypes only"):
+    with pytest.raises(TypeError, match="gradients exist for floating and complex dtypes only"):
         nn.Parameter([1, 2])
 
 

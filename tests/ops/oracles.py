@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from .matrix_oracles import MATRIX_ORACLES
+from .special_oracles import special_oracles
+
 Oracle = Callable[..., Any]
 
 
@@ -307,6 +310,32 @@ def random_bits(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.array(drawn[:needed]).reshape(shape)
 
 
+# --- order ---
+
+
+def position(line: np.ndarray, value: float, side: str) -> int:
+    return sum(1 for each in line if each < value or (side == "right" and each == value))
+
+
+def positions_of_extremes(line: list[float]) -> list[int]:
+    found, best = [], 0
+    for i, value in enumerate(line):
+        best = i if value >= line[best] else best
+        found.append(best)
+    return found
+
+
+def running_logsumexp(line: list[float]) -> list[float]:
+    return [math.log(math.fsum(math.exp(x) for x in line[: i + 1])) for i in range(len(line))]
+
+
+def segment_max(x: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    y = np.full((count, *x.shape[1:]), -math.inf)
+    for row, place in zip(x, ids, strict=True):
+        y[place] = np.where(row > y[place], row, y[place])
+    return y
+
+
 def substream(state: np.ndarray) -> np.ndarray:
     seed, stream, position = (int(part) for part in state)
     low, high, _, _ = philox(stream ^ 0xBA7C4ED0BA7C4ED0, seed, position)
@@ -397,6 +426,7 @@ ORACLES: dict[str, Oracle] = {
     "real": each(lambda x: x.real),
     "imag": each(lambda x: x.imag),
     "conj": each(lambda x: complex(x.real, -x.imag)),
+    "phase": each(lambda x: x / abs(x)),
     "astype": astype,
     "detach": each(lambda x: x),
     "alias": each(lambda x: x),
@@ -463,5 +493,11 @@ ORACLES: dict[str, Oracle] = {
     "attention": attention,
     "attention_gradient": attention_gradient,
     "random_bits": random_bits,
+    "searchsorted": lambda line, values, side: each(lambda v: position(line, v, side))(values),
+    "running_argmax": lines(positions_of_extremes, keep=True),
+    "logcumsumexp": lines(running_logsumexp, keep=True),
+    "segment_max": segment_max,
+    **MATRIX_ORACLES,
+    **special_oracles(each, philox),
     "substream": substream,
 }

@@ -2,6 +2,10 @@
 
 The rules are made of the same ops as everything else, so what comes out can be differentiated
 again. The walk is a loop over nodes in the reverse order of recording; nothing recurses.
+
+The gradient of a real loss L for a complex z = x + iy is dL/dx + i dL/dy, so that `z - rate * grad`
+descends (W. Wirtinger, 1927; PyTorch's convention). On the way, nodes carry its conjugate: so a
+rule is a multiplication by f'(z), the same as for real numbers, where f is holomorphic.
 """
 
 from __future__ import annotations
@@ -11,10 +15,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from schuss.context import context, grad_mode, rules
+from schuss.dtypes import is_complex
 from schuss.errors import GradientError, ShapeError, describe_location, fail
 from schuss.graph import Node, ancestors, apply, scalar, wrap
 from schuss.ops.broadcast import broadcast_to, sum_to
-from schuss.ops.elementwise import add
+from schuss.ops.elementwise import add, conj
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -72,6 +77,14 @@ def _seed(root: Tensor, gradient: Tensor | None) -> Tensor:
                 hint="reduce it first, say loss.mean(), "
                 "or pass backward(gradient) of the same shape",
             )
+        if is_complex(root.dtype):
+            raise fail(
+                GradientError,
+                "backward",
+                "a complex number has no gradient: only a real one can descend",
+                tensor=root,
+                hint="take abs(), real() or imag() of it first, or pass backward(gradient)",
+            )
         return apply(broadcast_to, scalar(1, root.dtype), shape=root.shape)
     if gradient.shape != root.shape:
         raise fail(
@@ -106,7 +119,7 @@ def propagate(
     `walked` is the tape of the roots. With targets, only ways that lead to one of them are gone.
     """
     leads = None if targets is None else _leading_to(walked, targets)
-    gradients = dict(seeds)
+    gradients = {node: _conjugate(seed) for node, seed in seeds.items()}
     found: dict[Node, Tensor] = {}
     with rules("gradient"):
         for node in reversed(walked):
@@ -114,11 +127,15 @@ def propagate(
             if g is None:
                 continue
             if node in targets if targets is not None else is_leaf(node):
-                found[node] = g
+                found[node] = _conjugate(g)
             if not is_leaf(node):
                 context.differentiating = node
                 _pass_on(node, g, gradients, leads)
     return found
+
+
+def _conjugate(g: Tensor) -> Tensor:
+    return apply(conj, g) if is_complex(g.dtype) else g
 
 
 def _pass_on(node: Node, g: Tensor, gradients: dict[Node, Tensor], leads: set[Node] | None) -> None:

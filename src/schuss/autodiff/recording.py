@@ -50,7 +50,7 @@ def differentiable_leaves(where: str, tree: Any) -> tuple[list[Tensor], trees.St
             raise fail(
                 DTypeError,
                 where,
-                "gradients exist for real floating dtypes only",
+                "gradients exist for floating and complex dtypes only",
                 argument=leaf,
                 hint="cast with astype, or leave this argument out of argnums",
             )

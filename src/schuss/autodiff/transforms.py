@@ -19,6 +19,7 @@ from schuss.autodiff.recording import (
     require_tensors,
 )
 from schuss.context import grad_mode
+from schuss.dtypes import is_complex
 from schuss.errors import ArgumentTypeError, GradientError, fail
 from schuss.graph import Handle, Node, apply, scalar
 from schuss.ops.broadcast import broadcast_to
@@ -44,7 +45,7 @@ def value_and_grad(
 
     Raises:
         GradientError: f does not return a scalar.
-        DTypeError: an argument is not of a floating dtype.
+        DTypeError: an argument is not of a floating or complex dtype.
     """
     require_function("grad", f)
 
@@ -111,7 +112,6 @@ class PullBack:
                 recording.where, "gradient", recording.structure, recording.result, gradient
             )
         )
-
     def of(self, given: Sequence[Tensor]) -> tuple[Any, ...]:
         """The gradients of the arguments, for those of the results."""
         return _pull_back(self._recording, given)
@@ -154,6 +154,10 @@ def _scalar(recording: Recording) -> Tensor:
     if value.size != 1:
         problem = "the function must return a scalar"
         raise fail(GradientError, "grad", problem, value=value, hint="reduce it first")
+    if is_complex(value.dtype):
+        problem = "a complex number has no gradient: only a real one can descend"
+        hint = "return its abs(), real() or imag()"
+        raise fail(GradientError, "grad", problem, value=value, hint=hint)
     return value
 
 

@@ -114,7 +114,7 @@ def check_fits(array: np.ndarray, dtype: DType, where: str) -> None:
     """
     if array.dtype.kind == "c" and not dtypes.is_complex(dtype):
         raise fail(DTypeError, where, f"complex numbers do not fit into {dtype}")
-    if dtypes.is_integral(dtype) and array.size:
+    if dtypes.is_integral(dtype) and array.size and array.dtype != dtypes.bool_:
         info = np.iinfo(dtype)
         if not (info.min <= array.min() and array.max() <= info.max):  # NaN does not fit either
             bad = array[~((array >= info.min) & (array <= info.max))].flat[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from schuss import dtypes
+from schuss import dlpack, dtypes
 from schuss.context import context
 from schuss.devices import as_device
 from schuss.dtypes import Number
@@ -89,10 +89,7 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     as_device(device)
     if context.recording is not None:
         context.recording.took(x)
-    array = np.from_dlpack(x, copy=False) if copy is False else np.from_dlpack(x)
-    if copy or (copy is None and array.flags.writeable):
-        array = array.copy()
-    return adopt(array)
+    return adopt(dlpack.take(x, copy))
 
 
 Size = int | Sequence[int]

@@ -20,6 +20,7 @@ from schuss.functions.arguments import (
 )
 from schuss.graph import Handle, Op, apply, record, wrap
 from schuss.ops import elementwise as ops
+from schuss.ops.broadcast import zeros
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -89,7 +90,7 @@ sigmoid = _floating_function(ops.sigmoid)
 
 negative = _function(ops.negative, _NUMERIC, "numeric")
 abs = _function(ops.abs_, _NUMERIC, "numeric", dtypes.UNSIGNED)
-sign = _function(ops.sign, _NUMERIC, "numeric")
+_real_sign = _function(ops.sign, _REAL, "numeric")
 floor = _function(ops.floor, dtypes.FLOATING, "real", dtypes.INTEGRAL)
 ceil = _function(ops.ceil, dtypes.FLOATING, "real", dtypes.INTEGRAL)
 trunc = _function(ops.trunc, dtypes.FLOATING, "real", dtypes.INTEGRAL)
@@ -278,6 +279,20 @@ def root_of_squares(total: Tensor) -> Tensor:
     """sqrt(total) of a sum of squares: with the gradient 0 at 0, where the cone has no slope."""
     zero = equal(total, 0)
     return where(zero, 0, sqrt(where(zero, 1, total)))
+
+
+def sign(x: ArrayLike, /) -> Tensor:
+    """sign(x): -1, 0 or 1, elementwise; of complex numbers x / |x|, and 0 at 0."""
+    x = as_tensor(x, "sign")
+    return apply(ops.phase, x) if dtypes.is_complex(x.dtype) else _real_sign(x)
+
+
+def angle(x: ArrayLike, /) -> Tensor:
+    """angle(x): the angle of complex numbers in radians, from -pi to pi, elementwise."""
+    x = floating(x, "angle")
+    if dtypes.is_complex(x.dtype):
+        return atan2(imag(x), real(x))
+    return apply(ops.atan2, zeros(x.shape, x.dtype), x)
 
 
 def signbit(x: ArrayLike, /) -> Tensor:

@@ -29,6 +29,7 @@ from schuss.functions.arguments import (
     cast,
     number,
     operands,
+    same,
 )
 from schuss.functions.elementwise import not_equal, where
 from schuss.functions.manipulation import broadcast_to, permute_dims, reshape
@@ -39,6 +40,7 @@ from schuss.ops import indexing as ops
 from schuss.ops.broadcast import kept, without
 from schuss.ops.infer import broadcast_shapes, normalize_axis
 from schuss.ops.movement import Cut, inverse, slice_, slice_update
+from schuss.ops.order import searchsorted as searchsorted_op
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -166,12 +168,15 @@ def _check_masks(x: Tensor, key: Any) -> None:
             width = _width(part)
             if _is_array(part) and width and _is_mask(part):
                 shape = np.shape(part)
-                if shape != x.shape[axis : axis + width]:
+                stands_for = x.shape[axis : axis + width]
+                # The standard lets a mask without elements stand for any sizes.
+                if len(shape) != len(stands_for) or any(
+                    n not in (0, m) for n, m in zip(shape, stands_for, strict=True)
+                ):
                     raise fail(
                         OutOfBoundsError,
                         "indexing",
-                        f"a mask of shape {shape} stands for axes of shape "
-                        f"{x.shape[axis : axis + width]}",
+                        f"a mask of shape {shape} stands for axes of shape {stands_for}",
                         x=x,
                     )
             axis += width
@@ -261,6 +266,9 @@ def set_item(x: Tensor, key: Any, value: ArrayLike) -> Tensor:
             )
         value = cast(value, x.dtype)
     if _is_scalar_mask(key):
+        if value.ndim > x.ndim and not bool(key):  # x[False] has no elements to assign to
+            _spread(value, (0, *x.shape))
+            return same(x)
         return where(as_tensor(key), _spread(value, x.shape), x)
     if _is_full_mask(x, key) and value.ndim == 0:
         return where(as_tensor(key), value, x)
@@ -386,13 +394,19 @@ def searchsorted(
     side: Literal["left", "right"] = "left",
     sorter: ArrayLike | None = None,
 ) -> Tensor:
-    """Where in the sorted 1-d x1 the elements of x2 belong. int64. Computed at once."""
+    """Where in the sorted 1-d x1 the elements of x2 belong: int64.
+
+    Args:
+        side: before ("left") or after ("right") the elements that equal it.
+        sorter: the positions that sort x1, where it is not sorted.
+    """
     if side not in ("left", "right"):
         raise fail(ArgumentError, "searchsorted", "side is 'left' or 'right'", side=side)
     line, values = operands("searchsorted", as_tensor(x1), as_tensor(x2))
-    order = None if sorter is None else as_tensor(sorter).numpy()
-    found = np.searchsorted(line.numpy(), values.numpy(), side, order)
-    return wrap(data(np.asarray(found, np.int64)))
+    if line.ndim != 1:
+        raise fail(ShapeError, "searchsorted", "x1 must be a vector", x1=line, x2=values)
+    line = line if sorter is None else take(line, sorter)
+    return apply(searchsorted_op, line, values, side=side)
 
 
 def one_hot(labels: ArrayLike, /, num_classes: int, *, dtype: Any = None) -> Tensor:

@@ -16,10 +16,17 @@ from schuss.functions.arguments import (
     floating,
     operands,
 )
-from schuss.functions.creation import arange
-from schuss.functions.elementwise import abs, conj, root_of_squares, square
+from schuss.functions.elementwise import (
+    abs,
+    conj,
+    equal,
+    not_equal,
+    root_of_squares,
+    square,
+    where,
+)
 from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
-from schuss.functions.reduction import max, sum
+from schuss.functions.reduction import max, min, sum
 from schuss.graph import apply
 from schuss.ops import contraction
 from schuss.ops.infer import normalize_axis
@@ -82,8 +89,9 @@ def tensordot(
     """
     a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
     if isinstance(axes, int):
-        if not 0 <= axes <= min(a.ndim, b.ndim):
-            problem = f"axes must lie between 0 and {min(a.ndim, b.ndim)}"
+        most = a.ndim if a.ndim < b.ndim else b.ndim
+        if not 0 <= axes <= most:
+            problem = f"axes must lie between 0 and {most}"
             raise fail(ArgumentError, "tensordot", problem, x1=a, x2=b, axes=axes)
         left, right = tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes))
     else:
@@ -115,82 +123,6 @@ def outer(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     return reshape(a, (a.size, 1)) * reshape(b, (1, b.size))
 
 
-def einsum(equation: str, /, *arrays: ArrayLike) -> Tensor:
-    """Products and sums in Einstein's notation, such as `einsum("bij,bjk->bik", x, y)`.
-
-    Letters name axes; letters that the result lacks are added up. Without `->` the result has the
-    letters that occur once, in alphabetical order. `...` is not supported.
-
-    Raises ArgumentError for an equation that cannot be read, ShapeError where it does not fit.
-    """
-    inputs, _, output = equation.replace(" ", "").partition("->")
-    terms = inputs.split(",")
-    letters = "".join(terms)
-    if "->" not in equation:
-        output = "".join(sorted(each for each in set(letters) if letters.count(each) == 1))
-    if (
-        len(terms) != len(arrays)
-        or not set(output) <= set(letters)
-        or (not letters.isalpha() and letters)
-    ):
-        raise fail(ArgumentError, "einsum", f"cannot read {equation!r} for {len(arrays)} operands")
-    if len(set(output)) != len(output):
-        raise fail(ArgumentError, "einsum", f"the result of {equation!r} names an axis twice")
-    tensors = operands("einsum", *[as_tensor(each, "einsum") for each in arrays])
-    sizes: dict[str, int] = {}
-    for term, each in zip(terms, tensors, strict=True):
-        if len(term) != each.ndim:
-            raise fail(ShapeError, "einsum", f"{term!r} names {len(term)} axes", x=each)
-        for letter, n in zip(term, each.shape, strict=True):
-            if sizes.setdefault(letter, n) != n:
-                raise fail(
-                    ShapeError, "einsum", f"axis {letter!r} is {sizes[letter]} and {n} long", x=each
-                )
-    pairs = [_diagonals(term, each) for term, each in zip(terms, tensors, strict=True)]
-    term, result = pairs[0]
-    for i, (next_term, other) in enumerate(pairs[1:], start=2):
-        needed = set(output).union(*[later for later, _ in pairs[i:]])
-        term, result = _contract(term, result, next_term, other, needed)
-    gone = tuple(i for i, letter in enumerate(term) if letter not in output)
-    if gone:
-        result = sum(result, axis=gone, dtype=result.dtype)
-        term = "".join(letter for letter in term if letter in output)
-    return permute_dims(result, tuple(term.index(letter) for letter in output))
-
-
-def _diagonals(term: str, x: Tensor) -> tuple[str, Tensor]:
-    """Repeated letters in one operand mean its diagonal."""
-    while len(set(term)) != len(term):
-        letter = next(each for each in term if term.count(each) > 1)
-        first, second = [i for i, each in enumerate(term) if each == letter][:2]
-        moved = moveaxis(x, (first, second), (0, 1))
-        places = arange(x.shape[first])
-        x = moved[places, places]
-        term = letter + "".join(each for i, each in enumerate(term) if i not in (first, second))
-    return term, x
-
-
-def _contract(a: str, x: Tensor, b: str, y: Tensor, needed: set[str]) -> tuple[str, Tensor]:
-    """One pair of operands as a batched matrix product."""
-    shared = [each for each in a if each in b]
-    batch = "".join(each for each in shared if each in needed)
-    inner = "".join(each for each in shared if each not in needed)
-    rows = "".join(each for each in a if each not in shared)
-    columns = "".join(each for each in b if each not in shared)
-    sizes = dict(zip(a + b, x.shape + y.shape, strict=True))
-
-    def matrix(term: str, t: Tensor, *groups: str) -> Tensor:
-        order = tuple(term.index(each) for group in groups for each in group)
-        shape = tuple(math.prod(sizes[each] for each in group) for group in groups)
-        return reshape(permute_dims(t, order), shape)
-
-    product = apply(
-        contraction.matmul, matrix(a, x, batch, rows, inner), matrix(b, y, batch, inner, columns)
-    )
-    term = batch + rows + columns
-    return term, reshape(product, tuple(sizes[each] for each in term))
-
-
 def solve(a: ArrayLike, b: ArrayLike, /) -> Tensor:
     """x such that a @ x = b: shapes (..., N, N) and (..., N, K), or (N,) for one right side.
 
@@ -198,7 +130,7 @@ def solve(a: ArrayLike, b: ArrayLike, /) -> Tensor:
     """
     matrix, right = operands("solve", floating(a, "solve"), floating(b, "solve"))
     if right.ndim == 1:
-        return reshape(apply(solve_op, matrix, reshape(right, (right.size, 1))), right.shape)
+        return apply(solve_op, matrix, reshape(right, (right.size, 1)))[..., 0]
     return apply(solve_op, matrix, right)
 
 
@@ -206,17 +138,45 @@ def solve(a: ArrayLike, b: ArrayLike, /) -> Tensor:
 def norm(
     x: ArrayLike, /, axis: int | Sequence[int] | None = None, keepdims: bool = False, ord: float = 2
 ) -> Tensor:
-    """The vector norm over `axis` (all by default): ord 1, 2 or infinity. Gradient 0 at 0."""
-    x = floating(x, "norm")
-    if ord == 2:
-        wide = cast(x, dtypes.accumulator(x.dtype))
-        root = root_of_squares(sum(square(abs(wide)), axis=axis, keepdims=keepdims))
-        return cast(root, dtypes.real_of(x.dtype))
+    """The vector norm (sum of |x|**ord)**(1 / ord) over `axis` (all by default). Gradient 0 at 0.
+
+    Infinity gives the largest element, -infinity the smallest, 0 how many elements are not 0.
+    """
+    return norm_of("norm", x, axis, keepdims, ord)
+
+
+def norm_of(
+    name: str, x: ArrayLike, axis: int | Sequence[int] | None, keepdims: bool, ord: float
+) -> Tensor:
+    """`norm`, for the functions that share it."""
+    x = floating(x, name)
+    if isinstance(ord, bool) or not isinstance(ord, (int, float)):
+        raise fail(ArgumentError, name, "ord must be a number", ord=ord)
+    if ord == 0:
+        return sum(cast(not_equal(x, 0), dtypes.real_of(x.dtype)), axis=axis, keepdims=keepdims)
     if ord == 1:
         return sum(abs(x), axis=axis, keepdims=keepdims)
-    if ord == math.inf:
-        return max(abs(x), axis=axis, keepdims=keepdims)
-    raise fail(ArgumentError, "norm", "ord must be 1, 2 or infinity", ord=ord)
+    if ord in (math.inf, -math.inf):
+        return (max if ord > 0 else min)(abs(x), axis=axis, keepdims=keepdims)
+    size = abs(cast(x, dtypes.accumulator(x.dtype)))
+    if ord == 2:
+        root = root_of_squares(sum(square(size), axis=axis, keepdims=keepdims))
+    else:
+        zero = equal(size, 0)  # where a power below 1 has no slope
+        powers = where(zero, 0.0 if ord > 0 else math.inf, where(zero, 1, size) ** ord)
+        total = sum(powers, axis=axis, keepdims=keepdims)
+        nothing = equal(total, 0)  # where the norm has no slope: 0, as for ord 2
+        root = where(nothing, total, where(nothing, 1, total) ** (1 / ord))
+    return cast(root, dtypes.real_of(x.dtype))
 
 
-__all__ = ["einsum", "matmul", "matrix_transpose", "norm", "outer", "solve", "tensordot", "vecdot"]
+__all__ = [
+    "matmul",
+    "matrix_transpose",
+    "norm",
+    "norm_of",
+    "outer",
+    "solve",
+    "tensordot",
+    "vecdot",
+]

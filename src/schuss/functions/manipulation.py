@@ -19,9 +19,10 @@ from schuss.functions.arguments import (
     operands,
     same,
 )
-from schuss.graph import apply, scalar
+from schuss.graph import apply, data, scalar, wrap
 from schuss.ops import movement as ops
 from schuss.ops.broadcast import broadcast_to as broadcast_op
+from schuss.ops.indexing import gather
 from schuss.ops.infer import broadcast_shapes, normalize_axes, normalize_axis
 
 if TYPE_CHECKING:
@@ -82,16 +83,16 @@ def moveaxis(x: ArrayLike, source: Axes, destination: Axes, /) -> Tensor:
     x = as_tensor(x, "moveaxis")
     sources = _integers("moveaxis", (source,))
     targets = _integers("moveaxis", (destination,))
-    if len(sources) != len(targets):
+    sources = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in sources)
+    targets = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in targets)
+    if len(set(sources)) != len(targets) or len(sources) != len(set(targets)):
         raise fail(
             ArgumentError,
             "moveaxis",
-            "as many destinations as sources are needed",
+            "as many destinations as sources are needed, and none of them twice",
             source=source,
             destination=destination,
         )
-    sources = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in sources)
-    targets = tuple(normalize_axis("moveaxis", axis, x.ndim) for axis in targets)
     order = [axis for axis in range(x.ndim) if axis not in sources]
     for target, axis in sorted(zip(targets, sources, strict=True)):
         order.insert(target, axis)
@@ -290,8 +291,25 @@ def tile(x: ArrayLike, repetitions: int | Sequence[int], /) -> Tensor:
     return reshape(wide, tuple(c * size for c, size in zip(counts, sizes, strict=True)))
 
 
-def pad(x: ArrayLike, /, widths: Sequence[tuple[int, int]], value: float = 0) -> Tensor:
-    """x with `value` around it: (before, after) for each of the last axes."""
+_PADDING = ("edge", "reflect", "symmetric", "wrap")
+
+
+def pad(
+    x: ArrayLike,
+    /,
+    widths: Sequence[tuple[int, int]],
+    value: float = 0,
+    *,
+    mode: str = "constant",
+) -> Tensor:
+    """x with something around it: (before, after) for each of the last axes.
+
+    Args:
+        widths: how many elements to add before and after, at most one pair for each axis.
+        value: what "constant" adds.
+        mode: "constant", or elements of x: "edge" repeats the outermost, "wrap" goes on at the
+            other end, "reflect" mirrors at the outermost, "symmetric" beside it.
+    """
     x = as_tensor(x, "pad")
     pairs = [_integers("pad", (pair,)) for pair in widths]
     if len(pairs) > x.ndim or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
@@ -303,12 +321,31 @@ def pad(x: ArrayLike, /, widths: Sequence[tuple[int, int]], value: float = 0) ->
             widths=widths,
         )
     pairs = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    if mode in _PADDING:
+        return _pad_with_own(x, pairs, mode)
+    if mode != "constant":
+        known = ", ".join(["constant", *_PADDING])
+        raise fail(ArgumentError, "pad", f"mode is one of {known}", mode=mode)
     if all(pair == (0, 0) for pair in pairs):
         return same(x)
     shape = tuple(n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True))
     around = apply(broadcast_op, scalar(value, x.dtype), shape=shape)
     cut = tuple((before, n, 1) for n, (before, _) in zip(x.shape, pairs, strict=True))
     return apply(ops.slice_update, around, x, cut=cut)
+
+
+def _pad_with_own(x: Tensor, pairs: Sequence[tuple[int, ...]], mode: str) -> Tensor:
+    """Each axis taken at the positions that NumPy's padding of its own positions names."""
+    for axis, pair in enumerate(pairs):
+        if pair == (0, 0):
+            continue
+        n = x.shape[axis]
+        if n == 0:
+            raise fail(ShapeError, "pad", f"an empty axis has nothing to pad with ({mode})", x=x)
+        places = np.pad(np.arange(n), pair, mode=mode)  # type: ignore[call-overload]
+        rows = apply(gather, x, wrap(data(places)), axes=(axis,), wrap=False)
+        x = moveaxis(rows, 0, axis)
+    return same(x)
 
 
 @array_api_names
@@ -324,6 +361,10 @@ def diff(
     """Differences of neighbours along `axis`, taken n times; with tensors joined on before that."""
     x = as_tensor(x, "diff")
     place = normalize_axis("diff", axis, x.ndim)
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        raise fail(ArgumentError, "diff", "n must be an integer that is not negative", n=n)
+    if n == 0:
+        return same(x)
     parts = [as_tensor(each, "diff") for each in (prepend, x, append) if each is not None]
     if len(parts) > 1:
         x = concat(parts, axis=place)

@@ -90,6 +90,9 @@ def softsign(x: ArrayLike) -> Tensor:
 
 def hardtanh(x: ArrayLike, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """x limited to [min_val, max_val]."""
+    if min_val > max_val:
+        problem = "min_val must not be above max_val"
+        raise fail(ArgumentError, "hardtanh", problem, min_val=min_val, max_val=max_val)
     return clip(x, min_val, max_val)
 
 
@@ -117,6 +120,8 @@ def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
 def _below_largest(x: Tensor, axis: int) -> Tensor:
     """How far the elements lie below the largest along `axis`; half precisions in float32."""
     wide = cast(x, dtypes.accumulator(x.dtype))
+    if not x.size:  # an empty axis has no largest element, and nobody asks for one
+        return wide
     return wide - max(wide, axis=axis, keepdims=True).detach()
 
 
@@ -144,6 +149,10 @@ def embedding(indices: ArrayLike, weight: Tensor) -> Tensor:
     Raises OutOfBoundsError, when the value is computed, for an index below 0 or beyond the table.
     """
     index = as_tensor(indices, "embedding")
+    if weight.ndim != 2:
+        raise fail(
+            ShapeError, "embedding", "weight must be a table (count, features)", weight=weight
+        )
     if not dtypes.is_integral(index.dtype):
         raise fail(DTypeError, "embedding", "indices must be integers", indices=index)
     rows = apply(indexing.gather, weight, cast(index, dtypes.int64), axes=(0,), wrap=False)

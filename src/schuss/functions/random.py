@@ -12,7 +12,7 @@ from schuss import dtypes
 from schuss.context import context
 from schuss.errors import ArgumentError, DTypeError, fail
 from schuss.functions.arguments import as_shape, cast
-from schuss.functions.elementwise import cos, less, log, minimum, sin, sqrt
+from schuss.functions.elementwise import cos, log, minimum, sin, sqrt
 from schuss.functions.manipulation import concat, reshape
 from schuss.graph import apply, data, wrap
 from schuss.ops.random import random_bits
@@ -33,11 +33,16 @@ def _floating_dtype(where: str, dtype: Any) -> dtypes.DType:
 def bits(shape: int | Sequence[int], *, generator: Generator | None = None) -> Tensor:
     """Random 32-bit numbers: uint32."""
     sizes = as_shape("random", shape)
-    source, count = generator or default_generator, math.prod(sizes)
+    return apply(random_bits, draw(math.prod(sizes), generator), shape=sizes)
+
+
+def draw(count: int, generator: Generator | None) -> Tensor:
+    """The state of a generator from which `count` 32-bit numbers are drawn next."""
+    source = generator or default_generator
     state = data(source.reserve(count))
     if context.recording is not None:
         context.recording.drew(state, source, count)
-    return apply(random_bits, wrap(state), shape=sizes)
+    return wrap(state)
 
 
 _DIGITS = {dtypes.float32: 24, dtypes.float16: 11, dtypes.bfloat16: 8}
@@ -112,19 +117,10 @@ def randint(
     return cast((wide * span) >> 32, dtypes.int64) + int(low)
 
 
-def bernoulli(
-    p: float, shape: int | Sequence[int] = (), *, generator: Generator | None = None
-) -> Tensor:
-    """True with probability p: bool."""
-    if not 0 <= p <= 1:
-        raise fail(ArgumentError, "bernoulli", "p is a probability", p=p)
-    return less(uniform(shape, generator=generator), p)
-
-
 def permutation(n: int, *, generator: Generator | None = None) -> Tensor:
     """A random order of range(n): int64 of shape (n,)."""
     low, high = cast(bits((n, 2), generator=generator), dtypes.uint64).permute_dims((1, 0))
     return apply(argsort, low | (high << 32), axis=0)  # 64-bit keys, as in `Generator.permutation`
 
 
-__all__ = ["bernoulli", "bits", "normal", "permutation", "randint", "uniform"]
+__all__ = ["bits", "normal", "permutation", "randint", "uniform"]

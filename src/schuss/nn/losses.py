@@ -34,6 +34,8 @@ def _pair(where_: str, input: ArrayLike, target: ArrayLike) -> tuple[Tensor, Ten
             target=y,
             hint=hint if x.size == y.size else None,
         )
+    if dtypes.is_complex(y.dtype) and not dtypes.is_complex(x.dtype):
+        raise fail(DTypeError, where_, "a complex target needs a complex input", input=x, target=y)
     return x, cast(y, x.dtype)
 
 

@@ -5,11 +5,17 @@ from schuss.ops import (
     broadcast,
     contraction,
     elementwise,
+    factorizations,
+    fft,
     indexing,
+    inverses,
     linalg,
     movement,
+    order,
     random,
+    random_rejection,
     reduction,
+    special,
 )
 
 __all__ = [
@@ -17,9 +23,15 @@ __all__ = [
     "broadcast",
     "contraction",
     "elementwise",
+    "factorizations",
+    "fft",
     "indexing",
+    "inverses",
     "linalg",
     "movement",
+    "order",
     "random",
+    "random_rejection",
     "reduction",
+    "special",
 ]

@@ -24,6 +24,7 @@ from schuss.graph import (
     wrap,
 )
 from schuss.ops.erf import erf_reference
+from schuss.ops.ieee import expm1_reference, floor_divide_reference, tanh_reference
 from schuss.ops.infer import (
     SHAPES,
     Rng,
@@ -112,7 +113,9 @@ X, Y = (0,), (OUTPUT,)
 
 negative: Op = unary("negative", "-x", np.negative, lambda g, y, x: -g)
 exp: Op = unary("exp", "e raised to the power x", np.exp, lambda g, y, x: g * y, Y)
-expm1: Op = unary("expm1", "exp(x) - 1, exact near 0", np.expm1, lambda g, y, x: g * (y + 1), Y)
+expm1: Op = unary(
+    "expm1", "exp(x) - 1, exact near 0", expm1_reference, lambda g, y, x: g * (y + 1), Y
+)
 log: Op = unary("log", "natural logarithm", np.log, lambda g, y, x: guarded(g, 1 / x), X, low=0.1)
 log1p: Op = unary(
     "log1p",
@@ -159,7 +162,7 @@ atan: Op = unary(
 )
 sinh: Op = unary("sinh", "hyperbolic sine", np.sinh, lambda g, y, x: g * apply(cosh, x), X)
 cosh: Op = unary("cosh", "hyperbolic cosine", np.cosh, lambda g, y, x: g * apply(sinh, x), X)
-tanh: Op = unary("tanh", "hyperbolic tangent", np.tanh, lambda g, y, x: g * (1 - y * y), Y)
+tanh: Op = unary("tanh", "hyperbolic tangent", tanh_reference, lambda g, y, x: g * (1 - y * y), Y)
 asinh: Op = unary(
     "asinh", "inverse hyperbolic sine", np.arcsinh, lambda g, y, x: g / apply(sqrt, x * x + 1), X
 )
@@ -167,7 +170,7 @@ acosh: Op = unary(
     "acosh",
     "inverse hyperbolic cosine",
     np.arccosh,
-    lambda g, y, x: guarded(g, 1 / apply(sqrt, x * x - 1)),
+    lambda g, y, x: guarded(g, 1 / (apply(sqrt, x - 1) * apply(sqrt, x + 1))),
     X,
     low=1.2,
     high=4.0,
@@ -198,14 +201,31 @@ abs_: Op = define(
     "absolute value, with the sub-gradient 0 at 0",
     infer=lambda x: (x.shape, dtypes.real_of(x.dtype)),
     reference=np.abs,
-    gradient=(lambda g, y, x: g * apply(sign, x),),
+    gradient=(lambda g, y, x: g * _slope_of_size(x),),
     saves=X,
     samples=unary_samples(),
     tangent=diagonal,
     batch=leading,
 )
 
-# Derivative 0 wherever there is one:
+
+def _slope_of_size(x: Tensor) -> Tensor:
+    return apply(conj, apply(phase, x)) if dtypes.is_complex(x.dtype) else apply(sign, x)
+
+
+def _phase(x: np.ndarray) -> np.ndarray:
+    return np.sign(x)  # of complex numbers x / |x|, since NumPy 2
+
+
+def _phase_rule(g: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Only what turns x matters: dy = (dx - y**2 conj(dx)) / 2|x|."""
+    size = apply(abs_, x)
+    nowhere = size == 0
+    turned = (g - apply(conj, g * y * y)) / (2 * select(nowhere, 1, size))
+    return select(nowhere, 0, turned)
+
+
+# Derivative 0 wherever there is one (the sign of a complex number is its `phase`):
 sign: Op = unary("sign", "-1, 0 or 1", np.sign, None)
 floor: Op = unary("floor", "the largest integer that is not above x", np.floor, None)
 ceil: Op = unary("ceil", "the smallest integer that is not below x", np.ceil, None)
@@ -254,7 +274,7 @@ bitwise_invert: Op = define(
 )
 
 
-def complex_part(name: str, doc: str, reference, infer) -> Op:  # type: ignore[no-untyped-def]
+def complex_part(name: str, doc: str, reference, infer, rule, saves=()) -> Op:  # type: ignore[no-untyped-def]
     def samples(rng: Rng) -> list[Sample]:
         return [Sample([np.asarray(numbers(rng, s) + 1j * numbers(rng, s))]) for s in SHAPES]
 
@@ -263,7 +283,8 @@ def complex_part(name: str, doc: str, reference, infer) -> Op:  # type: ignore[n
         doc,
         infer=infer,
         reference=reference,
-        gradient=None,
+        gradient=(rule,),
+        saves=saves,
         samples=samples,
         batch=leading,
     )
@@ -273,9 +294,16 @@ def _part(x: Node) -> tuple[Shape, DType]:
     return x.shape, dtypes.real_of(x.dtype)
 
 
-real: Op = complex_part("real", "the real part", np.real, _part)
-imag: Op = complex_part("imag", "the imaginary part", np.imag, _part)
-conj: Op = complex_part("conj", "the complex conjugate", np.conj, elementwise)
+real: Op = complex_part(
+    "real", "the real part", np.real, _part, lambda g, y, x: apply(astype, g, dtype=x.dtype)
+)
+imag: Op = complex_part("imag", "the imaginary part", np.imag, _part, lambda g, y, x: g * -1j)
+conj: Op = complex_part(
+    "conj", "the complex conjugate", np.conj, elementwise, lambda g, y, x: apply(conj, g)
+)
+phase: Op = complex_part(
+    "phase", "x / |x| of complex numbers; 0 at 0", _phase, elementwise, _phase_rule, (0, OUTPUT)
+)
 
 # --- two inputs ---
 
@@ -332,7 +360,8 @@ def _power_of_base(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _power_of_exponent(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    flat = apply(logical_and, a == 0, b >= 0)  # 0**b stays 0 next to b
+    size = apply(real, b) if dtypes.is_complex(b.dtype) else b
+    flat = apply(logical_and, a == 0, size >= 0)  # 0**b stays 0 next to b
     return guarded(g, y * apply(log, select(flat, 1, a)))
 
 
@@ -376,10 +405,18 @@ def stepwise(name: str, doc: str, reference, samples=None, infer=elementwise) ->
 
 
 floor_divide: Op = stepwise(
-    "floor_divide", "floor(a / b)", np.floor_divide, binary_samples(second=(0.5, 2.0))
+    "floor_divide", "floor(a / b)", floor_divide_reference, binary_samples(second=(0.5, 2.0))
 )
-copysign: Op = stepwise("copysign", "the size of a with the sign of b", np.copysign)
-nextafter: Op = stepwise("nextafter", "the number next to a in the direction of b", np.nextafter)
+
+
+def _copysign_rule(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return g * apply(sign, a) * apply(copysign, wrap(shared_scalar(1, b.dtype)), b)
+
+
+copysign: Op = binary("copysign", "the size of a with the sign of b", np.copysign,
+                  _copysign_rule, lambda g, y, a, b: g * 0, (0, 1))  # fmt: skip
+nextafter: Op = binary("nextafter", "the number next to a in the direction of b", np.nextafter,
+                   lambda g, y, a, b: g, lambda g, y, a, b: g * 0)  # fmt: skip
 
 _comparable = integer_samples(2, 0, 3)
 equal: Op = stepwise("equal", "whether a == b", np.equal, _comparable, predicate)

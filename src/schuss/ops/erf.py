@@ -81,3 +81,14 @@ def erf_reference(x: np.ndarray) -> np.ndarray:
     tail = np.exp(-far * far) / far * (1.0 / np.sqrt(np.pi) - z * _ratio(z, _LARGE_P, _LARGE_Q))
     result = np.where(large, np.copysign(1.0 - tail, wide), result)
     return np.where(np.isnan(wide), wide, result).astype(x.dtype)
+
+
+def erfcx_reference(x: np.ndarray) -> np.ndarray:
+    """exp(x * x) * (1 - erf(x)) for x >= 0 in float64: the same quotients, not multiplied down."""
+    small = np.minimum(x, 0.46875)
+    near = np.exp(small * small) * (1 - small * _ratio(small * small, _SMALL_P, _SMALL_Q))
+    middle = _ratio(np.clip(x, 0.46875, 4.0), _MIDDLE_P, _MIDDLE_Q)
+    far = np.maximum(x, 4.0)
+    z = 1.0 / (far * far)
+    tail = (1.0 / np.sqrt(np.pi) - z * _ratio(z, _LARGE_P, _LARGE_Q)) / far
+    return np.where(x <= 0.46875, near, np.where(x <= 4.0, middle, tail))

@@ -1,0 +1,47 @@
+"""The linear algebra extension of the array API standard, and what belongs with it."""
+
+from __future__ import annotations
+
+from schuss.functions.einsum import einsum
+from schuss.functions.linalg import (
+    matmul,
+    matrix_transpose,
+    norm,
+    outer,
+    solve,
+    tensordot,
+    vecdot,
+)
+from schuss.functions.matrices import (
+    EighResult,
+    LstsqResult,
+    QRResult,
+    SlogdetResult,
+    SVDResult,
+    cholesky,
+    cross,
+    det,
+    diagonal,
+    eigh,
+    eigvalsh,
+    inv,
+    lstsq,
+    matrix_norm,
+    matrix_power,
+    matrix_rank,
+    multi_dot,
+    pinv,
+    qr,
+    slogdet,
+    svd,
+    svdvals,
+    trace,
+    vector_norm,
+)
+
+__all__ = [
+    "EighResult", "LstsqResult", "QRResult", "SVDResult", "SlogdetResult", "cholesky", "cross",
+    "det", "diagonal", "eigh", "eigvalsh", "einsum", "inv", "lstsq", "matmul", "matrix_norm",
+    "matrix_power", "matrix_rank", "matrix_transpose", "multi_dot", "norm", "outer", "pinv", "qr",
+    "slogdet", "solve", "svd", "svdvals", "tensordot", "trace", "vecdot", "vector_norm",
+]  # fmt: skip
