@@ -112,6 +112,7 @@ class PullBack:
                 recording.where, "gradient", recording.structure, recording.result, gradient
             )
         )
+
     def of(self, given: Sequence[Tensor]) -> tuple[Any, ...]:
         """The gradients of the arguments, for those of the results."""
         return _pull_back(self._recording, given)

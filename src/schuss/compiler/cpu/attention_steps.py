@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from schuss.compiler.cpu.attention_text import SIZES, Index, Matrix, Printer
 
@@ -187,7 +188,7 @@ def turn(f: Printer, x: Matrix, to: str, count: Index, columns: int, factor: flo
         name = f.helper(
             f"turn_{x.kind}_{wide}",
             f"ptr %x, i64 %stride, i64 %last, ptr %to, {element} %factor",
-            lambda f, wide=wide: _print_turn(f, x.kind, wide),
+            partial(_print_turn, kind=x.kind, wide=wide),
         )
         with f.loop(0, WIDTH, lanes) as start, f.loop(first, end, wide) as column:
             source = f.at(x.kind, f.from_row(x, f.smaller(start, last)).pointer, column)

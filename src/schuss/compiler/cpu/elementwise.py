@@ -413,12 +413,20 @@ def _to_integer(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
     """Towards zero, by way of 64 bits, whose upper ones are cut off for the narrow types."""
     wide = out if out.itemsize == 8 else (dtypes.int64 if out.itemsize == 4 else dtypes.int32)
     a, b = register_type(start), register_type(wide)
-    name = "fptoui" if wide == dtypes.uint64 else "fptosi"
-    full = f"llvm.{name}.sat.{suffix(b, lanes)}.{suffix(a, lanes)}"
-    whole = t.call(vector(b, lanes), full, (vector(a, lanes), x))
+    whole = _saturated(t, "fptosi", x, a, b, lanes)
+    if wide == dtypes.uint64:  # numbers below 0 wrap around, as they do for the narrow types
+        upper = _saturated(t, "fptoui", x, a, b, lanes)
+        below = _compare(t, "lt", x, number(0, start, lanes), start, lanes)
+        whole = _select(t, below, whole, upper, wide, lanes)
     if wide.itemsize == out.itemsize:
         return whole
     return t.new(f"trunc {vector(b, lanes)} {whole} to {kind_of(out, lanes)}")
+
+
+def _saturated(t: Text, name: str, x: str, a: str, b: str, lanes: int) -> str:
+    """Towards zero; what does not fit becomes the nearest that does, NaN becomes 0."""
+    full = f"llvm.{name}.sat.{suffix(b, lanes)}.{suffix(a, lanes)}"
+    return t.call(vector(b, lanes), full, (vector(a, lanes), x))
 
 
 def rounded(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
