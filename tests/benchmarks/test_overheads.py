@@ -23,16 +23,6 @@ def test_each_further_op_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(min(a) < max(b) for a, b in zip(slopes, singles, strict=True))
 
 
-def test_jit_is_skipped_in_words(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import schuss
-
-    monkeypatch.delattr(schuss, "jit", raising=False)
-    assert list(overheads.jit_calls(1)) == []
-    assert "schuss.jit does not exist yet: skipped" in capsys.readouterr().out
-
-
 def test_page() -> None:
     rows = {"looking": [["item()", "0.5"]], "importing": [["`import schuss`", "100"]]}
     lines = overheads.lines_of(rows, 3, ["jit: not there yet, skipped."])

@@ -290,6 +290,7 @@ print(schuss.last_run().tier, digest.hexdigest())
 
 def digest_of(threads: int, folder: Path, script: Path) -> str:
     settings = {**os.environ, "PYTHONPATH": str(SOURCES), "SCHUSS_CACHE_DIR": str(folder)}
+    settings["SCHUSS_EXECUTION"] = "auto"
     done = subprocess.run(
         [sys.executable, str(script), str(threads)],
         env=settings, capture_output=True, text=True, check=False,
