@@ -1,0 +1,146 @@
+"""Printing sums over other than the last axes: vectors of columns, down along the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from schuss import dtypes
+from schuss.compiler.cpu.elementwise import TABLE, kind_of
+from schuss.compiler.cpu.printer import GRAIN, MOST_PARTS, Printed, Printer, cost_of
+from schuss.compiler.kernel import Kernel, Line
+
+_LONGEST_SUM = 128  # so many numbers of a column are added up one after the other
+
+
+class Columns(Printer):
+    """Reductions over other than the last axes: vectors of columns, down along the rows."""
+
+    def __init__(self, kernel: Kernel, name: str, lanes: int) -> None:
+        super().__init__(kernel, name, lanes)
+        self.reduced = list(range(kernel.outer, kernel.outer + kernel.reduced))
+        self.reductions = [
+            i for i, line in enumerate(kernel.lines) if line.op.startswith("reduce.")
+        ]
+        for i, line in enumerate(kernel.lines):  # sums lie on vectors, even if all are the same
+            on_vector = line.op.startswith("reduce.") or any(
+                self.varies[each] >> self.vector_axis & 1 for each in line.inputs
+            )
+            self.varies[i] |= on_vector << self.vector_axis
+        inner = kernel.sizes[kernel.outer + kernel.reduced :]
+        self.columns = inner[-1]
+        self.rows = math.prod(kernel.sizes[: kernel.outer]) * math.prod(inner[:-1])
+        self.outer_axes = [
+            *range(kernel.outer),
+            *range(kernel.outer + kernel.reduced, len(kernel.sizes) - 1),
+        ]
+
+    def print(self) -> Printed:
+        t, lanes = self.t, self.lanes
+        count = math.prod(self.kernel.sizes[axis] for axis in self.reduced)
+        wide = 4 if len(self.kernel.lines) <= 16 else (2 if len(self.kernel.lines) <= 32 else 1)
+        while wide > 1 and (wide - 1) * lanes >= self.columns:
+            wide //= 2
+        block = wide * lanes
+        blocks = -(-self.columns // block)
+        units = self.rows * blocks
+        per_unit = count * block * sum(cost_of(line) for line in self.kernel.lines)
+        per_part = max(1, min(units, GRAIN // max(1, per_unit) or 1), -(-units // MOST_PARTS))
+        self.load_words()
+        first = t.times("%part", per_part)
+        end = t.smaller(t.plus(first, str(per_part)), str(units))
+        with t.loop(first, end) as unit, self.scope():
+            row = t.new(f"udiv i64 {unit}, {blocks}")
+            place = t.new(f"urem i64 {unit}, {blocks}")
+            self._decode(row)
+            low = t.times(place, block)
+            self._print_block(low, wide)
+        return Printed(self.finish(), -(-units // per_part))
+
+    def _decode(self, linear: str) -> None:
+        t = self.t
+        for axis in reversed(self.outer_axes):
+            if axis == self.outer_axes[0]:
+                self.at[axis] = linear
+            else:
+                self.at[axis] = t.new(f"urem i64 {linear}, {self.kernel.sizes[axis]}")
+                linear = t.new(f"udiv i64 {linear}, {self.kernel.sizes[axis]}")
+
+    def _print_block(self, low: str, wide: int) -> None:
+        """`wide` vectors of columns from `low` on."""
+        t, lanes = self.t, self.lanes
+        left = t.new(f"sub i64 {self.columns}, {low}")
+        whole = self.columns % (wide * lanes) == 0
+        masks: list[str | None] = []
+        for u in range(wide):
+            rest = t.plus(left, str(-u * lanes))
+            masks.append(None if whole else t.mask(rest, lanes))
+        totals = self._reduce(low, wide, masks)
+        for u in range(wide):
+            self.at[self.vector_axis] = t.plus(low, str(u * lanes))
+            with self.scope(), self.masked(masks[u]):
+                for i in self.reductions:
+                    self.set(i, lanes, self.as_stored(self.kernel.lines[i], totals[i][u], lanes))
+                self.store_all(self.kernel.stores, lanes)
+
+    def _reduce(self, low: str, wide: int, masks: list[str | None]) -> dict[int, list[str]]:
+        t, lanes = self.t, self.lanes
+        lines = self.kernel.lines
+        held: dict[int, list[str]] = {}
+        block: dict[int, list[str]] = {}
+        for i in self.reductions:
+            kind = kind_of(lines[i].dtype, lanes)
+            held[i] = [t.alloca(kind) for _ in range(wide)]
+            block[i] = [t.alloca(kind) for _ in range(wide)]
+            for each in held[i]:
+                t.put(f"store {kind} {self.identity(lines[i])}, ptr {each}, align 64")
+        *others, last = self.reduced
+        n = self.kernel.sizes[last]
+        with self._nested(others), t.loop("0", str(n), _LONGEST_SUM) as start, self.scope():
+            for i in self.reductions:
+                kind = kind_of(lines[i].dtype, lanes)
+                for each in block[i]:
+                    t.put(f"store {kind} {self.identity(lines[i])}, ptr {each}, align 64")
+            stop = t.smaller(t.plus(start, str(_LONGEST_SUM)), str(n))
+            with t.loop(start, stop) as r:
+                self.at[last] = r
+                for u in range(wide):
+                    self.at[self.vector_axis] = t.plus(low, str(u * lanes))
+                    with self.scope(), self.masked(masks[u]):
+                        for i in self.reductions:
+                            value = self.line(lines[i].inputs[0], lanes)
+                            if lines[i].op in ("reduce.any", "reduce.all"):
+                                start_dtype = lines[lines[i].inputs[0]].dtype
+                                value = TABLE["astype"](
+                                    t, [value], [start_dtype], dtypes.bool_, lanes
+                                )
+                            self._into(block[i][u], lines[i], value)
+            for i in self.reductions:
+                kind = kind_of(lines[i].dtype, lanes)
+                for total, part in zip(held[i], block[i], strict=True):
+                    self._into(total, lines[i], t.new(f"load {kind}, ptr {part}, align 64"))
+        return {
+            i: [
+                t.new(f"load {kind_of(lines[i].dtype, lanes)}, ptr {each}, align 64")
+                for each in held[i]
+            ]
+            for i in self.reductions
+        }
+
+    def _into(self, accumulator: str, line: Line, value: str) -> None:
+        t = self.t
+        kind = kind_of(line.dtype, self.lanes)
+        before = t.new(f"load {kind}, ptr {accumulator}, align 64")
+        total = self.combine(line, before, value, self.lanes)
+        t.put(f"store {kind} {total}, ptr {accumulator}, align 64")
+
+    @contextmanager
+    def _nested(self, axes: list[int]) -> Iterator[None]:
+        if not axes:
+            yield
+            return
+        with self.t.loop("0", str(self.kernel.sizes[axes[0]])) as i:
+            self.at[axes[0]] = i
+            with self.scope(), self._nested(axes[1:]):
+                yield
