@@ -162,7 +162,7 @@ class Program:
         inputs = {value: i for i, value in enumerate(compiled.simplified.inputs)}
         memories = {value: i for i, value in enumerate(compiled.memories)}
         self._of_inputs: list[tuple[int, int, int]] = []  # input, slot, offset
-        self._of_memories: list[tuple[int, int, int]] = []
+        self._of_memories: list[list[tuple[int, int]]] = [[] for _ in compiled.memories]
         self._of_arena: list[tuple[int, int]] = []
         constants: list[tuple[int, Value]] = []
         for key, slot in self._slots.items():
@@ -174,7 +174,7 @@ class Program:
             elif key.value in inputs:
                 self._of_inputs.append((inputs[key.value], slot, key.offset))
             elif key.value in memories:
-                self._of_memories.append((memories[key.value], slot, key.offset))
+                self._of_memories[memories[key.value]].append((slot, key.offset))
             elif key.value.op == "constant":
                 constants.append((slot, key.value))
             else:
@@ -190,10 +190,13 @@ class Program:
             for value in compiled.memories
         ]
         self._inputs, self._memories = inputs, memories
-        self._pools: list[list[np.ndarray]] = [[] for _ in compiled.memories]
+        self._pools: list[list[tuple[np.ndarray, int]]] = [[] for _ in compiled.memories]
+        self._owned: set[int] = set()  # ids of the arrays in the pools, which live as long
         bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
         self._checks = [memories[value] for value in bases if value in memories]
         self._results = [self._result(value) for value in compiled.simplified.outputs]
+        made_here = all(made and not views for _, made, views in self._results)
+        self._plain = [place for place, _, _ in self._results] if made_here else None
         self._segments = self._cut()
 
     def _result(self, value: Value) -> tuple[int, bool, list[Value]]:
@@ -239,11 +242,18 @@ class Program:
             for slot, offset in self._of_arena:
                 slots[slot] = _arena.address + offset
             self._version = _arena.version
+        addresses = [address_of(each) for each in arrays]
         for i, slot, offset in self._of_inputs:
-            slots[slot] = address_of(arrays[i]) + offset
-        memories = [self._memory(i, arrays, dying) for i in range(len(self._pools))]
-        for i, slot, offset in self._of_memories:
-            slots[slot] = address_of(memories[i]) + offset
+            slots[slot] = addresses[i] + offset
+        memories = []
+        for i, donor in enumerate(self._donors):
+            if donor >= 0 and dying is not None and dying[donor]:
+                array, address = self._shaped(arrays[donor], i), addresses[donor]
+            else:
+                array, address = self._free(i)
+            memories.append(array)
+            for slot, offset in self._of_memories[i]:
+                slots[slot] = address + offset
         run = self.waves.run
         for first, last, hosts, look in self._segments:
             run(first, last)
@@ -251,28 +261,30 @@ class Program:
                 self._on_host(host, arrays, memories)
             if look and any(memories[i].item() for i in self._checks):
                 raise CheckFailedError
+        if self._plain is not None:
+            return [memories[i] for i in self._plain]
         return [self._seen(each, arrays, memories) for each in self._results]
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether a pool of this program holds the array, besides whoever uses it."""
-        return any(each is array for pool in self._pools for each in pool)
+        return id(array) in self._owned
 
-    def _memory(
-        self, i: int, arrays: Sequence[np.ndarray], dying: Sequence[bool] | None
-    ) -> np.ndarray:
-        """An array for an output: a dying input's, one that nobody holds any more, or a new one."""
-        donor = self._donors[i]
-        if donor >= 0 and dying is not None and dying[donor]:
-            array, shape = arrays[donor], self.compiled.memories[i].shape
-            return array if array.shape == shape else array.reshape(shape)
+    def _shaped(self, array: np.ndarray, i: int) -> np.ndarray:
+        shape = self.compiled.memories[i].shape
+        return array if array.shape == shape else array.reshape(shape)
+
+    def _free(self, i: int) -> tuple[np.ndarray, int]:
+        """An array for an output that nobody holds any more, or a new one; and its address."""
         pool = self._pools[i]
-        for each in pool:
-            if sys.getrefcount(each) == 3:  # the pool, `each` and the argument
-                return each
+        for entry in pool:
+            if sys.getrefcount(entry[0]) == 2:  # the entry and the argument
+                return entry
         value = self.compiled.memories[i]
-        made = np.empty(value.shape, value.dtype)
+        array = np.empty(value.shape, value.dtype)
+        made = array, address_of(array)
         if len(pool) < 2:
             pool.append(made)
+            self._owned.add(id(array))
         return made
 
     def _seen(
