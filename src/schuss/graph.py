@@ -198,7 +198,10 @@ _MOST_BYTES = 2**62
 
 def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node:
     """Add `op` applied to `inputs` to the graph."""
-    types = tuple([each.kind.type for each in inputs])
+    if len(inputs) == 2:  # the common case, spelled out: this is on the way of every operation
+        types: tuple[int, ...] = (inputs[0].kind.type, inputs[1].kind.type)
+    else:
+        types = tuple([each.kind.type for each in inputs])
     key = (op, types, tuple(attributes.items())) if attributes else (op, types)
     kind = _kinds.get(key)
     if kind is None:

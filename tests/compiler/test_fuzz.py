@@ -120,14 +120,14 @@ def test_results_that_change_later_are_a_failure(monkeypatch: pytest.MonkeyPatch
     from schuss.compiler.program import Program as Compiled
 
     program = Program({"x0": "rng(0).standard_normal((2,))"}, ("v0 = x0 * 3",), ("v0",))
-    right = Compiled._memory
-    reused: list[np.ndarray] = []
+    right = Compiled._free
+    reused: list[tuple[np.ndarray, int]] = []
 
-    def always_the_same(self: Any, *given: Any) -> np.ndarray:
+    def always_the_same(self: Any, *given: Any) -> tuple[np.ndarray, int]:
         reused.append(right(self, *given))
         return reused[0]
 
-    monkeypatch.setattr(Compiled, "_memory", always_the_same)
+    monkeypatch.setattr(Compiled, "_free", always_the_same)
     assert check(program).kind == "value|changed"
 
 
