@@ -296,13 +296,8 @@ class Rows(Printer):
                 self._vector(step, reductions, stores, accumulators, 0)
 
     def _static_mask(self, count: int) -> str:
-        """The first `count` lanes. LLVM must not see that the mask is constant.
-
-        LLVM 22 turns a narrowing masked store of one known lane into a store of the wide element,
-        which writes behind the end.
-        """
-        hidden = self.t.new(f'call i64 asm "", "=r,0"(i64 {count})')
-        return self.t.mask(hidden, self.lanes)
+        bits = ", ".join(f"i1 {'true' if i < count else 'false'}" for i in range(self.lanes))
+        return f"<{bits}>"
 
     def _vector(
         self, step: int, reductions: list[int], stores: list[int],

@@ -211,6 +211,8 @@ class Text:
         if mask is None or lanes == 1:
             self.put(f"store {kind} {raw}, ptr {pointer}, align {size}")
         else:
+            if dtype not in (dtypes.float32, dtypes.float64):
+                mask = self.hidden(mask, lanes)
             self.call(
                 "void", f"llvm.masked.store.{suffix(element, lanes)}.p0", (kind, raw),
                 ("ptr", pointer), ("i32", str(size)), (f"<{lanes} x i1>", mask),
@@ -273,6 +275,18 @@ class Text:
             kind = vector(memory_type(dtype), lanes)
             return self.new(f"fptrunc {vector('float', lanes)} {value} to {kind}")
         return value
+
+    def hidden(self, mask: str, lanes: int) -> str:
+        """The mask, of which LLVM cannot see that it is constant.
+
+        LLVM 22 turns a narrowing masked store of one known lane into a store of the wide element,
+        which writes behind the end.
+        """
+        bits = self.new(f"bitcast <{lanes} x i1> {mask} to i{lanes}")
+        wide = self.new(f"zext i{lanes} {bits} to i32")
+        same = self.new(f'call i32 asm "", "=r,0"(i32 {wide})')
+        narrow = self.new(f"trunc i32 {same} to i{lanes}")
+        return self.new(f"bitcast i{lanes} {narrow} to <{lanes} x i1>")
 
     def zero(self, element: str, lanes: int) -> str:
         if lanes > 1:
