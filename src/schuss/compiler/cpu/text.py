@@ -283,9 +283,9 @@ class Text:
         which writes behind the end.
         """
         bits = self.new(f"bitcast <{lanes} x i1> {mask} to i{lanes}")
-        wide = self.new(f"zext i{lanes} {bits} to i32")
-        same = self.new(f'call i32 asm "", "=r,0"(i32 {wide})')
-        narrow = self.new(f"trunc i32 {same} to i{lanes}")
+        wide = bits if lanes == 64 else self.new(f"zext i{lanes} {bits} to i64")
+        same = self.new(f'call i64 asm "", "=r,0"(i64 {wide})')
+        narrow = same if lanes == 64 else self.new(f"trunc i64 {same} to i{lanes}")
         return self.new(f"bitcast i{lanes} {narrow} to <{lanes} x i1>")
 
     def zero(self, element: str, lanes: int) -> str:
