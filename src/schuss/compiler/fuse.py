@@ -647,6 +647,3 @@ def locate(
             return memory, scaled_sum(index, strides_of(value.shape), len(sizes))
         value = value.inputs[0]
     return value, position(value, index, len(sizes))
-
-
-__all__ = ["Shape", "canonical", "fuse"]

@@ -259,6 +259,3 @@ def _set_places(made: Plan, outputs: set[Value]) -> None:
             made.offsets[each] = place
         else:
             made.workspaces[each] = place
-
-
-__all__ = ["Host", "Plan", "Step", "plan"]

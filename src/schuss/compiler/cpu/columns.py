@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from schuss import dtypes
 from schuss.compiler.cpu.elementwise import TABLE, kind_of
@@ -53,19 +51,10 @@ class Columns(Printer):
         with t.loop(first, end) as unit, self.scope():
             row = t.new(f"udiv i64 {unit}, {blocks}")
             place = t.new(f"urem i64 {unit}, {blocks}")
-            self._decode(row)
+            self.decode(row, self.outer_axes)
             low = t.times(place, block)
             self._print_block(low, wide)
         return Printed(self.finish(), -(-units // per_part))
-
-    def _decode(self, linear: str) -> None:
-        t = self.t
-        for axis in reversed(self.outer_axes):
-            if axis == self.outer_axes[0]:
-                self.at[axis] = linear
-            else:
-                self.at[axis] = t.new(f"urem i64 {linear}, {self.kernel.sizes[axis]}")
-                linear = t.new(f"udiv i64 {linear}, {self.kernel.sizes[axis]}")
 
     def _print_block(self, low: str, wide: int) -> None:
         """`wide` vectors of columns from `low` on."""
@@ -97,7 +86,7 @@ class Columns(Printer):
                 t.put(f"store {kind} {self.identity(lines[i])}, ptr {each}, align 64")
         *others, last = self.reduced
         n = self.kernel.sizes[last]
-        with self._nested(others), t.loop("0", str(n), _LONGEST_SUM) as start, self.scope():
+        with self.nested(others), t.loop("0", str(n), _LONGEST_SUM) as start, self.scope():
             for i in self.reductions:
                 kind = kind_of(lines[i].dtype, lanes)
                 for each in block[i]:
@@ -134,13 +123,3 @@ class Columns(Printer):
         before = t.new(f"load {kind}, ptr {accumulator}, align 64")
         total = self.combine(line, before, value, self.lanes)
         t.put(f"store {kind} {total}, ptr {accumulator}, align 64")
-
-    @contextmanager
-    def _nested(self, axes: list[int]) -> Iterator[None]:
-        if not axes:
-            yield
-            return
-        with self.t.loop("0", str(self.kernel.sizes[axes[0]])) as i:
-            self.at[axes[0]] = i
-            with self.scope(), self._nested(axes[1:]):
-                yield

@@ -22,8 +22,8 @@ class Epilogue(Printer):
     def print(self) -> str:
         t, kernel = self.t, self.kernel
         self.load_words(first=self.words)
-        self._decode("%batch", range(kernel.outer))
-        self._decode("%m", range(kernel.outer, kernel.outer + kernel.reduced))
+        self.decode("%batch", range(kernel.outer))
+        self.decode("%m", range(kernel.outer, kernel.outer + kernel.reduced))
         self.at[self.vector_axis] = "%n"
         for i, line in enumerate(kernel.lines):
             if line.op == "given":
@@ -43,12 +43,3 @@ class Epilogue(Printer):
             return self.as_stored(line, "%value", self.lanes)
         row = TABLE["astype"]
         return row(self.t, ["%value"], [self.accumulator], line.dtype, self.lanes)
-
-    def _decode(self, linear: str, axes: range) -> None:
-        t = self.t
-        for axis in reversed(axes):
-            if axis == axes[0]:
-                self.at[axis] = linear
-            else:
-                self.at[axis] = t.new(f"urem i64 {linear}, {self.kernel.sizes[axis]}")
-                linear = t.new(f"udiv i64 {linear}, {self.kernel.sizes[axis]}")

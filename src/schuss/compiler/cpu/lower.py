@@ -14,7 +14,6 @@ from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import Epilogue, print_loops
 from schuss.compiler.cpu.scatter import print_scatter_add
-from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.units import Assemble, Attention, Loops, Product, ScatterAdd, Unit
 from schuss.compiler.values import Value
@@ -172,5 +171,3 @@ _TABLE: dict[type, Callable[[Any], Calls]] = {
     Attention: _attention,
     ScatterAdd: _scatter_add,
 }
-
-__all__ = ["Affine", "Call", "Calls", "Place", "lower"]

@@ -25,14 +25,12 @@ MOST_PARTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """A kernel as text. `counted` says that the word after the buffers is the number of elements,
-    of which each part takes `piece`."""
+    """A kernel as text. `counted`: the word after the buffers is the number of elements."""
 
     text: str
     parts: int
     scratch: int = 0
     counted: bool = False
-    piece: int = 0
 
 
 # Ops whose result is one of their inputs, or is rounded by itself.
@@ -171,13 +169,36 @@ class Printer:
             return value
         return rounded(self.t, value, dtypes.float32, line.dtype, lanes)
 
+    # --- loops ---
+
+    def decode(self, linear: str, axes: Sequence[int]) -> None:
+        """The counters of several axes from the one that counts through all of them."""
+        t = self.t
+        for axis in reversed(axes):
+            if axis == axes[0]:
+                self.at[axis] = linear
+            else:
+                self.at[axis] = t.new(f"urem i64 {linear}, {self.kernel.sizes[axis]}")
+                linear = t.new(f"udiv i64 {linear}, {self.kernel.sizes[axis]}")
+
+    @contextmanager
+    def nested(self, axes: Sequence[int]) -> Iterator[None]:
+        """A loop over each of the axes, one in the other."""
+        if not axes:
+            yield
+            return
+        with self.t.loop("0", str(self.kernel.sizes[axes[0]])) as i:
+            self.at[axes[0]] = i
+            with self.scope(), self.nested(axes[1:]):
+                yield
+
     # --- memory ---
 
-    def offset(self, affine: Affine, skip: int | None = None) -> str:
-        """The linear position of the loop counters, without the axis `skip`."""
+    def offset(self, affine: Affine) -> str:
+        """The linear position of the loop counters."""
         t, total = self.t, str(affine[-1])
         for axis, step in enumerate(affine[:-1]):
-            if step and axis != skip:
+            if step:
                 total = t.plus(total, t.times(self.at[axis], step))
         return total
 

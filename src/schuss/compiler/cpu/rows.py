@@ -7,8 +7,6 @@ dear to compute is kept in scratch memory from one pass to the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 from schuss import dtypes
 from schuss.compiler.cpu.elementwise import TABLE, kind_of, number
@@ -146,7 +144,7 @@ class Rows(Printer):
         with self.scope():
             self._print_row("0", low, high, None)
         parts = -(-self.last // piece)
-        return Printed(self.finish(), parts, counted=True, piece=piece)
+        return Printed(self.finish(), parts, counted=True)
 
     def _scratch_bytes(self) -> int:
         return sum(
@@ -169,7 +167,7 @@ class Rows(Printer):
 
     def _print_row(self, row: str, low: str, high: str, length: int | None) -> None:
         """All passes over a row; `low` to `high` of its last axis."""
-        self._decode(row, self.kernel.sizes[: self.first])
+        self.decode(row, range(self.first))
         if self.vector_axis < 0 and not self.reducing:
             self.store_all(self.kernel.stores, 1)
             return
@@ -177,16 +175,6 @@ class Rows(Printer):
             self._print_pass(step, low, high, length)
         rows = [s for i, s in enumerate(self.kernel.stores) if not self.is_full_store(i)]
         self.store_all(rows, 1)
-
-    def _decode(self, linear: str, sizes: Sequence[int]) -> None:
-        """The counters of the outer axes from their common one."""
-        t = self.t
-        for axis in reversed(range(len(sizes))):
-            if axis == 0:
-                self.at[0] = linear
-            else:
-                self.at[axis] = t.new(f"urem i64 {linear}, {sizes[axis]}")
-                linear = t.new(f"udiv i64 {linear}, {sizes[axis]}")
 
     def _print_pass(self, step: int, low: str, high: str, length: int | None) -> None:
         t = self.t
@@ -211,7 +199,7 @@ class Rows(Printer):
                 t.put(f"store {kind} {self.identity(line)}, ptr {each}, align 64")
         middle = list(range(self.first, len(self.kernel.sizes) - 1))
         totals = self._totals(reductions) if middle else {}
-        with self._nested(middle):
+        with self.nested(middle):
             self._vectors(step, reductions, stores, accumulators, low, high, length, unroll)
             for i in totals:
                 self._move(self.kernel.lines[i], accumulators[i], totals[i])
@@ -247,17 +235,6 @@ class Rows(Printer):
         found |= {self.kernel.lines[i].inputs[0] for i in reductions}
         found |= {self.kernel.stores[i].line for i in stores}
         return {i for i in found if not self.full(i)}
-
-    @contextmanager
-    def _nested(self, axes: list[int]) -> Iterator[None]:
-        """Loops over axes of the row before the last."""
-        if not axes:
-            yield
-            return
-        with self.t.loop("0", str(self.kernel.sizes[axes[0]])) as i:
-            self.at[axes[0]] = i
-            with self.scope(), self._nested(axes[1:]):
-                yield
 
     def _vectors(
         self, step: int, reductions: list[int], stores: list[int],
