@@ -22,6 +22,7 @@ from schuss.nn.activations import (
     Tanh,
 )
 from schuss.nn.attention import MultiheadAttention
+from schuss.nn.ctc import CTCLoss
 from schuss.nn.layers import (
     Conv1d,
     Conv2d,
@@ -76,6 +77,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Buffer",
+    "CTCLoss",
     "Conv1d",
     "Conv2d",
     "CrossEntropyLoss",
