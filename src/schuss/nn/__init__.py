@@ -23,6 +23,7 @@ from schuss.nn.activations import (
 )
 from schuss.nn.attention import MultiheadAttention
 from schuss.nn.ctc import CTCLoss
+from schuss.nn.inference import InferenceModel
 from schuss.nn.layers import (
     Conv1d,
     Conv2d,
@@ -88,6 +89,7 @@ __all__ = [
     "HingeLoss",
     "HuberLoss",
     "Identity",
+    "InferenceModel",
     "KLDivLoss",
     "L1Loss",
     "LayerNorm",

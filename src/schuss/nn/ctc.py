@@ -98,7 +98,7 @@ def _integers(name: str, value: ArrayLike) -> Tensor:
 def _check(
     given: Tensor, wide: Tensor, labels: Tensor, ends: Tensor, lengths: Tensor, blank: int
 ) -> None:
-    shown = {
+    shown: dict[str, Any] = {
         "log_probs": given,
         "targets": labels,
         "input_lengths": ends,

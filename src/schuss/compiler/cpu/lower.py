@@ -15,7 +15,7 @@ from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import Epilogue, print_loops
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.kernel import Kernel
-from schuss.compiler.units import Assemble, Attention, Loops, Product, ScatterAdd, Unit
+from schuss.compiler.units import Assemble, Attention, Loops, Pack, Product, ScatterAdd, Unit
 from schuss.compiler.values import Value
 
 
@@ -84,10 +84,10 @@ def _assemble(unit: Assemble) -> Calls:
     return Calls(tuple(groups))
 
 
-def _product(unit: Product) -> Calls:
+def _specification(unit: Product) -> matmul.Product:
     shape, left, right = unit.value.shape, unit.left[1], unit.right[1]
     batch = len(shape) - 2
-    product = matmul.Product(
+    return matmul.Product(
         str(unit.value.dtype),
         shape[:-2],
         shape[-2],
@@ -95,17 +95,34 @@ def _product(unit: Product) -> Calls:
         unit.value.inputs[0].shape[-1],
         (*left[:batch], left[batch], left[batch + 2]),
         (*right[:batch], right[batch + 2], right[batch + 1]),
+        unit.packed is not None,
     )
+
+
+def packed_bytes(unit: Product) -> int:
+    """How large the right operand is once it is packed; 0 where that does not pay."""
+    return matmul.packed_bytes(_specification(unit))
+
+
+def _pack(unit: Pack) -> Calls:
+    lowered = matmul.lower_packing(_specification(unit.product))
+    memory, affine = unit.product.right
+    right = Place(memory, affine[-1] * memory.dtype.itemsize)
+    return _staged(lowered, (Place(None), right, Place(unit.value)))
+
+
+def _product(unit: Product) -> Calls:
+    left, right = unit.left[1], unit.right[1]
 
     def epilogue(name: str, lanes: int, accumulator: str) -> str:
         wide = dtypes.as_dtype(accumulator)
         return Epilogue(unit.kernel, name, lanes, words=3, accumulator=wide).print()
 
-    lowered = matmul.lower(product, epilogue)
+    lowered = matmul.lower(_specification(unit), epilogue)
     size = unit.value.dtype.itemsize
     words = (
         Place(unit.left[0], left[-1] * size),
-        Place(unit.right[0], right[-1] * size),
+        Place(unit.packed) if unit.packed else Place(unit.right[0], right[-1] * size),
         Place(None),
         *[Place(buffer) for buffer in unit.kernel.buffers],
     )
@@ -168,6 +185,7 @@ _TABLE: dict[type, Callable[[Any], Calls]] = {
     Loops: _loops,
     Assemble: _assemble,
     Product: _product,
+    Pack: _pack,
     Attention: _attention,
     ScatterAdd: _scatter_add,
 }
