@@ -25,7 +25,6 @@ from schuss.errors import (
 from schuss.execution import tiers
 from schuss.execution.evaluate import evaluate, one_at_a_time, set_last_run
 from schuss.execution.report import Run
-from schuss.functions.arguments import as_tensor
 from schuss.graph import Node, Op, Shape, ancestors, data, record, wrap
 from schuss.tensor import Tensor
 
@@ -122,17 +121,15 @@ class InferenceModel:
         self, args: Any, kwargs: Any
     ) -> tuple[Hashable, list[Tensor], trees.Structure]:
         """A key for the arguments, the tensors in them, and what is around these."""
-        adopted = [as_tensor(x) if isinstance(x, np.ndarray) else x for x in args]
-        named = {k: as_tensor(x) if isinstance(x, np.ndarray) else x for k, x in kwargs.items()}
-        leaves, structure = trees.flatten((tuple(adopted), named))
+        leaves, structure = trees.flatten((args, kwargs))
         types = tuple(each._node.kind.type for each in leaves)
-        if len(args) == 1 and not kwargs and leaves and leaves[0] is adopted[0]:
+        if len(args) == 1 and not kwargs and leaves and leaves[0] is args[0]:
             return types[0], leaves, structure
         key = types, structure, tuple(_others(structure))
         try:
             hash(key)
         except TypeError:
-            problem = "arguments are tensors, arrays, and values that can be keys of a dict"
+            problem = "arguments are tensors, and values that can be keys of a dict"
             raise fail(ArgumentTypeError, self._name, problem, arguments=args) from None
         return key, leaves, structure
 
