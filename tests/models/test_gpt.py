@@ -44,9 +44,9 @@ def test_initial_weights() -> None:
     model = GPT(65, 64, layers=8, bias=True)
     named = dict(model.named_parameters())
     assert named["tokens.weight"].numpy().std() == pytest.approx(0.02, rel=0.05)
-    assert named["blocks.3.qkv.weight"].numpy().std() == pytest.approx(0.02, rel=0.05)
+    assert named["blocks.3.attention.qkv.weight"].numpy().std() == pytest.approx(0.02, rel=0.05)
     assert named["blocks.3.narrow.weight"].numpy().std() == pytest.approx(0.005, rel=0.05)
-    assert not named["blocks.3.qkv.bias"].numpy().any()
+    assert not named["blocks.3.attention.qkv.bias"].numpy().any()
     assert (named["blocks.3.norm1.weight"].numpy() == 1).all()
 
 
