@@ -32,9 +32,10 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.kernel import Kernel, collapse, moved, position_of
-from schuss.compiler.units import Assemble, Attention, Host, Loops, Product, ScatterAdd, Unit
+from schuss.compiler.units import Assemble, Attention, Convolution, Host, Loops, Product, ScatterAdd, Unit
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, strides_of, users_of
 
+_CONTRACTIONS = ("matmul", "convolution", "convolution_weight")
 _MOST_COST = 48  # of one expression between anchors
 _MOST_LOADS = 10
 _MOST_GROUP_COST = 400
@@ -283,6 +284,8 @@ class _Fusion:
         if group.kind == "product":
             place = position(anchor, trial.place(anchor), len(sizes))
             trial.kernel.store(anchor, place, 0, anchor.dtype)
+            if group.anchors[0].op == "convolution_weight" and not _goes_along_rows(trial.kernel):
+                return False
             return _columns_stay_whole(trial.kernel, group.anchors[0].shape)
         return True
 
@@ -379,9 +382,14 @@ class _Fusion:
         assert sizes is not None
         emitter = self._emitter(group, sizes, None, set(group.anchors))
         self._emit(group, emitter, stored)
-        sources = [self._operand(product, i) for i in (0, 1)]
-        runs = _runs(emitter.kernel, product.shape)
-        return Product(product, collapse(runs, keep_last=True), sources[0], sources[1])
+        kernel = collapse(_runs(emitter.kernel, product.shape), keep_last=True)
+        if product.op != "matmul":
+            x, other = [
+                locate(each, identity(each.shape), each.shape, self.forced)
+                for each in product.inputs
+            ]
+            return Convolution(product, kernel, (x, other))
+        return Product(product, kernel, self._operand(product, 0), self._operand(product, 1))
 
     def _operand(self, product: Value, place: int) -> tuple[Value, Affine]:
         """The memory of an operand, and its position over (batch ..., m, n, k)."""
@@ -503,7 +511,7 @@ def _kind(anchor: Value) -> str:
         axes, rank = anchor.attributes["axes"], len(anchor.inputs[0].shape)
         last = tuple(axes) == tuple(range(rank - len(axes), rank))
         return "loops" if last and not pools(anchor) else "column"
-    if anchor.op == "matmul" and lowered(anchor):
+    if anchor.op in _CONTRACTIONS and lowered(anchor):
         return "product"
     if anchor.op == "reshape":
         return "loops" if _nest(anchor) else "single"
@@ -579,6 +587,13 @@ def _runs(kernel: Kernel, shape: Shape) -> Kernel:
 def _columns_stay_whole(kernel: Kernel, shape: Shape) -> bool:
     """Whether the loops over the columns of a product can be one loop."""
     return collapse(_runs(kernel, shape), keep_last=True).inner <= 1
+
+
+def _goes_along_rows(kernel: Kernel) -> bool:
+    """Whether the innermost loop finds all that it touches side by side."""
+    touched = [position_of(line) for line in kernel.lines]
+    touched += [store.affine for store in kernel.stores]
+    return all(affine is None or affine[-2] in (0, 1) for affine in touched)
 
 
 def _memory_operands(value: Value) -> Sequence[Value]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
-from schuss.compiler import convolution
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
 
@@ -24,7 +23,7 @@ _PIECE_OF_COLUMN = 1 << 12
 
 def simplify(graph: Graph) -> Graph:
     """An equivalent graph of fewer and simpler values."""
-    builder = _Builder()
+    builder = Builder()
     for value in graph.inputs:
         builder.keep(value)
     renamed: dict[Value, Value] = {}
@@ -46,7 +45,7 @@ def turned(graph: Graph) -> Graph:
     """
     users = users_of(graph.values)
     wanted = {*graph.outputs, *graph.checks}
-    builder = _Builder()
+    builder = Builder()
     renamed: dict[Value, Value] = {}
     for value in graph.values:
         inputs = tuple([renamed[each] for each in value.inputs])
@@ -74,7 +73,7 @@ def _only_turned(value: Value, users: dict[Value, list[Value]], wanted: set[Valu
     )
 
 
-def _matrix_transpose(b: _Builder, x: Value) -> Value:
+def _matrix_transpose(b: Builder, x: Value) -> Value:
     rank = len(x.shape)
     axes = (*range(rank - 2), rank - 1, rank - 2)
     shape = tuple(x.shape[axis] for axis in axes)
@@ -95,7 +94,7 @@ def without_dead(graph: Graph) -> Graph:
     return Graph(kept, graph.inputs, graph.outputs, graph.checks)
 
 
-class _Builder:
+class Builder:
     """Adds values, each said as simply as the rules know."""
 
     def __init__(self) -> None:
@@ -153,7 +152,7 @@ class _Builder:
         return self.add("reshape", (x,), {"shape": shape}, shape, x.dtype)
 
 
-Rule = Callable[[_Builder, tuple[Value, ...], dict[str, Any], Shape, DType], Value | None]
+Rule = Callable[[Builder, tuple[Value, ...], dict[str, Any], Shape, DType], Value | None]
 _RULES: dict[str, Rule] = {}
 
 
@@ -311,7 +310,7 @@ def _checked_index(b, inputs, attributes, shape, dtype):  # type: ignore[no-unty
     return inputs[0]
 
 
-def _check(b: _Builder, index: Value, n: int, wrap: bool, ignored: int | None = None) -> None:
+def _check(b: Builder, index: Value, n: int, wrap: bool, ignored: int | None = None) -> None:
     """Ask for whether any index points outside an axis of size n."""
     if index.dtype != dtypes.int64:
         index = b.map("astype", index, dtype=dtypes.int64, attributes={"dtype": dtypes.int64})
@@ -326,29 +325,6 @@ def _check(b: _Builder, index: Value, n: int, wrap: bool, ignored: int | None = 
         axes = tuple(range(len(outside.shape)))
         outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
     b.checks.append(outside)
-
-
-@rule("convolve")
-def _convolve(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    x, w = inputs
-    return convolution.forward(b, x, w, shape, attributes) if convolution.applies(x) else None
-
-
-@rule("convolve_weight")
-def _convolve_weight(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    x, g = inputs
-    return convolution.of_weight(b, x, g, shape, attributes) if convolution.applies(x) else None
-
-
-@rule("convolve_input")
-def _convolve_input(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    g, w = inputs
-    return convolution.of_input(b, g, w, shape, attributes) if convolution.applies(g) else None
-
-
-@rule("overlap")
-def _overlap(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    return convolution.put_back(b, inputs[0], shape, attributes)
 
 
 def _reduce_rule(op: str) -> Rule:
@@ -366,7 +342,7 @@ def _reduce_rule(op: str) -> Rule:
     return apply
 
 
-def _in_two(b: _Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DType) -> Value | None:
+def _in_two(b: Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DType) -> Value | None:
     """A long reduction: first over pieces, side by side, then over their results.
 
     That shares out the work, and rounding errors do not grow with the length. How it is cut

@@ -21,15 +21,17 @@ from schuss.compiler.cpu.convolution_plan import (
     plan,
     segments,
     slab_shape,
+    tiling,
 )
 from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Slab, sums, table
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import size
-from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to
+from schuss.compiler.cpu.matmul_plan import ALIGN, ELEMENTS, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
-from schuss.compiler.geometry import Phase
+from schuss.compiler.geometry import Axis, Phase
+from schuss.dtypes import DType
 
 Phases = tuple[Phase, Phase, Phase]
 
@@ -46,6 +48,12 @@ def lower(
     epilogue = print_epilogue("epilogue", cut.tiling.lanes, c.accumulator)
     key = sha256(f"{c}{cut}{epilogue}".encode()).hexdigest()[:16]
     return _Printer(c, cut, epilogue, f"convolution_{key}").print()
+
+
+def panel_width(dtype: DType, outputs: int, axes: tuple[Axis, Axis, Axis]) -> int:
+    """Outputs of a panel of weights, which `convolution` wants for these shapes."""
+    element = ELEMENTS[str(dtype)][1]
+    return tiling(this_machine(), element, outputs, axes[1].most, axes[2].most).width
 
 
 class _Printer:
