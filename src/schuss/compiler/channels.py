@@ -17,7 +17,7 @@ from typing import Any
 from schuss.compiler import convolution
 from schuss.compiler.emit import is_map
 from schuss.compiler.simplify import Builder, without_dead
-from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value
+from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value
 
 _CONVOLUTIONS = ("convolve", "convolve_weight", "convolve_input")
 
@@ -29,7 +29,7 @@ def channels_last(graph: Graph) -> Graph:
     twins = _Twins()
     for value in graph.values:
         twins.take(value)
-    outputs = [twins.plain(each) for each in graph.outputs]
+    outputs = [twins.output(each) for each in graph.outputs]
     checks = [twins.plain(each) for each in graph.checks]
     return without_dead(Graph(twins.builder.values, graph.inputs, outputs, checks))
 
@@ -73,10 +73,22 @@ class _Twins:
         found = self._last.get(value)
         return to_last(self.builder, self._plain[value]) if found is None else found
 
+    def output(self, value: Value) -> Value:
+        """A value that somebody looks at: in the order of axes in memory that everybody expects."""
+        found = self.plain(value)
+        memory = found
+        while memory.op in VIEWS:
+            memory = memory.inputs[0]
+        seen = found.op in VIEWS and memory.op not in ("input", "constant")
+        return self.builder.map("copy", found) if seen and value.op not in VIEWS else found
+
     def take(self, value: Value) -> None:
         """Enter what a value becomes."""
         if value.op in ("input", "constant"):
             self._plain[value] = self.builder.keep(value)
+            return
+        if value.op == "convolve_weight" and convolution.applies(value):
+            self._plain[value] = self._weight(value)
             return
         twin = self._twin(value)
         if twin is not None:
@@ -90,7 +102,7 @@ class _Twins:
 
     def _twin(self, value: Value) -> Value | None:
         """The value with channels last (that of less than three axes is what it was)."""
-        if value.op in _CONVOLUTIONS:
+        if value.op in ("convolve", "convolve_input"):
             return self._convolution(value)
         if value.op == "windows" and len(value.attributes["kernel"]) == len(value.shape) // 2 - 1:
             made = self.builder.again(value, (self.plain(value.inputs[0]),))
@@ -106,19 +118,16 @@ class _Twins:
 
     def _convolution(self, value: Value) -> Value | None:
         one, other = value.inputs
-        if not convolution.applies(value) or value.size == 0 or 0 in (one.size, other.size):
+        if not convolution.applies(value):
             return None
-        b, named = self.builder, value.attributes
-        if value.op == "convolve":
-            made = convolution.forward(b, self.last(one), self.plain(other), value.shape, named)
-        elif value.op == "convolve_input":
-            made = convolution.of_input(b, self.last(one), self.plain(other), value.shape, named)
-        else:
-            self._plain[value] = convolution.of_weight(
-                b, self.last(one), self.last(other), value.shape, named
-            )
-            return self.last(value)
-        return made
+        rule = convolution.forward if value.op == "convolve" else convolution.of_input
+        return rule(
+            self.builder, self.last(one), self.plain(other), value.shape, value.attributes
+        )
+
+    def _weight(self, value: Value) -> Value:
+        x, g = [self.last(each) for each in value.inputs]
+        return convolution.of_weight(self.builder, x, g, value.shape, value.attributes)
 
     def _map(self, value: Value) -> Value | None:
         rank = len(value.shape)

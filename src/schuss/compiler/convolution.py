@@ -5,9 +5,9 @@
     everything else            `convolution` and `convolution_weight`, which targets have templates
                                for (geometry.py has what they mean)
 
-`convolution` (x, w) has rows of positions (N * counts, outputs); its w is dense in panels of
-outputs: (groups, panels, kernel, channels, width), in the type of the sums. The gradient for the
-input is a convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs).
+`convolution` (x, w) has rows of positions (N * counts, outputs), with w in `panels`: weights
+(groups, outputs, channels, taps) as (groups, panels, taps, channels, width), in the type of the
+sums, with zeros behind the last output. The gradient for the input is a convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs).
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from schuss.compiler.values import Shape, Value
 Builder = Any
 
 
-def applies(x: Value) -> bool:
-    return dtypes.is_floating(x.dtype) and len(x.shape) in (3, 4, 5)
+def applies(value: Value) -> bool:
+    """Whether a convolution or gradient of one can be said so: the other sizes are left alone."""
+    full = all(each.size for each in (value, *value.inputs))
+    return dtypes.is_floating(value.dtype) and len(value.shape) in (3, 4, 5) and full
 
 
 def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any]) -> Value:
@@ -210,15 +212,9 @@ def _convolution(
     groups, outputs, channels, *kernel = w.shape
     three = _three(axes)
     width = panel_width(x.dtype, outputs, three)
-    panels = -(-outputs // width)
-    whole = (groups, panels * width, channels, *kernel)
-    w = placed(b, w, whole, [(0, n, 1) for n in w.shape])
-    w = b.reshape(w, (groups, panels, width, channels, *kernel))
-    w = _permuted(b, w, (0, 1, *range(4, len(w.shape)), 3, 2))
-    wide = dtypes.accumulator(x.dtype)
-    if w.dtype != wide:
-        w = b.map("astype", w, dtype=wide, attributes={"dtype": wide})
-    w = b.map("copy", w)
+    flat = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
+    packed = (groups, -(-outputs // width), math.prod(kernel), channels, width)
+    w = b.add("panels", (flat,), {"width": width}, packed, dtypes.accumulator(x.dtype))
     named = {"axes": three, "groups": groups, "outputs": outputs}
     rows = math.prod(result[:-1])
     y = b.add("convolution", (x, w), named, (rows, groups * outputs), x.dtype)

@@ -32,7 +32,7 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.kernel import Kernel, collapse, moved, position_of
-from schuss.compiler.units import Assemble, Attention, Convolution, Host, Loops, Product, ScatterAdd, Unit
+from schuss.compiler.units import Assemble, Attention, Convolution, Host, Loops, Panels, Product, ScatterAdd, Unit
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, strides_of, users_of
 
 _CONTRACTIONS = ("matmul", "convolution", "convolution_weight")
@@ -412,6 +412,9 @@ class _Fusion:
             return self._scatter(anchor)
         if anchor.op in ("attention", "attention_gradient"):
             return self._attention(anchor)
+        if anchor.op == "panels":
+            (w,) = anchor.inputs
+            return Panels(anchor, locate(w, identity(w.shape), w.shape, self.forced))
         return Host(anchor, [chain_of(each, self.forced) for each in anchor.inputs])
 
     def _attention(self, anchor: Value) -> Attention:

@@ -75,6 +75,23 @@ class Convolution:
 
 
 @dataclass(eq=False, slots=True)
+class Panels:
+    """Weights (groups, outputs, channels, taps) brought into panels, see convolution.py."""
+
+    value: Value
+    source: tuple[Value, Affine]
+
+    def reads(self) -> list[Value]:
+        return [self.source[0]]
+
+    def writes(self) -> list[Value]:
+        return [self.value]
+
+    def __str__(self) -> str:
+        return f"panels of {self.source[0].name}: {self.value!r}"
+
+
+@dataclass(eq=False, slots=True)
 class Assemble:
     """Kernels that fill the memory of one value; the inner lists run one after the other."""
 
@@ -145,4 +162,4 @@ class Host:
         return f"on the host: {self.value!r}"
 
 
-Unit = Loops | Product | Convolution | Assemble | ScatterAdd | Attention | Host
+Unit = Loops | Product | Convolution | Panels | Assemble | ScatterAdd | Attention | Host

@@ -11,6 +11,7 @@ from typing import Any
 from schuss import dtypes
 from schuss.compiler.cpu import attention, convolution, matmul
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
+from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
@@ -18,7 +19,7 @@ from schuss.compiler.cpu.loops import Epilogue, print_loops
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
-from schuss.compiler.units import Assemble, Attention, Convolution, Loops, Product, ScatterAdd, Unit
+from schuss.compiler.units import Assemble, Attention, Convolution, Loops, Panels, Product, ScatterAdd, Unit
 from schuss.compiler.values import Value
 
 
@@ -146,6 +147,14 @@ def _convolution(unit: Convolution) -> Calls:
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
+def _panels(unit: Panels) -> Calls:
+    value, (memory, affine) = unit.value, unit.source
+    groups, outputs, channels, taps = value.inputs[0].shape
+    spec = Weights(str(memory.dtype), groups, outputs, channels, taps, value.shape[-1], affine[:-1])
+    words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
+    return _staged(lower_panels(spec), words)
+
+
 def _image_strides(affine: Affine) -> tuple[int, int, int, int, int]:
     """Strides of images, three axes and channels, from those of as many axes as there are."""
     first, *sizes, last, _ = affine
@@ -210,6 +219,7 @@ _TABLE: dict[type, Callable[[Any], Calls]] = {
     Assemble: _assemble,
     Product: _product,
     Convolution: _convolution,
+    Panels: _panels,
     Attention: _attention,
     ScatterAdd: _scatter_add,
 }
