@@ -107,6 +107,8 @@ class _Twins:
         if value.op == "windows" and len(value.attributes["kernel"]) == len(value.shape) // 2 - 1:
             made = self.builder.again(value, (self.plain(value.inputs[0]),))
             return to_last(self.builder, made)
+        if value.op == "overlap":
+            return self._overlap(value)
         if not any(each in self._last for each in value.inputs):
             return None
         if is_map(value) and value.op != "gather":
@@ -223,7 +225,6 @@ _RULES: dict[str, Any] = {
     "pieces": _Twins._pieces,
     "slice_update": _Twins._slice_update,
     "concat": _Twins._concat,
-    "overlap": _Twins._overlap,
 }
 
 

@@ -211,7 +211,7 @@ def _convolution(
     """x (N, sizes, channels of all groups), w (groups, outputs, channels, kernel)."""
     groups, outputs, channels, *kernel = w.shape
     three = _three(axes)
-    width = panel_width(x.dtype, outputs, three)
+    width = panel_width(x.dtype, x.shape[0], channels, outputs, three)
     flat = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
     packed = (groups, -(-outputs // width), math.prod(kernel), channels, width)
     w = b.add("panels", (flat,), {"width": width}, packed, dtypes.accumulator(x.dtype))

@@ -26,6 +26,16 @@ class Phase(NamedTuple):
     move: int
 
 
+    def inside(self, i: int, size: int) -> range:
+        """The taps that output i of the phase finds inside of an input of `size` positions."""
+        found = [
+            t
+            for t in range(self.taps)
+            if 0 <= self.place + t * self.place_step + i * self.move < size
+        ]
+        return range(found[0], found[-1] + 1) if found else range(0)
+
+
 class Axis(NamedTuple):
     """One axis: the sizes of input, output and kernel, and the phases of the output."""
 
@@ -56,6 +66,11 @@ class Axis(NamedTuple):
     def reach(self, outputs: int) -> int:
         """Input positions that so many outputs, one after the other, look at."""
         return (outputs - 1) * self.move + self.highest - self.lowest + 1
+
+    @property
+    def meetings(self) -> int:
+        """Pairs of an output and a tap that finds a position inside of the input."""
+        return sum(len(p.inside(i, self.size)) for p in self.phases for i in range(p.count))
 
     def _real(self) -> list[Phase]:
         return [phase for phase in self.phases if phase.taps] or [self.phases[0]._replace(taps=1)]

@@ -26,6 +26,10 @@ CASES = {
     "small": (9, 1, 40, 100, PLAIN, (4, 3, 1, 1, 1, 1), (4, 3, 1, 1, 1, 1)),
     "valid": (4, 1, 6, 16, PLAIN, (14, 5, 1, 0, 0, 1), (14, 5, 1, 0, 0, 1)),
     "lonely": (5, 1, 1, 6, PLAIN, (14, 5, 1, 2, 2, 1), (14, 5, 1, 2, 2, 1)),
+    "batch": (21, 1, 24, 72, PLAIN, (4, 3, 1, 1, 1, 1), (3, 3, 1, 1, 1, 1)),
+    "batch-stride": (13, 2, 20, 33, PLAIN, (5, 3, 2, 1, 1, 1), (5, 3, 2, 2, 2, 1)),
+    "batch-dilated": (9, 1, 8, 16, PLAIN, (5, 3, 1, 2, 2, 2), (6, 3, 2, 2, 2, 2)),
+    "batch-far": (10, 1, 4, 8, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
     "volume": (2, 1, 3, 17, (4, 2, 1, 1, 0, 1), (5, 3, 2, 1, 1, 1), (6, 3, 1, 1, 1, 1)),
     "far": (1, 1, 2, 3, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
     "many": (1, 1, 80, 80, PLAIN, (40, 3, 1, 1, 1, 1), (20, 3, 1, 1, 1, 1)),
@@ -76,7 +80,7 @@ def panels(w, width):
 
 
 def sums_of(c, axes, x, w, machine, backwards):
-    tiles = tiling(machine, c.element, c.outputs, axes[1].most, axes[2].most)
+    tiles = tiling(machine, c.element, c.images, c.channels, c.outputs, axes)
     packed = guarded_copy(panels(w, tiles.width).astype(x.dtype))
     shape = c.images, *[axis.count for axis in axes], c.groups * c.outputs
     y = guarded(int(np.prod(shape)) * x.itemsize).view(x.dtype).reshape(shape)

@@ -16,6 +16,7 @@ from itertools import product as combinations
 
 from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_plan import (
+    Axes,
     Convolution,
     Plan,
     plan,
@@ -30,7 +31,7 @@ from schuss.compiler.cpu.matmul_micro import size
 from schuss.compiler.cpu.matmul_plan import ALIGN, ELEMENTS, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
-from schuss.compiler.geometry import Axis, Phase
+from schuss.compiler.geometry import Phase
 from schuss.dtypes import DType
 
 Phases = tuple[Phase, Phase, Phase]
@@ -50,10 +51,10 @@ def lower(
     return _Printer(c, cut, epilogue, f"convolution_{key}").print()
 
 
-def panel_width(dtype: DType, outputs: int, axes: tuple[Axis, Axis, Axis]) -> int:
+def panel_width(dtype: DType, images: int, channels: int, outputs: int, axes: Axes) -> int:
     """Outputs of a panel of weights, which `convolution` wants for these shapes."""
     element = ELEMENTS[str(dtype)][1]
-    return tiling(this_machine(), element, outputs, axes[1].most, axes[2].most).width
+    return tiling(this_machine(), element, images, channels, outputs, axes).width
 
 
 class _Printer:
@@ -64,12 +65,16 @@ class _Printer:
         self.row_blocks = ceil_div(c.axes[1].most, cut.rows)
         self.panel_blocks = ceil_div(self.panels, cut.panels)
         self.image_blocks = ceil_div(c.images, cut.images)
-        self.slab = Slab(c, slab_shape(c, cut.rows), c.channels, self.tiling.lanes)
+        self.by_image = self.tiling.images > 1  # tiles are of several images
+        sizes = [axis.size for axis in c.axes]
+        shape = (sizes[0], sizes[1], sizes[2]) if self.by_image else slab_shape(c, cut.rows)
+        self.slab = Slab(c, shape, c.channels, self.tiling.lanes, border=not self.by_image)
         self.a_strides = c.x_strides[:4] if cut.in_place else self.slab.strides
         self.width = c.axes[2]
         merged = self.a_strides[3] == c.channels and self._taps_side_by_side()
         self.merged = merged  # taps along the width are more channels
         self.functions: dict[str, str] = {}
+        self.tables: list[str] = []
         self.bytes = size(c.element)
 
     def _taps_side_by_side(self) -> bool:
@@ -77,7 +82,8 @@ class _Printer:
 
     def print(self) -> Lowered:
         c, cut = self.c, self.cut
-        cell = self.tiling.rows * self.tiling.columns * self.tiling.width * self.bytes
+        tile = self.tiling
+        cell = tile.images * tile.rows * tile.columns * tile.width * self.bytes
         slab_at = ceil_to(cell, ALIGN)
         scratch = slab_at + self.slab.elements(cut.images) * self.bytes
         f = Function(f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)")
@@ -102,25 +108,29 @@ class _Printer:
         else:
             base = f.at("i8", "%scratch", slab_at)
             starts = (
-                f.add(f.mul(z, depth.move), depth.lowest),
-                f.add(f.mul(y, height.move), height.lowest),
+                f.add(f.mul(z, depth.move), self.slab.lows[0]),
+                f.add(f.mul(y, height.move), self.slab.lows[1]),
             )
             channels = f.mul(group, c.channels), str(c.channels)
             counts = self.slab.shape[:2]
             self.slab.fill(f, x, (image0, image1), starts, channels, counts, base)
-        tables = []
         for number, phases in enumerate(combinations(*[axis.phases for axis in c.axes])):
-            tables.append(table(f"taps{number}", self._taps(phases)))  # type: ignore[arg-type]
-            with f.when(f.let(f"icmp slt i64 {z}, {phases[0].count}")):
-                with f.loop(panel0, panel1) as panel, f.loop(image0, image1) as n:
-                    place = f.mul(f.sub(n, image0), self.a_strides[0])
-                    a = f.at(c.element, base, place)
-                    self._tiles(f, number, phases, (group, panel, n, z, y), a)  # type: ignore[arg-type]
+            if self.by_image:
+                self._phase_by_image(f, number, phases, (group, panel0, panel1), (image0, image1), base)  # type: ignore[arg-type]  # fmt: skip
+                continue
+            with (
+                f.when(f.let(f"icmp slt i64 {z}, {phases[0].count}")),
+                f.loop(panel0, panel1) as panel,
+                f.loop(image0, image1) as n,
+            ):
+                place = f.mul(f.sub(n, image0), self.a_strides[0])
+                a = f.at(c.element, base, place)
+                self._tiles(f, number, phases, (group, panel, n, z, y), a)  # type: ignore[arg-type]
         f.line("ret void")
         parts = self.image_blocks * c.axes[0].most * c.groups * self.row_blocks * self.panel_blocks
         text = "\n".join([
             *[matmul_pack.declaration(pack) for pack in self._packs()],
-            SUMS_NEEDS(c.element, self.tiling.lanes), self.epilogue, *tables,
+            SUMS_NEEDS(c.element, self.tiling.lanes), self.epilogue, *self.tables,
             *self.functions.values(), str(f), "",
         ])  # fmt: skip
         shared = tuple(
@@ -153,6 +163,12 @@ class _Printer:
         c, tiling = self.c, self.tiling
         group, panel, n, z, y = at
         pz, py, px = phases
+        self.tables.append(table(f"taps{number}", self._taps(phases)))
+        spans = [py.inside(i, c.axes[1].size) for i in range(py.count)]
+        across = min(1, px.taps) if self.merged else px.taps
+        self.tables.append(
+            table(f"inside{number}", [(s.start * across, len(s) * across) for s in spans])
+        )
         inner = px.taps * c.channels if self.merged else c.channels
         entries = pz.taps * py.taps * (min(1, px.taps) if self.merged else px.taps)
         rows = f.smaller(f.sub(py.count, y), self.cut.rows)
@@ -171,6 +187,11 @@ class _Printer:
                 line = f.add(f.mul(f.add(y, i), py.every), py.first)
                 line = f.add(f.mul(image, c.axes[1].count), line)
                 here = f.at(c.element, a, f.mul(i, py.move * self.a_strides[2]))
+                taps, count_of_taps = f"@taps{number}", str(entries)
+                if tall == 1 and pz.taps == 1:  # rows outside of the input add nothing
+                    pair = f.at("{i64, i64}", f"@inside{number}", f.add(y, i))
+                    taps = f.at("{i64, i64}", taps, f.let(f"load i64, ptr {pair}"))
+                    count_of_taps = f.let(f"load i64, ptr {f.at('i64', pair, 1)}")
                 for first, count, wide in segments(px.count, tiling.columns):
                     with f.loop(0, count) as j:
                         x = f.add(f.mul(j, wide), first)
@@ -178,51 +199,115 @@ class _Printer:
                         m = f.add(f.mul(line, c.axes[2].count), m)
                         corner = f.at(c.element, here, f.mul(x, px.move * self.a_strides[3]))
                         self._call_tile(
-                            f, (tall, wide), panel, f"ptr {corner}, ptr {b}, ptr @taps{number}, "
-                            f"i64 {entries}, i64 {max(1, inner)}, i64 {m}, "
+                            f, (1, tall, wide), panel, f"ptr {corner}, ptr {b}, ptr {taps}, "
+                            f"i64 {count_of_taps}, i64 {max(1, inner)}, i64 {m}, i64 0, "
                             f"i64 {py.every * c.axes[2].count}, i64 {px.every}, i64 {column}, "
                             f"i64 {end}, ptr %scratch",
                         )  # fmt: skip
             start = stop
 
+    def _phase_by_image(
+        self, f: Function, number: int, phases: Phases, panels: tuple[str, str, str],
+        images: tuple[str, str], base: str,
+    ) -> None:  # fmt: skip
+        """All positions of a phase, one tile of images for each."""
+        c, tiling = self.c, self.tiling
+        group, panel0, panel1 = panels
+        _, py, px = phases
+        places = list(combinations(range(py.count), range(px.count)))
+        rows = [self._taps_at(phases, i, j) for i, j in places]
+        longest = max(len(row) for row in rows)
+        name = f"places{number}"
+        self.tables.append(table(name, [p for row in rows for p in row + [(0, 0)] * (longest - len(row))]))  # fmt: skip
+        count = f.sub(images[1], images[0])
+        is_full = f.let(f"icmp eq i64 {count}, {tiling.images}")
+        rest = c.images % tiling.images or tiling.images
+        whole = c.axes[1].count * c.axes[2].count
+        m0 = f.mul(images[0], whole)
+        with f.loop(panel0, panel1) as panel, f.loop(0, len(places)) as place:
+            index = f.add(f.mul(group, self.panels), panel)
+            panel_size = c.taps * c.channels * tiling.width
+            b = f.at(c.element, f.word(1), f.mul(index, panel_size))
+            column = f.add(f.mul(group, c.outputs), f.mul(panel, tiling.width))
+            end = f.mul(f.add(group, 1), c.outputs)
+            row = f.at("{i64, i64}", f"@{name}", f.mul(place, longest))
+            numbers = [f.let(f"load i64, ptr {f.at('i64', row, i)}") for i in range(3)]
+            taps = f.at("i64", row, 4)
+            arguments = (
+                f"ptr {base}, ptr {b}, ptr {taps}, i64 {numbers[0]}, i64 {numbers[1]}, "
+                f"i64 {f.add(m0, numbers[2])}, i64 {whole}, i64 0, i64 0, i64 {column}, i64 {end}, "
+                "ptr %scratch"
+            )
+            self._call_tile(f, (tiling.images, 1, 1), panel, arguments, is_full, rest)
+
+    def _taps_at(self, phases: Phases, i: int, j: int) -> list[tuple[int, int]]:
+        """What the tile at a position needs: the number of taps and the length of each, where its
+        row is in an image, and then the offsets of the taps, those inside of the input alone.
+        """
+        c, (_, py, px) = self.c, phases
+        down, across = py.inside(i, c.axes[1].size), px.inside(j, c.axes[2].size)
+        merged = self.merged and len(across) > 0
+        taps = []
+        for ty, tx in combinations(down, across[:1] if merged else across):
+            iy = py.place + ty * py.place_step + i * py.move
+            ix = px.place + tx * px.place_step + j * px.move
+            tap = (py.tap + ty * py.tap_step) * c.axes[2].kernel + px.tap + tx * px.tap_step
+            place = iy * self.a_strides[2] + ix * self.a_strides[3]
+            taps.append((place, tap * c.channels * self.tiling.width))
+        m = (py.first + i * py.every) * c.axes[2].count + px.first + j * px.every
+        inner = len(across) * c.channels if merged else c.channels
+        return [(len(taps), inner), (m, 0), *taps]
+
     def _call_tile(
-        self, f: Function, shape: tuple[int, int], panel: str, arguments: str
-    ) -> None:
+        self, f: Function, shape: tuple[int, int, int], panel: str, arguments: str,
+        is_full: str = "", rest: int = 0,
+    ) -> None:  # fmt: skip
+        """`rest` are the images of a tile that is not full."""
         vectors = self.tiling.vectors
         left = self.c.outputs - (self.panels - 1) * self.tiling.width
         last = ceil_div(left, self.tiling.lanes)
-        name = self._tile(*shape, vectors)
+
+        def of_width(vectors: int) -> str:
+            name = self._tile(*shape, vectors)
+            if rest in (0, shape[0]):
+                return name
+            return f.choose(is_full, "ptr", name, self._tile(rest, *shape[1:], vectors))
+
+        name = of_width(vectors)
         if last < vectors:
             is_last = f.let(f"icmp eq i64 {panel}, {self.panels - 1}")
-            name = f.choose(is_last, "ptr", self._tile(*shape, last), name)
+            name = f.choose(is_last, "ptr", of_width(last), name)
         f.line(f"call void {name}(ptr %args, {arguments})")
 
-    def _tile(self, rows: int, columns: int, vectors: int) -> str:
-        """The function for a tile of so many rows, columns and vectors."""
-        name = f"tile_{rows}x{columns}x{vectors}"
+    def _tile(self, images: int, rows: int, columns: int, vectors: int) -> str:
+        """The function for a tile of so many images, rows, columns and vectors."""
+        name = f"tile_{images}x{rows}x{columns}x{vectors}"
         if name not in self.functions:
-            self.functions[name] = self._print_tile(name, rows, columns, vectors)
+            self.functions[name] = self._print_tile(name, images, rows, columns, vectors)
         return f"@{name}"
 
-    def _print_tile(self, name: str, rows: int, columns: int, vectors: int) -> str:
+    def _print_tile(self, name: str, images: int, rows: int, columns: int, vectors: int) -> str:
         c, lanes = self.c, self.tiling.lanes
         f = Function(
             f"define internal void @{name}(ptr %args, ptr noalias readonly %a, "
             "ptr noalias readonly %b, ptr readonly %table, i64 %entries, i64 %inner, i64 %m, "
-            "i64 %row, i64 %column, i64 %n, i64 %end, ptr noalias %tile) noinline"
+            "i64 %image, i64 %row, i64 %column, i64 %n, i64 %end, ptr noalias %tile) noinline"
         )
         move = [axis.move * stride for axis, stride in
                 zip(c.axes[1:], self.a_strides[2:], strict=True)]  # fmt: skip
-        places = [i * move[0] + j * move[1] for i in range(rows) for j in range(columns)]
+        places = [
+            n * self.a_strides[0] + i * move[0] + j * move[1]
+            for n, i, j in combinations(range(images), range(rows), range(columns))
+        ]
         made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width))
         kind = f"<{lanes} x {c.element}>"
         for r, row in enumerate(made):
             for v, value in enumerate(row):
                 place = f.at(c.element, "%tile", (r * vectors + v) * lanes)
                 f.line(f"store {kind} {value}, ptr {place}, align {lanes * self.bytes}")
-        with f.loop(0, rows) as i, f.loop(0, columns) as j:
-            m = f.add("%m", f.add(f.mul(i, "%row"), f.mul(j, "%column")))
-            place = f.mul(f.add(f.mul(i, columns), j), vectors * lanes)
+        with f.loop(0, images) as g, f.loop(0, rows) as i, f.loop(0, columns) as j:
+            m = f.add(f.add("%m", f.mul(g, "%image")), f.add(f.mul(i, "%row"), f.mul(j, "%column")))
+            place = f.mul(f.add(f.mul(f.add(f.mul(g, rows), i), columns), j), vectors * lanes)
             for v in range(vectors):
                 source = f.at(c.element, "%tile", f.add(place, v * lanes))
                 value = f.let(f"load {kind}, ptr {source}, align {lanes * self.bytes}")

@@ -11,11 +11,14 @@ from math import prod
 
 from schuss.compiler.cpu.matmul_micro import size
 from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, ceil_div, ceil_to
-from schuss.compiler.geometry import Axis
+from schuss.compiler.geometry import UNIT, Axis
+
+Axes = tuple[Axis, Axis, Axis]
 
 # Bytes of packed input that a part works on: with a panel of the weights they should stay in a
 # second-level cache of a megabyte.
 _SLAB = 400 << 10
+_IMAGES = 640 << 10  # the same, for tiles of several images
 _POSITIONS = 256  # outputs of a part that make reading all weights worth while
 _MOST_WIDE = 4  # vectors of a panel
 _PARTS = 16  # that a convolution should have, ...
@@ -42,7 +45,7 @@ class Convolution:
     groups: int
     channels: int
     outputs: int
-    axes: tuple[Axis, Axis, Axis]
+    axes: Axes
     x_strides: tuple[int, int, int, int, int]
 
     @property
@@ -71,10 +74,15 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of `rows` x `columns` positions times `vectors` vectors of outputs."""
+    """Tiles of `images` x `rows` x `columns` positions times `vectors` vectors of outputs.
+
+    A tile of several images is at one position of each, so that no tap is outside of the input for
+    one and inside for another: small images are mostly border.
+    """
 
     lanes: int
     vectors: int
+    images: int
     rows: int
     columns: int
 
@@ -105,29 +113,54 @@ def lanes_for(machine: Machine, element: str, outputs: int) -> int:
     return lanes // 2 if outputs <= lanes // 2 and lanes * size(element) >= 32 else lanes
 
 
-def tiling(machine: Machine, element: str, outputs: int, height: int, width: int) -> Tiling:
-    """The cheapest tiles for `height` x `width` positions."""
+def tiling(
+    machine: Machine, element: str, images: int, channels: int, outputs: int, axes: Axes
+) -> Tiling:
+    """The cheapest tiles, by the cycles that their steps take."""
     lanes = lanes_for(machine, element, outputs)
     across = ceil_div(outputs, lanes)
-    best: tuple[float, Tiling] | None = None
+    found: list[tuple[float, Tiling]] = []
     for vectors in range(1, min(_MOST_WIDE, across) + 1):
         most = max(1, (machine.registers - vectors - 2) // vectors)
-        for rows in range(1, min(height, most) + 1):
-            if rows > 1 and width * (rows - 1) >= most:
-                break
-            tiles = ceil_div(width, most // rows)
-            if rows > 1 and tiles > 1:
-                break
-            columns = ceil_div(width, tiles)
-            cost = 0.0
-            for high, count in ((rows, height // rows), (1, height % rows)):
-                for wide in widths(width, columns):
-                    for v, panels in ((vectors, across // vectors), (across % vectors, 1)):
-                        cost += count * panels * _step_cost(high * wide, v) if v else 0
-            if best is None or cost < best[0]:
-                best = cost, Tiling(lanes, vectors, rows, columns)
-    assert best is not None
-    return best[1]
+        panels = [(vectors, across // vectors), (across % vectors, 1)]
+        found += _of_positions(axes, lanes, most, panels)
+        image_bytes = axes[1].size * axes[2].size * channels * size(element)
+        together = min(most, images, _IMAGES // image_bytes)
+        if axes[0] == UNIT and together >= 4:
+            together = ceil_div(images, ceil_div(images, together))
+            meetings = axes[1].meetings * axes[2].meetings
+            cost = meetings * _panel_cost(together, panels) / together
+            found.append((1.02 * cost, Tiling(lanes, vectors, together, 1, 1)))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def _of_positions(
+    axes: Axes, lanes: int, most: int, panels: list[tuple[int, int]]
+) -> list[tuple[float, Tiling]]:
+    """Tiles of positions of one image, and the cycles that they cost for it."""
+    _, height, width = axes
+    across = max(phase.taps for phase in width.phases) * len(width.phases)
+    down = max(phase.taps for phase in height.phases) * len(height.phases)
+    met = max(1.0, height.meetings / height.most)
+    found = []
+    for rows in range(1, min(height.most, most) + 1):
+        if rows > 1 and width.most * (rows - 1) >= most:
+            break
+        tiles = ceil_div(width.most, most // rows)
+        if rows > 1 and tiles > 1:
+            break
+        columns = ceil_div(width.most, tiles)
+        cost = 0.0
+        for high, count in ((rows, height.most // rows), (1, height.most % rows)):
+            taps = across * (met if high == 1 else down)
+            for wide in widths(width.most, columns):
+                cost += taps * count * _panel_cost(high * wide, panels)
+        found.append((cost, Tiling(lanes, panels[0][0], 1, rows, columns)))
+    return found
+
+
+def _panel_cost(rows: int, panels: list[tuple[int, int]]) -> float:
+    return sum(count * _step_cost(rows, vectors) for vectors, count in panels if vectors)
 
 
 def _step_cost(rows: int, vectors: int) -> float:
@@ -154,15 +187,18 @@ def segments(count: int, most: int) -> Iterator[tuple[int, int, int]]:
 def plan(c: Convolution, machine: Machine) -> Plan:
     """Cut a convolution none of whose sizes is 0."""
     depth, height, width = c.axes
-    tiles = tiling(machine, c.element, c.outputs, height.most, width.most)
+    tiles = tiling(machine, c.element, c.images, c.channels, c.outputs, c.axes)
     in_place = _reads_in_place(c)
     panels = ceil_div(c.outputs, tiles.width)
-    rows, images = height.most, 1
-    while rows > tiles.rows and not in_place and slab_bytes(c, rows) > _SLAB:
+    rows, images = height.most, tiles.images
+    if images > 1:
+        in_place = False
+    while images == 1 and rows > tiles.rows and not in_place and slab_bytes(c, rows) > _SLAB:
         rows = ceil_to(ceil_div(rows, 2), tiles.rows)
     positions = height.most * width.most
     while (
         rows == height.most
+        and tiles.images == 1
         and images * 2 <= max(1, c.images // 8)
         and images * positions < _POSITIONS
         and (in_place or 2 * images * slab_bytes(c, rows) <= _SLAB)
@@ -174,7 +210,7 @@ def plan(c: Convolution, machine: Machine) -> Plan:
         blocks = ceil_div(height.most, rows) * ceil_div(panels, panel_block)
         return ceil_div(c.images, images) * depth.most * c.groups * blocks
 
-    while parts(rows, panels) < wanted and rows >= 4 * tiles.rows:
+    while tiles.images == 1 and parts(rows, panels) < wanted and rows >= 4 * tiles.rows:
         rows = ceil_to(ceil_div(rows, 2), tiles.rows)
     block = panels
     while parts(rows, block) < wanted and block > 1:
@@ -207,6 +243,7 @@ class WeightPlan:
     The sums of a part are those of `channels` channels, `panels` panels of outputs, and of every
     `slices`-th run of chunks. A chunk is `images` images, `depths` positions along the depth and
     `rows` along the height. Tiles are `runs` runs of `length` elements, side by side in a slab.
+    Where it is `trimmed`, each tap leaves out the positions at which it is outside of the input.
     """
 
     tiling: Tiling
@@ -219,6 +256,7 @@ class WeightPlan:
     run: int
     runs: int
     length: int
+    trimmed: bool
 
 
 def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
@@ -232,13 +270,14 @@ def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
         outputs = ceil_to(ceil_div(outputs, 2), lanes)
     while c.taps * channels * outputs * bytes_ > _SUMS and channels >= 32:
         channels = ceil_div(channels, 2)
-    merged = width.phases[0].place_step == 1
+    trimmed = _is_mostly_border(c) and _chunk(c, channels, outputs)[2] == height.count
+    merged = width.phases[0].place_step == 1 and not trimmed
     run = channels * (width.kernel if merged else 1)
     count = c.taps * channels // run
     best: tuple[float, int, int, int] | None = None
     for vectors in range(1, min(_MOST_WIDE, outputs // lanes) + 1):
         most = max(1, (machine.registers - vectors - 2) // vectors)
-        runs = max(1, min(count, most // run))
+        runs = 1 if trimmed else max(1, min(count, most // run))
         length = min(run, most)
         cost = 0.0
         for high, times in ((runs, count // runs), (count % runs, 1)):
@@ -249,7 +288,7 @@ def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
             best = cost, vectors, runs, length
     assert best is not None
     _, vectors, runs, length = best
-    tiles = Tiling(lanes, vectors, runs, length)
+    tiles = Tiling(lanes, vectors, 1, runs, length)
     panels = max(1, outputs // tiles.width)
     images, depths, rows = _chunk(c, channels, panels * tiles.width)
     chunks = ceil_div(c.images, images) * ceil_div(depth.count, depths)
@@ -260,8 +299,16 @@ def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
     whole = c.groups * c.taps * c.channels * ceil_to(c.outputs, tiles.width) * bytes_
     slices = min(chunks, ceil_div(wanted, parts), max(1, _WORKSPACE // whole))
     return WeightPlan(
-        tiles, channels, panels, slices, images, depths, rows, run, runs, length
+        tiles, channels, panels, slices, images, depths, rows, run, runs, length, trimmed
     )  # fmt: skip
+
+
+def _is_mostly_border(c: Convolution) -> bool:
+    """Whether leaving out what is outside of the input saves more than it costs."""
+    _, height, width = c.axes
+    all_pairs = height.count * height.kernel * width.count * width.kernel
+    few = height.meetings * width.meetings < 0.96 * all_pairs
+    return few and c.axes[0] == UNIT and c.channels >= 8
 
 
 def _chunk(c: Convolution, channels: int, outputs: int) -> tuple[int, int, int]:

@@ -153,18 +153,21 @@ class Slab:
     """Input positions with a border of zeros, packed: (images, depth, height, width, channels)."""
 
     def __init__(
-        self, c: Convolution, shape: tuple[int, int, int], channels: int, lanes: int
-    ) -> None:
+        self, c: Convolution, shape: tuple[int, int, int], channels: int, lanes: int,
+        border: bool = True,
+    ) -> None:  # fmt: skip
         self.c, self.shape, self.channels = c, shape, channels
         self.packing = Packing(c, lanes, c.x_strides[3], c.x_strides[4])
-        self.lows = [axis.lowest for axis in c.axes]
+        self.lows = [axis.lowest if border else 0 for axis in c.axes]
+        # Images of a tile are read side by side: their addresses should differ in their last bits.
+        self.gap = 0 if border else lanes
 
     @property
     def strides(self) -> tuple[int, int, int, int]:
         """Elements from an image, a depth, a row, a column to the next."""
         _, height, width = self.shape
         row = width * self.channels
-        return self.shape[0] * height * row, height * row, row, self.channels
+        return self.shape[0] * height * row + self.gap, height * row, row, self.channels
 
     def elements(self, images: int) -> int:
         """Of the memory for so many images, a vector more for what packing overwrites."""

@@ -141,7 +141,8 @@ class _Printer:
             self._pack_gradient(
                 f, (image0, image1), (z, depths), (y, rows), (column, columns), gradient, positions
             )
-            entries = f.mul(f.mul(f.sub(image1, image0), depths), rows)
+            images = f.sub(image1, image0)
+            entries = images if cut.trimmed else f.mul(f.mul(images, depths), rows)
             more = f.let(f"icmp sgt i64 {chunk}, {part_slice}")
             with f.loop(0, panels) as panel:
                 b = f.at(c.element, gradient, f.mul(panel, positions * self.tiling.width))
@@ -151,12 +152,12 @@ class _Printer:
         if cut.slices == 1:
             self._finish(f, [total], group, channel_block, panel0, panels)
         f.line("ret void")
-        entries_table = table("rows", self._entries())
+        tables = self._tables()
         parts = c.groups * self.channel_blocks * self.panel_blocks * cut.slices
         text = "\n".join([
             *[matmul_pack.declaration(pack) for pack in self._packs()],
             SUMS_NEEDS(c.element, self.tiling.lanes), *([self.epilogue] if cut.slices == 1 else []),
-            entries_table, *self.functions.values(), str(f), "",
+            *tables, *self.functions.values(), str(f), "",
         ])  # fmt: skip
         return Stage(text, self.name, parts, scratch)
 
@@ -202,16 +203,32 @@ class _Printer:
                     f"ptr {f.at(c.element, there, here)}, i64 {tiling.width})"
                 )
 
-    def _entries(self) -> list[tuple[int, int]]:
-        """Offsets of the rows of positions of a chunk in the slab and in a panel of g."""
+    def _tables(self) -> list[str]:
+        """Offsets of the rows of positions of a chunk in the slab and in a panel of g: of all, or
+        for each tap along the height of those that it finds inside of the input.
+        """
+        if not self.cut.trimmed:
+            return [table("rows", self._entries(range(self.cut.rows)))]
+        _, height, _ = self.c.axes
+        return [
+            table(f"rows{t}", self._entries(self._inside(1, t))) for t in range(height.kernel)
+        ]
+
+    def _entries(self, rows: range) -> list[tuple[int, int]]:
         cut, strides = self.cut, self.slab.strides
         depth, height, width = self.c.axes
         entries = []
-        for n, z, y in combinations(range(cut.images), range(cut.depths), range(cut.rows)):
+        for n, z, y in combinations(range(cut.images), range(cut.depths), rows):
             a = n * strides[0] + z * depth.move * strides[1] + y * height.move * strides[2]
-            b = len(entries) * width.count * self.tiling.width
-            entries.append((a, b))
+            line = (n * cut.depths + z) * cut.rows + y
+            entries.append((a, line * width.count * self.tiling.width))
         return entries
+
+    def _inside(self, axis: int, tap: int) -> range:
+        """The outputs along an axis for which a tap is inside of the input."""
+        phase, size = self.phases[axis], self.c.axes[axis].size
+        found = [i for i in range(phase.count) if tap in phase.inside(i, size)]
+        return range(found[0], found[-1] + 1) if found else range(0)
 
     def _run_place(self, run: int) -> int:
         """Where the taps of a run begin in the slab."""
@@ -247,12 +264,20 @@ class _Printer:
                     name = self._tile(offsets, vectors)
                     if last < vectors:
                         name = f.choose(is_last, "ptr", self._tile(offsets, last), name)
+                    rows, count_of_rows, inner, skipped = "@rows", entries, width.count, 0
+                    if self.cut.trimmed:
+                        tap = divmod(start * self.cut.run // self.cut.channels, width.kernel)
+                        down, across = self._inside(1, tap[0]), self._inside(2, tap[1])
+                        rows, inner, skipped = f"@rows{tap[0]}", len(across), across.start
+                        count_of_rows = f.mul(entries, len(down) if inner else 0)
+                    source = f.at(c.element, b, skipped * self.tiling.width)
+                    first_place = places[0] + begin + skipped * width.move * self.cut.channels
                     with f.loop(0, number) as j:
-                        a = f.at(c.element, slab, f.add(f.mul(j, long), places[0] + begin))
+                        a = f.at(c.element, slab, f.add(f.mul(j, long), first_place))
                         here = f.at(c.element, total, f.mul(f.add(j, cell), self.cell))
                         f.line(
-                            f"call void {name}(ptr {a}, ptr {b}, ptr @rows, i64 {entries}, "
-                            f"i64 {width.count}, ptr {here}, i64 {more})"
+                            f"call void {name}(ptr {a}, ptr {source}, ptr {rows}, "
+                            f"i64 {count_of_rows}, i64 {max(1, inner)}, ptr {here}, i64 {more})"
                         )
                     cell += number
 
