@@ -40,18 +40,23 @@ _MOST_COST = 48  # of one expression between anchors
 _MOST_LOADS = 10
 _MOST_GROUP_COST = 400
 _RECOMPUTED_COST = 24  # up to which an anchor is computed again instead of stored
+_REPEATED_COST = 3  # up to which it is computed again for each of many rows
+_MANY_ROWS = 64
 
 
 def fuse(graph: Graph) -> list[Unit]:
     """The units that compute the graph's outputs, each after those that it needs."""
     forced: set[Value] = set()
     while True:
+        fusion = _Fusion(graph, forced)
         try:
-            return _Fusion(graph, forced).units()
+            units = fusion.units()
         except NotAffineError as problem:  # a reshape that has to move memory
-            if problem.value in forced:
-                raise
-            forced.add(problem.value)
+            fusion.unseen.add(problem.value)
+        if not fusion.unseen:
+            return units
+        assert not fusion.unseen & forced, fusion.unseen & forced
+        forced |= fusion.unseen
 
 
 @dataclass(eq=False, slots=True)
@@ -115,6 +120,7 @@ class _Fusion:
         self.loads: dict[Value, frozenset[Value]] = {}
         self.group_of: dict[Value, Group] = {}
         self.groups: list[Group] = []
+        self.unseen: set[Value] = set()  # reshapes that turned out to move memory
 
     def units(self) -> list[Unit]:
         self._choose_anchors()
@@ -154,7 +160,10 @@ class _Fusion:
             return True
         if cost > _MOST_COST or len(loads) > _MOST_LOADS:
             return True
-        if len(self._distinct_users(value)) < 2:
+        users = self._distinct_users(value)
+        if cost >= _REPEATED_COST and any(_repeats(value, user) for user in users):
+            return True
+        if len(users) < 2:
             return False
         return cost > _RECOMPUTED_COST or sum(each.size >= value.size for each in loads) >= 2
 
@@ -336,17 +345,24 @@ class _Fusion:
         units: list[Unit] = []
         for group in _in_order(self.groups)[::-1]:
             stored = [anchor for anchor in group.anchors if anchor in asked]
-            if group.kind == "product":
-                unit: Unit | None = self._product(group, stored, asked)
-            elif group.kind in ("loops", "column"):
-                unit = self._loops(group, stored) if stored else None
-            else:
-                unit = self._single(group.anchors[0])
+            try:
+                unit = self._unit(group, stored)
+            except NotAffineError as problem:
+                self.unseen.add(problem.value)
+                asked.update(*[self.loads[i] for a in group.anchors for i in a.inputs])
+                continue
             if unit is not None:
                 asked.update(unit.reads())
                 units.append(unit)
         units.reverse()
         return units
+
+    def _unit(self, group: Group, stored: list[Value]) -> Unit | None:
+        if group.kind == "product":
+            return self._product(group, stored)
+        if group.kind in ("loops", "column"):
+            return self._loops(group, stored) if stored else None
+        return self._single(group.anchors[0])
 
     def _loops(self, group: Group, stored: list[Value]) -> Loops:
         sizes = _column_sizes(group.anchors[0]) if group.kind == "column" else None
@@ -374,7 +390,7 @@ class _Fusion:
         for anchor in stored:
             emitter.store(anchor)
 
-    def _product(self, group: Group, stored: list[Value], asked: set[Value]) -> Unit | None:
+    def _product(self, group: Group, stored: list[Value]) -> Unit | None:
         product = group.anchors[0]
         if not stored:
             return None
@@ -502,6 +518,15 @@ class _Fusion:
         fill = self._copy(anchor, x, [(0, n, 1) for n in x.shape])
         memory = [_memory(each, self.forced) for each in (part, index)]
         return ScatterAdd(anchor, fill, memory[0], memory[1])
+
+
+def _repeats(value: Value, user: Value) -> bool:
+    """Whether loops over `user` would compute `value` again for each of many rows."""
+    shape = user.inputs[0].shape if user.op in REDUCTIONS else user.shape
+    wide = [n for n in value.shape if n > 1]
+    along = bool(shape) and bool(wide) and wide[-1] == shape[-1]
+    whole = along and (len(wide) == 1 or value.shape[-1] > 1)
+    return whole and math.prod(shape) >= _MANY_ROWS * value.size
 
 
 def _in_order(groups: list[Group]) -> list[Group]:

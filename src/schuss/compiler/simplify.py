@@ -357,10 +357,15 @@ def _in_two(b: Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DType
         if count < SPLIT_FROM or math.prod(before) > 16:
             return None
         size = _PIECE
-    elif count >= 2 * _PIECE_OF_COLUMN or (count * beside >= SPLIT_FROM and beside < 256):
-        size = _PIECE_OF_COLUMN if count >= 2 * _PIECE_OF_COLUMN else max(64, count // 8)
+    elif count >= 2 * _PIECE_OF_COLUMN or (
+        count * beside >= SPLIT_FROM and beside < 256 and math.prod(before) < 16
+    ):
+        size = max(64, min(_PIECE_OF_COLUMN, count // 32))
     else:
         return None
+    parts = _cut_of_axes(x.shape[first : last + 1], size)
+    if parts is not None:
+        return _sum_of_sums(b, op, x, (first, last), parts, shape, dtype)
     whole, rest = divmod(count, size)
     if whole < 2:
         return None
@@ -381,6 +386,35 @@ def _in_two(b: Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DType
         end = b.add(op, (tail,), {"axes": (place,)}, (*before, *after), dtype)
         total = b.map(_COMBINE[op], total, end)
     return b.reshape(total, shape)
+
+
+def _cut_of_axes(sizes: Shape, size: int) -> tuple[int, int] | None:
+    """Where to cut axes so that what is behind has about `size` elements: an axis, and how much of
+    it goes with those behind. Whatever stands on the axes need not be brought into another shape.
+    """
+    behind = 1
+    for axis in reversed(range(len(sizes))):
+        n = sizes[axis]
+        if behind * n > size or axis == 0:
+            part = max((d for d in range(1, n + 1) if n % d == 0 and behind * d <= size), default=1)
+            return (axis, part) if size <= 8 * behind * part <= 8 * size else None
+        behind *= n
+    return None
+
+
+def _sum_of_sums(
+    b: Builder, op: str, x: Value, axes: tuple[int, int], cut: tuple[int, int], shape: Shape,
+    dtype: DType,
+) -> Value:  # fmt: skip
+    """The reduction over a run of axes, `cut` in two."""
+    first, last = axes
+    place, part = first + cut[0], cut[1]
+    n = x.shape[place]
+    finer = (*x.shape[:place], n // part, part, *x.shape[place + 1 :])
+    x = b.reshape(x, finer)
+    inner = tuple(range(place + 1, last + 2))
+    partial = b.add(op, (x,), {"axes": inner}, finer[: place + 1] + finer[last + 2 :], dtype)
+    return b.add(op, (partial,), {"axes": tuple(range(first, place + 1))}, shape, dtype)
 
 
 _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum",
