@@ -123,9 +123,7 @@ class _Twins:
         if not convolution.applies(value):
             return None
         rule = convolution.forward if value.op == "convolve" else convolution.of_input
-        return rule(
-            self.builder, self.last(one), self.plain(other), value.shape, value.attributes
-        )
+        return rule(self.builder, self.last(one), self.plain(other), value.shape, value.attributes)
 
     def _weight(self, value: Value) -> Value:
         x, g = [self.last(each) for each in value.inputs]

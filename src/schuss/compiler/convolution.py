@@ -7,7 +7,8 @@
 
 `convolution` (x, w) has rows of positions (N * counts, outputs), with w in `panels`: weights
 (groups, outputs, channels, taps) as (groups, panels, taps, channels, width), in the type of the
-sums, with zeros behind the last output. The gradient for the input is a convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs).
+sums, with zeros behind the last output. The gradient for the input is a convolution too.
+`convolution_weight` (x, g) is ([groups,] kernel * channels, outputs).
 """
 
 from __future__ import annotations
@@ -156,12 +157,12 @@ def _overlapping(b: Builder, w: Value, shape: Shape, spans: Any) -> Value:
     w = placed(b, w, (shape[0], *padded, *kernel, shape[-1]), cut)
     parts, cuts = [], []
     for phases in product(*[axis.phases for axis in axes]):
-        number = (shape[0], *[phase.count for phase in phases], shape[-1])
+        number = (shape[0], *[phase.outputs for phase in phases], shape[-1])
         total = None
         for taps in product(*[range(phase.taps) for phase in phases]):
             cut = [(0, shape[0], 1)]
             for phase, t, low in zip(phases, taps, lows, strict=True):
-                cut.append((phase.place + t * phase.place_step + low, phase.count, 1))
+                cut.append((phase.place + t * phase.place_step + low, phase.outputs, 1))
             cut += [
                 (phase.tap + t * phase.tap_step, 1, 1)
                 for phase, t in zip(phases, taps, strict=True)
@@ -173,7 +174,7 @@ def _overlapping(b: Builder, w: Value, shape: Shape, spans: Any) -> Value:
             total = part if total is None else b.map("add", total, part)
         if total is not None:
             parts.append(total)
-            places = [(phase.first, phase.count, phase.every) for phase in phases]
+            places = [(phase.first, phase.outputs, phase.every) for phase in phases]
             cuts.append(((0, shape[0], 1), *places, (0, shape[-1], 1)))
     return b.add("pieces", tuple(parts), {"cuts": tuple(cuts)}, shape, w.dtype)
 
@@ -205,9 +206,7 @@ def _three(axes: tuple[Axis, ...]) -> tuple[Axis, Axis, Axis]:
     return first, second, third
 
 
-def _convolution(
-    b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result: Shape
-) -> Value:
+def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result: Shape) -> Value:
     """x (N, sizes, channels of all groups), w (groups, outputs, channels, kernel)."""
     groups, outputs, channels, *kernel = w.shape
     three = _three(axes)
@@ -241,9 +240,7 @@ def _windows(b: Builder, x: Value, kernel: Shape, named: dict[str, Any]) -> Valu
     return _permuted(b, windows, (0, *range(2, len(shape)), 1))
 
 
-def _depthwise_input(
-    b: Builder, g: Value, w: Value, result: Shape, named: dict[str, Any]
-) -> Value:
+def _depthwise_input(b: Builder, g: Value, w: Value, result: Shape, named: dict[str, Any]) -> Value:
     """Windows over g, spread out by the stride and padded, times the taps turned around."""
     kernel, rank = w.shape[2:], len(w.shape) - 2
     cut, kept, lengths = [], [], []
@@ -260,9 +257,7 @@ def _depthwise_input(
     ends = (0, g.shape[0], 1), (0, g.shape[-1], 1)
     inside = (g.shape[0], *[n for _, n, _ in kept], g.shape[-1])
     part = b.add("slice", (g,), {"cut": (ends[0], *kept, ends[1])}, inside, g.dtype)
-    spread = placed(
-        b, part, (g.shape[0], *lengths, g.shape[-1]), [ends[0], *cut, ends[1]]
-    )
+    spread = placed(b, part, (g.shape[0], *lengths, g.shape[-1]), [ends[0], *cut, ends[1]])
     plain = {"stride": (1,) * rank, "padding": ((0, 0),) * rank, "dilation": named["dilation"]}
     windows = _windows(b, spread, kernel, plain)
     axes = tuple(range(2, 2 + rank))

@@ -32,7 +32,17 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.kernel import Kernel, collapse, moved, position_of
-from schuss.compiler.units import Assemble, Attention, Convolution, Host, Loops, Panels, Product, ScatterAdd, Unit
+from schuss.compiler.units import (
+    Assemble,
+    Attention,
+    Convolution,
+    Host,
+    Loops,
+    Panels,
+    Product,
+    ScatterAdd,
+    Unit,
+)
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, strides_of, users_of
 
 _CONTRACTIONS = ("matmul", "convolution", "convolution_weight")

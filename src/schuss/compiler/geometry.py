@@ -17,14 +17,13 @@ class Phase(NamedTuple):
 
     first: int
     every: int
-    count: int
+    outputs: int
     taps: int
     tap: int
     tap_step: int
     place: int
     place_step: int
     move: int
-
 
     def inside(self, i: int, size: int) -> range:
         """The taps that output i of the phase finds inside of an input of `size` positions."""
@@ -40,7 +39,7 @@ class Axis(NamedTuple):
     """One axis: the sizes of input, output and kernel, and the phases of the output."""
 
     size: int
-    count: int
+    outputs: int
     kernel: int
     phases: tuple[Phase, ...]
 
@@ -61,7 +60,7 @@ class Axis(NamedTuple):
     @property
     def most(self) -> int:
         """Outputs of the longest phase."""
-        return max(phase.count for phase in self.phases)
+        return max(phase.outputs for phase in self.phases)
 
     def reach(self, outputs: int) -> int:
         """Input positions that so many outputs, one after the other, look at."""
@@ -70,7 +69,7 @@ class Axis(NamedTuple):
     @property
     def meetings(self) -> int:
         """Pairs of an output and a tap that finds a position inside of the input."""
-        return sum(len(p.inside(i, self.size)) for p in self.phases for i in range(p.count))
+        return sum(len(p.inside(i, self.size)) for p in self.phases for i in range(p.outputs))
 
     def _real(self) -> list[Phase]:
         return [phase for phase in self.phases if phase.taps] or [self.phases[0]._replace(taps=1)]
@@ -80,9 +79,12 @@ UNIT = Axis(1, 1, 1, (Phase(0, 1, 1, 1, 0, 1, 0, 1, 1),))
 """An axis that is not there."""
 
 
-def forward_axis(size: int, kernel: int, stride: int, before: int, dilation: int, count: int) -> Axis:
-    """An axis of a convolution."""
-    return Axis(size, count, kernel, (Phase(0, 1, count, kernel, 0, 1, -before, dilation, stride),))
+def forward_axis(
+    size: int, kernel: int, stride: int, before: int, dilation: int, outputs: int
+) -> Axis:
+    """An axis of a convolution, with `before` zeros in front."""
+    phase = Phase(0, 1, outputs, kernel, 0, 1, -before, dilation, stride)
+    return Axis(size, outputs, kernel, (phase,))
 
 
 def input_axis(size: int, kernel: int, stride: int, before: int, dilation: int, count: int) -> Axis:
@@ -95,6 +97,8 @@ def input_axis(size: int, kernel: int, stride: int, before: int, dilation: int, 
         place = (first + before - tap * dilation) // stride
         outputs = -(-(size - first) // stride)
         phases.append(
-            Phase(first, stride, outputs, len(taps), tap, step, place, -step * dilation // stride, 1)
+            Phase(
+                first, stride, outputs, len(taps), tap, step, place, -step * dilation // stride, 1
+            )
         )
     return Axis(count, size, kernel, tuple(phases))

@@ -82,7 +82,7 @@ def panels(w, width):
 def sums_of(c, axes, x, w, machine, backwards):
     tiles = tiling(machine, c.element, c.images, c.channels, c.outputs, axes)
     packed = guarded_copy(panels(w, tiles.width).astype(x.dtype))
-    shape = c.images, *[axis.count for axis in axes], c.groups * c.outputs
+    shape = c.images, *[axis.outputs for axis in axes], c.groups * c.outputs
     y = guarded(int(np.prod(shape)) * x.itemsize).view(x.dtype).reshape(shape)
     rows = Product(c.dtype, (), int(np.prod(shape[:-1])), shape[-1], 1, (0, 0), (0, 0))
     lowered = lower(c, plain_epilogue(rows), machine)

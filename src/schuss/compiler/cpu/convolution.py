@@ -37,9 +37,7 @@ from schuss.dtypes import DType
 Phases = tuple[Phase, Phase, Phase]
 
 
-def lower(
-    c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None
-) -> Lowered:
+def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
     """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
 
     Weights are dense: (groups, panels, taps of the three axes, channels, width of a panel), in the
@@ -86,7 +84,9 @@ class _Printer:
         cell = tile.images * tile.rows * tile.columns * tile.width * self.bytes
         slab_at = ceil_to(cell, ALIGN)
         scratch = slab_at + self.slab.elements(cut.images) * self.bytes
-        f = Function(f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)")
+        f = Function(
+            f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
+        )
         rest, panel_block = f.divide("%part", self.panel_blocks)
         rest, row_block = f.divide(rest, self.row_blocks)
         rest, group = f.divide(rest, c.groups)
@@ -96,36 +96,20 @@ class _Printer:
         y = f.mul(row_block, cut.rows)
         panel0 = f.mul(panel_block, cut.panels)
         panel1 = f.smaller(f.add(panel0, cut.panels), self.panels)
-        depth, height, _ = c.axes
-        x = f.word(0)
-        if cut.in_place:
-            first = f.add(f.mul(group, c.channels), f.mul(image0, c.x_strides[0]))
-            for counter, axis, stride in ((z, depth, 1), (y, height, 2)):
-                place = f.add(f.mul(counter, axis.move), axis.lowest)
-                first = f.add(first, f.mul(place, c.x_strides[stride]))
-            first = f.add(first, self.width.lowest * c.x_strides[3])
-            base = f.at(c.element, x, first)
-        else:
-            base = f.at("i8", "%scratch", slab_at)
-            starts = (
-                f.add(f.mul(z, depth.move), self.slab.lows[0]),
-                f.add(f.mul(y, height.move), self.slab.lows[1]),
-            )
-            channels = f.mul(group, c.channels), str(c.channels)
-            counts = self.slab.shape[:2]
-            self.slab.fill(f, x, (image0, image1), starts, channels, counts, base)
-        for number, phases in enumerate(combinations(*[axis.phases for axis in c.axes])):
+        base = self._read(f, group, (image0, image1), (z, y), slab_at)
+        for number, phases in enumerate(combinations(*self._phases())):
             if self.by_image:
-                self._phase_by_image(f, number, phases, (group, panel0, panel1), (image0, image1), base)  # type: ignore[arg-type]  # fmt: skip
+                panels = group, panel0, panel1
+                self._places(f, number, phases, panels, (image0, image1), base)
                 continue
             with (
-                f.when(f.let(f"icmp slt i64 {z}, {phases[0].count}")),
+                f.when(f.let(f"icmp slt i64 {z}, {phases[0].outputs}")),
                 f.loop(panel0, panel1) as panel,
                 f.loop(image0, image1) as n,
             ):
                 place = f.mul(f.sub(n, image0), self.a_strides[0])
                 a = f.at(c.element, base, place)
-                self._tiles(f, number, phases, (group, panel, n, z, y), a)  # type: ignore[arg-type]
+                self._tiles(f, number, phases, (group, panel, n, z, y), a)
         f.line("ret void")
         parts = self.image_blocks * c.axes[0].most * c.groups * self.row_blocks * self.panel_blocks
         text = "\n".join([
@@ -138,6 +122,36 @@ class _Printer:
             for pack in self._packs()
         )
         return Lowered(shared, (Stage(text, self.name, parts, scratch),), 0)
+
+    def _phases(self) -> tuple[tuple[Phase, ...], tuple[Phase, ...], tuple[Phase, ...]]:
+        depth, height, width = self.c.axes
+        return depth.phases, height.phases, width.phases
+
+    def _read(
+        self, f: Function, group: str, images: tuple[str, str], at: tuple[str, str], slab_at: int
+    ) -> str:
+        """The address of the first position that the part looks at, in x or packed in a slab.
+
+        `at` counts positions of phases along depth and height.
+        """
+        c = self.c
+        x, axes = f.word(0), c.axes[:2]
+        if not self.cut.in_place:
+            base = f.at("i8", "%scratch", slab_at)
+            starts = [
+                f.add(f.mul(counter, axis.move), low)
+                for counter, axis, low in zip(at, axes, self.slab.lows[:2], strict=True)
+            ]
+            channels = f.mul(group, c.channels), str(c.channels)
+            counts = self.slab.shape[:2]
+            self.slab.fill(f, x, images, (starts[0], starts[1]), channels, counts, base)
+            return base
+        first = f.add(f.mul(group, c.channels), f.mul(images[0], c.x_strides[0]))
+        for counter, axis, stride in zip(at, axes, c.x_strides[1:3], strict=True):
+            place = f.add(f.mul(counter, axis.move), axis.lowest)
+            first = f.add(first, f.mul(place, stride))
+        first = f.add(first, self.width.lowest * c.x_strides[3])
+        return f.at(c.element, x, first)
 
     def _packs(self) -> list[matmul_pack.Pack]:
         return [] if self.cut.in_place else list(dict.fromkeys(self.slab.packing.used()))
@@ -164,18 +178,18 @@ class _Printer:
         group, panel, n, z, y = at
         pz, py, px = phases
         self.tables.append(table(f"taps{number}", self._taps(phases)))
-        spans = [py.inside(i, c.axes[1].size) for i in range(py.count)]
+        spans = [py.inside(i, c.axes[1].size) for i in range(py.outputs)]
         across = min(1, px.taps) if self.merged else px.taps
         self.tables.append(
             table(f"inside{number}", [(s.start * across, len(s) * across) for s in spans])
         )
         inner = px.taps * c.channels if self.merged else c.channels
         entries = pz.taps * py.taps * (min(1, px.taps) if self.merged else px.taps)
-        rows = f.smaller(f.sub(py.count, y), self.cut.rows)
+        rows = f.smaller(f.sub(py.outputs, y), self.cut.rows)
         panel_size = c.taps * c.channels * tiling.width
         index = f.add(f.mul(group, self.panels), panel)
         b = f.at(c.element, f.word(1), f.mul(index, panel_size))
-        image = f.add(f.mul(n, c.axes[0].count), f.add(f.mul(z, pz.every), pz.first))
+        image = f.add(f.mul(n, c.axes[0].outputs), f.add(f.mul(z, pz.every), pz.first))
         column = f.add(f.mul(group, c.outputs), f.mul(panel, tiling.width))
         end = f.mul(f.add(group, 1), c.outputs)
         high = [tiling.rows, 1] if tiling.rows > 1 else [1]
@@ -185,28 +199,28 @@ class _Printer:
             stop = f.add(start, whole) if whole else rows
             with f.loop(start, stop, tall) as i:
                 line = f.add(f.mul(f.add(y, i), py.every), py.first)
-                line = f.add(f.mul(image, c.axes[1].count), line)
+                line = f.add(f.mul(image, c.axes[1].outputs), line)
                 here = f.at(c.element, a, f.mul(i, py.move * self.a_strides[2]))
                 taps, count_of_taps = f"@taps{number}", str(entries)
                 if tall == 1 and pz.taps == 1:  # rows outside of the input add nothing
                     pair = f.at("{i64, i64}", f"@inside{number}", f.add(y, i))
                     taps = f.at("{i64, i64}", taps, f.let(f"load i64, ptr {pair}"))
                     count_of_taps = f.let(f"load i64, ptr {f.at('i64', pair, 1)}")
-                for first, count, wide in segments(px.count, tiling.columns):
+                for first, count, wide in segments(px.outputs, tiling.columns):
                     with f.loop(0, count) as j:
                         x = f.add(f.mul(j, wide), first)
                         m = f.add(f.mul(x, px.every), px.first)
-                        m = f.add(f.mul(line, c.axes[2].count), m)
+                        m = f.add(f.mul(line, c.axes[2].outputs), m)
                         corner = f.at(c.element, here, f.mul(x, px.move * self.a_strides[3]))
                         self._call_tile(
                             f, (1, tall, wide), panel, f"ptr {corner}, ptr {b}, ptr {taps}, "
                             f"i64 {count_of_taps}, i64 {max(1, inner)}, i64 {m}, i64 0, "
-                            f"i64 {py.every * c.axes[2].count}, i64 {px.every}, i64 {column}, "
+                            f"i64 {py.every * c.axes[2].outputs}, i64 {px.every}, i64 {column}, "
                             f"i64 {end}, ptr %scratch",
                         )  # fmt: skip
             start = stop
 
-    def _phase_by_image(
+    def _places(
         self, f: Function, number: int, phases: Phases, panels: tuple[str, str, str],
         images: tuple[str, str], base: str,
     ) -> None:  # fmt: skip
@@ -214,15 +228,16 @@ class _Printer:
         c, tiling = self.c, self.tiling
         group, panel0, panel1 = panels
         _, py, px = phases
-        places = list(combinations(range(py.count), range(px.count)))
+        places = list(combinations(range(py.outputs), range(px.outputs)))
         rows = [self._taps_at(phases, i, j) for i, j in places]
         longest = max(len(row) for row in rows)
         name = f"places{number}"
-        self.tables.append(table(name, [p for row in rows for p in row + [(0, 0)] * (longest - len(row))]))  # fmt: skip
+        entries = [pair for row in rows for pair in row + [(0, 0)] * (longest - len(row))]
+        self.tables.append(table(name, entries))
         count = f.sub(images[1], images[0])
         is_full = f.let(f"icmp eq i64 {count}, {tiling.images}")
         rest = c.images % tiling.images or tiling.images
-        whole = c.axes[1].count * c.axes[2].count
+        whole = c.axes[1].outputs * c.axes[2].outputs
         m0 = f.mul(images[0], whole)
         with f.loop(panel0, panel1) as panel, f.loop(0, len(places)) as place:
             index = f.add(f.mul(group, self.panels), panel)
@@ -254,7 +269,7 @@ class _Printer:
             tap = (py.tap + ty * py.tap_step) * c.axes[2].kernel + px.tap + tx * px.tap_step
             place = iy * self.a_strides[2] + ix * self.a_strides[3]
             taps.append((place, tap * c.channels * self.tiling.width))
-        m = (py.first + i * py.every) * c.axes[2].count + px.first + j * px.every
+        m = (py.first + i * py.every) * c.axes[2].outputs + px.first + j * px.every
         inner = len(across) * c.channels if merged else c.channels
         return [(len(taps), inner), (m, 0), *taps]
 

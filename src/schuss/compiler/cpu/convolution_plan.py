@@ -68,7 +68,7 @@ class Convolution:
     @property
     def work(self) -> int:
         """Multiply-adds of an image, about."""
-        steps = prod(sum(p.count * p.taps for p in axis.phases) for axis in self.axes)
+        steps = prod(sum(p.outputs * p.taps for p in axis.phases) for axis in self.axes)
         return self.groups * self.channels * self.outputs * steps
 
 
@@ -270,7 +270,7 @@ def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
         outputs = ceil_to(ceil_div(outputs, 2), lanes)
     while c.taps * channels * outputs * bytes_ > _SUMS and channels >= 32:
         channels = ceil_div(channels, 2)
-    trimmed = _is_mostly_border(c) and _chunk(c, channels, outputs)[2] == height.count
+    trimmed = _is_mostly_border(c) and _chunk(c, channels, outputs)[2] == height.outputs
     merged = width.phases[0].place_step == 1 and not trimmed
     run = channels * (width.kernel if merged else 1)
     count = c.taps * channels // run
@@ -291,8 +291,8 @@ def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
     tiles = Tiling(lanes, vectors, 1, runs, length)
     panels = max(1, outputs // tiles.width)
     images, depths, rows = _chunk(c, channels, panels * tiles.width)
-    chunks = ceil_div(c.images, images) * ceil_div(depth.count, depths)
-    chunks *= ceil_div(height.count, rows)
+    chunks = ceil_div(c.images, images) * ceil_div(depth.outputs, depths)
+    chunks *= ceil_div(height.outputs, rows)
     parts = c.groups * ceil_div(c.channels, channels)
     parts *= ceil_div(ceil_div(c.outputs, tiles.width), panels)
     wanted = min(_PARTS, max(1, c.images * c.work // _PART))
@@ -306,7 +306,7 @@ def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
 def _is_mostly_border(c: Convolution) -> bool:
     """Whether leaving out what is outside of the input saves more than it costs."""
     _, height, width = c.axes
-    all_pairs = height.count * height.kernel * width.count * width.kernel
+    all_pairs = height.outputs * height.kernel * width.outputs * width.kernel
     few = height.meetings * width.meetings < 0.96 * all_pairs
     return few and c.axes[0] == UNIT and c.channels >= 8
 
@@ -317,17 +317,17 @@ def _chunk(c: Convolution, channels: int, outputs: int) -> tuple[int, int, int]:
     bytes_ = size(c.element)
 
     def needs(images: int, depths: int, rows: int) -> int:
-        slab = depth.reach(depths) * height.reach(rows) * width.reach(width.count) * channels
-        return images * (slab + depths * rows * width.count * outputs) * bytes_
+        slab = depth.reach(depths) * height.reach(rows) * width.reach(width.outputs) * channels
+        return images * (slab + depths * rows * width.outputs * outputs) * bytes_
 
-    images, depths, rows = 1, depth.count, height.count
+    images, depths, rows = 1, depth.outputs, height.outputs
     if needs(1, depths, rows) > 2 * _SLAB:
         depths = 1
     while depths == 1 and rows > 1 and needs(1, depths, rows) > 2 * _SLAB:
         rows = ceil_div(rows, 2)
-    if (depths, rows) != (depth.count, height.count):
+    if (depths, rows) != (depth.outputs, height.outputs):
         return 1, depths, rows
-    positions = depths * rows * width.count
+    positions = depths * rows * width.outputs
     while (
         2 * images <= c.images
         and images * positions < 4 * _POSITIONS

@@ -101,7 +101,9 @@ class Packing:
     def used(self) -> list[Pack]:
         return [self.pack, self.flat_pack]
 
-    def row(self, f: Function, source: str, count: str, channels: str, target: str, step: int) -> None:
+    def row(
+        self, f: Function, source: str, count: str, channels: str, target: str, step: int
+    ) -> None:
         """`count` positions, `step` elements apart in the target.
 
         What lies behind an element may be overwritten, up to a vector: rows are packed in order,
@@ -146,7 +148,9 @@ class Packing:
 def zeros(f: Function, element: str, target: str, count: str | int) -> None:
     """`count` zeros from an address on."""
     with f.loop(0, count) as i:
-        f.line(f"store {element} {0 if element[0] == 'i' else '0.0'}, ptr {f.at(element, target, i)}")
+        f.line(
+            f"store {element} {0 if element[0] == 'i' else '0.0'}, ptr {f.at(element, target, i)}"
+        )
 
 
 class Slab:

@@ -62,19 +62,21 @@ class _Printer:
         self.panels = ceil_div(c.outputs, self.tiling.width)
         self.panel_blocks = ceil_div(self.panels, cut.panels)
         self.channel_blocks = ceil_div(c.channels, cut.channels)
-        shape = depth.reach(cut.depths), height.reach(cut.rows), width.reach(width.count)
+        shape = depth.reach(cut.depths), height.reach(cut.rows), width.reach(width.outputs)
         self.slab = Slab(c, shape, cut.channels, self.tiling.lanes)
         self.chunks = (
             ceil_div(c.images, cut.images),
-            ceil_div(depth.count, cut.depths),
-            ceil_div(height.count, cut.rows),
+            ceil_div(depth.outputs, cut.depths),
+            ceil_div(height.outputs, cut.rows),
         )
         self.gradient = Packing(c, self.tiling.lanes, g_strides[3], g_strides[4])
         # Runs of elements that lie side by side in a slab: of the taps in front, then of channels.
         self.run_count = c.taps * cut.channels // cut.run
         self.run_pieces = list(segments(self.run_count, cut.runs))
         self.length_pieces = list(segments(cut.run, cut.length))
-        self.cells = sum(n for _, n, _ in self.run_pieces) * sum(n for _, n, _ in self.length_pieces)
+        self.cells = sum(n for _, n, _ in self.run_pieces) * sum(
+            n for _, n, _ in self.length_pieces
+        )
         self.cell = cut.runs * cut.length * self.tiling.width  # elements
         self.functions: dict[str, str] = {}
 
@@ -99,12 +101,14 @@ class _Printer:
     def _multiply(self) -> Stage:
         c, cut = self.c, self.cut
         depth, height, width = c.axes
-        positions = cut.images * cut.depths * cut.rows * width.count
+        positions = cut.images * cut.depths * cut.rows * width.outputs
         own_sums = cut.panels * self.cells * self.cell if cut.slices == 1 else 0
         slab_at = ceil_to(own_sums * self.bytes, ALIGN)
         gradient_at = ceil_to(slab_at + self.slab.elements(cut.images) * self.bytes, ALIGN)
         scratch = gradient_at + cut.panels * positions * self.tiling.width * self.bytes
-        f = Function(f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)")
+        f = Function(
+            f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
+        )
         rest, part_slice = f.divide("%part", cut.slices)
         rest, panel_block = f.divide(rest, self.panel_blocks)
         group, channel_block = f.divide(rest, self.channel_blocks)
@@ -125,8 +129,8 @@ class _Printer:
                 f.mul(image_block, cut.images), f.mul(z_block, cut.depths), f.mul(y_block, cut.rows)
             )  # fmt: skip
             image1 = f.smaller(f.add(image0, cut.images), c.images)
-            depths = f.smaller(f.sub(depth.count, z), cut.depths)
-            rows = f.smaller(f.sub(height.count, y), cut.rows)
+            depths = f.smaller(f.sub(depth.outputs, z), cut.depths)
+            rows = f.smaller(f.sub(height.outputs, y), cut.rows)
             starts = (
                 f.add(f.mul(z, depth.move), depth.lowest),
                 f.add(f.mul(y, height.move), height.lowest),
@@ -178,7 +182,7 @@ class _Printer:
         columns: tuple[str, str], target: str, positions: int,
     ) -> None:  # fmt: skip
         """g for a chunk, in panels of outputs: (panels, positions, width)."""
-        c, tiling, width = self.c, self.tiling, self.c.axes[2].count
+        c, tiling, width = self.c, self.tiling, self.c.axes[2].outputs
         n_stride, z_stride, y_stride, x_stride, o_stride = self.g_strides
         pack = self.gradient.pack
         start = f.at(c.source, f.word(1), f.mul(columns[0], o_stride))
@@ -210,9 +214,7 @@ class _Printer:
         if not self.cut.trimmed:
             return [table("rows", self._entries(range(self.cut.rows)))]
         _, height, _ = self.c.axes
-        return [
-            table(f"rows{t}", self._entries(self._inside(1, t))) for t in range(height.kernel)
-        ]
+        return [table(f"rows{t}", self._entries(self._inside(1, t))) for t in range(height.kernel)]
 
     def _entries(self, rows: range) -> list[tuple[int, int]]:
         cut, strides = self.cut, self.slab.strides
@@ -221,13 +223,13 @@ class _Printer:
         for n, z, y in combinations(range(cut.images), range(cut.depths), rows):
             a = n * strides[0] + z * depth.move * strides[1] + y * height.move * strides[2]
             line = (n * cut.depths + z) * cut.rows + y
-            entries.append((a, line * width.count * self.tiling.width))
+            entries.append((a, line * width.outputs * self.tiling.width))
         return entries
 
     def _inside(self, axis: int, tap: int) -> range:
         """The outputs along an axis for which a tap is inside of the input."""
         phase, size = self.phases[axis], self.c.axes[axis].size
-        found = [i for i in range(phase.count) if tap in phase.inside(i, size)]
+        found = [i for i in range(phase.outputs) if tap in phase.inside(i, size)]
         return range(found[0], found[-1] + 1) if found else range(0)
 
     def _run_place(self, run: int) -> int:
@@ -264,7 +266,7 @@ class _Printer:
                     name = self._tile(offsets, vectors)
                     if last < vectors:
                         name = f.choose(is_last, "ptr", self._tile(offsets, last), name)
-                    rows, count_of_rows, inner, skipped = "@rows", entries, width.count, 0
+                    rows, count_of_rows, inner, skipped = "@rows", entries, width.outputs, 0
                     if self.cut.trimmed:
                         tap = divmod(start * self.cut.run // self.cut.channels, width.kernel)
                         down, across = self._inside(1, tap[0]), self._inside(2, tap[1])

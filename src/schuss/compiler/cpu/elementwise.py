@@ -267,7 +267,6 @@ for _name, _intrinsic_name in {
     TABLE[_name] = _rounding(_intrinsic_name)
 
 
-
 @row("copy")
 def _copy(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     return xs[0]

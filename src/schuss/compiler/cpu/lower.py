@@ -10,8 +10,8 @@ from typing import Any
 
 from schuss import dtypes
 from schuss.compiler.cpu import attention, convolution, matmul
-from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
+from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
@@ -19,7 +19,16 @@ from schuss.compiler.cpu.loops import Epilogue, print_loops
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
-from schuss.compiler.units import Assemble, Attention, Convolution, Loops, Panels, Product, ScatterAdd, Unit
+from schuss.compiler.units import (
+    Assemble,
+    Attention,
+    Convolution,
+    Loops,
+    Panels,
+    Product,
+    ScatterAdd,
+    Unit,
+)
 from schuss.compiler.values import Value
 
 
@@ -126,8 +135,7 @@ def _product_words(
 
 def _convolution(unit: Convolution) -> Calls:
     value = unit.value
-    x, other = value.inputs
-    named = value.attributes
+    x, named = value.inputs[0], value.attributes
     groups = named["groups"]
     backward = value.op == "convolution_weight"
     spec = Direct(
@@ -158,7 +166,7 @@ def _panels(unit: Panels) -> Calls:
 def _image_strides(affine: Affine) -> tuple[int, int, int, int, int]:
     """Strides of images, three axes and channels, from those of as many axes as there are."""
     first, *sizes, last, _ = affine
-    depth, height, width = ([0, 0] + sizes)[-3:]
+    depth, height, width = [0, 0, *sizes][-3:]
     return first, depth, height, width, last
 
 
