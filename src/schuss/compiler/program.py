@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
 from schuss.compiler.cpu.library import compile_kernels
 from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
@@ -49,7 +50,7 @@ def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
     constants = [value for value in graph.inputs if value.array is not None]
-    simple = layout(simplify(graph))
+    simple = layout(channels_last(simplify(graph)))
     units = fuse(simple)
     if not constants:
         return _planned(recorded, simple, units)
