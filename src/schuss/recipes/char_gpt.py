@@ -1,7 +1,7 @@
 """A character-level GPT on tiny Shakespeare: nanoGPT's documented setting for a CPU.
 
-nanoGPT (https://github.com/karpathy/nanoGPT, "I only have a macbook") publishes a validation loss of
-1.88, estimated on 20 random batches. Here it is the mean over all of the validation text.
+nanoGPT (https://github.com/karpathy/nanoGPT, "I only have a macbook") publishes a validation loss
+of 1.88, estimated on 20 random batches. Here it is the mean over all of the validation text.
 """
 
 from __future__ import annotations
