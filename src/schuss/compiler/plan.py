@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schuss.compiler.kernel import Kernel
-from schuss.compiler.units import Convolution, Host, Loops, Product, Unit
+from schuss.compiler.units import Convolution, Host, Loops, Panels, Product, Unit
 from schuss.compiler.values import VIEWS, Graph, Value
 
 _ALIGNMENT = 64
@@ -216,6 +216,7 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
                 left.append(i)
         assert len(left) < len(pending), "units need each other"
         pending = left
+    _pack_late(steps, needs)
     made.waves = max((end + 1 for end in ends.values()), default=0)
     looked_at = [i for i in checking if not isinstance(steps[i].unit, Host)]
     made.checked = max((ends[i] for i in looked_at), default=-1)
@@ -223,6 +224,20 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
         if early >> i & 1:
             for value in steps[i].unit.writes():
                 made.donations.pop(value, None)
+
+
+def _pack_late(steps: list[Step], needs: list[set[int]]) -> None:
+    """Weights are brought into panels just before they are used: then they still lie in a cache,
+    and their memory serves one after the other.
+    """
+    latest: dict[int, list[int]] = {
+        i: [] for i, step in enumerate(steps) if isinstance(step.unit, Panels)
+    }
+    for i, needed in enumerate(needs):
+        for each in needed & latest.keys():
+            latest[each].append(steps[i].start)
+    for i, users in latest.items():
+        steps[i].start = min(users, default=steps[i].end + 1) - steps[i].length
 
 
 def _set_places(made: Plan, outputs: set[Value]) -> None:

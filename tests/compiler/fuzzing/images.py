@@ -35,7 +35,7 @@ def spans(m: Any, rank: int, sizes: tuple[int, ...], most: int = 3) -> tuple[str
 @step(1.5)
 def convolution(m: Any) -> str | None:
     name, rank = image(m)
-    n, c, *sizes = m.env[name].shape
+    _, c, *sizes = m.env[name].shape
     named, kernel = spans(m, rank, tuple(sizes))
     groups = m.random.choice([g for g in (1, 1, 1, 2, 3, c) if c % g == 0])
     outputs = groups * m.random.choice([1, 2, 5, 16, 17])
