@@ -162,6 +162,7 @@ def _alike(unit: Unit) -> list[tuple[Value, Value]]:
     if isinstance(unit, Loops) and kernel.inner:
         return []
     found = []
+    operands = _operands(unit)
     for store in kernel.stores:
         output = kernel.buffers[store.word]
         for line in kernel.lines:
@@ -170,9 +171,17 @@ def _alike(unit: Unit) -> list[tuple[Value, Value]]:
             source = kernel.buffers[line.detail[0]]  # type: ignore[index]
             same = source.dtype == output.dtype and source.size == output.size
             alone = _only_read_at(kernel, line.detail[0], store.affine)  # type: ignore[index]
+            alone = alone and source not in operands
             if same and alone and source.op == "input" and source.strides is None:
                 found.append((output, source))
     return found
+
+
+def _operands(unit: Loops | Product | Convolution) -> list[Value]:
+    """What a template reads for other places of its result too."""
+    if isinstance(unit, Product):
+        return [unit.left[0], unit.right[0]]
+    return [memory for memory, _ in unit.operands] if isinstance(unit, Convolution) else []
 
 
 def _only_read_at(kernel: Kernel, word: int, affine: tuple[int, ...]) -> bool:
