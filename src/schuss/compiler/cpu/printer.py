@@ -212,6 +212,10 @@ class Printer:
             pointer = t.address(base, self.offset(affine), memory_type(dtype))
             return t.load(pointer, dtype, lanes, self.mask)
         start = self.offset(affine)
+        if step == -1:
+            return t.load_backwards(base, start, dtype, lanes, self.mask)
+        if self.mask is None and 0 < abs(step) <= near_steps(dtype):
+            return t.load_every(base, start, step, dtype, lanes)
         return t.load_at(base, t.lanes_from(start, step, lanes), dtype, lanes, self.mask)
 
     def store(self, word: int, affine: Affine, value: str, dtype: DType, lanes: int) -> None:
@@ -282,6 +286,11 @@ class Printer:
     def combine(self, line: Line, a: str, b: str, lanes: int) -> str:
         op = _COMBINE[line.op]
         return TABLE[op](self.t, [a, b], [line.dtype, line.dtype], wide_of(line.dtype), lanes)
+
+
+def near_steps(dtype: DType) -> int:
+    """Up to which step from lane to lane all elements in between are loaded too."""
+    return 32 // dtype.itemsize if dtype.itemsize > 4 else 8
 
 
 def wide_of(dtype: DType) -> DType:
