@@ -139,7 +139,8 @@ def test_rounding_is_no_failure() -> None:
     program = Program({"x0": "np.array([1e8, 1.0, -1e8, 1.0] * 8, np.float32)"},
                       ("v0 = x0.sum()",), ("v0",))  # fmt: skip
     moved = [
-        with_noise(lambda: run(program, program.function(), 0, program.arrays(0)).values, seed)[0] for seed in range(8)
+        with_noise(lambda: run(program, program.function(), 0, program.arrays(0)).values, seed)[0]
+        for seed in range(8)
     ]
     a, b = np.asarray(reference), np.asarray(other)
     assert differing(a, b).any()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.compiler.cpu.crossing import near_steps
 from schuss.compiler.cpu.elementwise import TABLE, number, rounded
 from schuss.compiler.cpu.random import random_bits
 from schuss.compiler.cpu.text import Text, memory_type, register_type, vector
@@ -214,7 +215,7 @@ class Printer:
         start = self.offset(affine)
         if step == -1:
             return t.load_backwards(base, start, dtype, lanes, self.mask)
-        if self.mask is None and 0 < abs(step) <= near_steps(dtype):
+        if self.mask is None and step and abs(step) <= near_steps(dtype):
             return t.load_every(base, start, step, dtype, lanes)
         return t.load_at(base, t.lanes_from(start, step, lanes), dtype, lanes, self.mask)
 
@@ -286,11 +287,6 @@ class Printer:
     def combine(self, line: Line, a: str, b: str, lanes: int) -> str:
         op = _COMBINE[line.op]
         return TABLE[op](self.t, [a, b], [line.dtype, line.dtype], wide_of(line.dtype), lanes)
-
-
-def near_steps(dtype: DType) -> int:
-    """Up to which step from lane to lane all elements in between are loaded too."""
-    return 32 // dtype.itemsize if dtype.itemsize > 4 else 8
 
 
 def wide_of(dtype: DType) -> DType:

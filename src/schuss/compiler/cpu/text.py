@@ -220,9 +220,7 @@ class Text:
             bits = vector("i1", lanes)
             mask = self.new(f"shufflevector {bits} {mask}, {bits} poison, {turned}")
         first = self.plus(start, str(1 - lanes))
-        found = self.load(
-            self.address(base, first, memory_type(dtype)), dtype, lanes, mask
-        )
+        found = self.load(self.address(base, first, memory_type(dtype)), dtype, lanes, mask)
         kind = vector(register_type(dtype), lanes)
         return self.new(f"shufflevector {kind} {found}, {kind} poison, {turned}")
 
@@ -329,11 +327,15 @@ class Text:
             return "zeroinitializer"
         return "0.0" if element in ("float", "double") else "0"
 
+    def definition(self, signature: str) -> str:
+        """The finished function, without what it needs beside it."""
+        return "\n".join([f"{signature} {{\nentry:", *self.entry, *self.lines, "}", ""])
+
     def function(self, signature: str) -> str:
         """The finished function, with what it needs beside it."""
-        body = "\n".join([*self.entry, *self.lines])
+        body = "\n".join(self.lines)
         parts = [*sorted(self.declared)]
         for symbol, text in self.defined.items():
             often = body.count(f"{symbol}(") > _INLINED
             parts.append(text.replace(" alwaysinline", " noinline", 1) if often else text)
-        return "\n".join([*parts, f"{signature} {{\nentry:", body, "}", ""])
+        return "\n".join([*parts, self.definition(signature)])
