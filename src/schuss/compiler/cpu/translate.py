@@ -47,6 +47,7 @@ _PASSES = {
     "loop_rotate": "LoopRotate",
 }
 _ORDER = (*_PASSES, "instruction_combine", "simplify_cfg")
+_LEVEL = 2  # of code generation
 _FUNCTIONS += [f"module_Add{name}Pass" for name in _PASSES.values()]
 
 
@@ -64,7 +65,7 @@ def target_machine() -> Any:
     # Position-independent, so that calls may be to anywhere; what belongs to one module is loaded
     # as one piece, so that it can be near.
     return llvm.Target.from_triple(there.triple).create_target_machine(
-        cpu=there.name, features=there.features, opt=2, reloc="pic", codemodel="small"
+        cpu=there.name, features=there.features, opt=_LEVEL, reloc="pic", codemodel="small"
     )
 
 
