@@ -15,6 +15,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.compiler.cpu import math
+from schuss.compiler.cpu.remainder import remainder
 from schuss.compiler.cpu.text import Text, constant, register_type, suffix, vector
 from schuss.dtypes import DType
 
@@ -223,10 +224,13 @@ def _divided(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str, str]:
 
 
 def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str, str]:
-    """As NumPy's divmod: from the exact remainder, so that q * b + r is a."""
+    """As NumPy's divmod: from the exact remainder, so that q * b + r is a.
+
+    Quotients of infinities are the standard's limits.
+    """
     kind, (a, b) = kind_of(out, lanes), xs
     zero, one = number(0, out, lanes), number(1, out, lanes)
-    mod = t.new(f"frem {kind} {a}, {b}")
+    mod = remainder(t, a, b, dtypes.accumulator(out), lanes)
     left = t.new(f"fcmp une {kind} {mod}, {zero}")
     b_negative = t.new(f"fcmp olt {kind} {b}, {zero}")
     mod_negative = t.new(f"fcmp olt {kind} {mod}, {zero}")
@@ -235,7 +239,7 @@ def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str
     shift = t.new(f"and {bits} {differ}, {left}")
     shifted = _select(t, shift, t.new(f"fadd {kind} {mod}, {b}"), mod, out, lanes)
     signed_zero = _intrinsic(t, "copysign", out, lanes, zero, b)
-    remainder = _select(t, left, shifted, signed_zero, out, lanes)
+    modulus = _select(t, left, shifted, signed_zero, out, lanes)
     rest = t.new(f"fsub {kind} {a}, {mod}")
     div = t.new(f"fdiv {kind} {rest}, {b}")
     div = _select(t, shift, t.new(f"fsub {kind} {div}, {one}"), div, out, lanes)
@@ -247,8 +251,14 @@ def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str
     tiny = _intrinsic(t, "copysign", out, lanes, zero, plain)
     is_zero = t.new(f"fcmp oeq {kind} {div}, {zero}")
     whole = _select(t, is_zero, tiny, whole, out, lanes)
+    # Nothing is left to round where the divisor is 0, or one of them infinite.
+    infinity = number(np.inf, out, lanes)
+    sizes = [_intrinsic(t, "fabs", out, lanes, x) for x in (a, b)]
+    infinite = [t.new(f"fcmp oeq {kind} {size}, {infinity}") for size in sizes]
     nothing = t.new(f"fcmp oeq {kind} {b}, {zero}")
-    return _select(t, nothing, plain, whole, out, lanes), remainder
+    for each in infinite:
+        nothing = t.new(f"or {bits} {nothing}, {each}")
+    return _select(t, nothing, plain, whole, out, lanes), modulus
 
 
 # --- rounding, signs, tests ---
