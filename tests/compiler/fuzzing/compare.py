@@ -59,6 +59,7 @@ EXACT = frozenset(
         "argmax",
         "argmin",
         "argsort",
+        "sort",
     ]
 )
 _FUNCTIONS = frozenset(
