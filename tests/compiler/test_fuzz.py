@@ -148,6 +148,16 @@ def test_rounding_is_no_failure() -> None:
     assert unexplained(a, np.float32(1e6) * b, moved).any()
 
 
+def test_what_cancels_in_attention_is_no_failure() -> None:
+    shapes = [(1, 2), (65531, 2), (65531, 1), (1, 65531)]
+    inputs = {
+        f"x{i}": f"rng({i}).standard_normal({shape}).astype(schuss.float32)"
+        for i, shape in enumerate(shapes)
+    }
+    line = "v0 = nn.functional.scaled_dot_product_attention(x0, x1, x2, attn_mask=x3)"
+    assert check(Program(inputs, (line,), ("v0",))) is None
+
+
 def test_what_hangs_on_a_rounding_is_no_failure() -> None:
     a, b = np.array([True, False]), np.array([False, False])
     assert unexplained(a, b, [a.copy()]).tolist() == [True, False]

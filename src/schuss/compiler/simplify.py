@@ -435,7 +435,9 @@ def _cumsum(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def
     ends = b.add("cumsum", (totals,), {"axis": 1}, (before, count), dtype)
     cut = ((0, before, 1), (0, count - 1, 1))
     ends = b.add("slice", (ends,), {"cut": cut}, (before, count - 1), dtype)
-    zero = b.add("broadcast_to", (b.constant(0, dtype),), {"shape": (before, 1)}, (before, 1), dtype)
+    zero = b.add(
+        "broadcast_to", (b.constant(0, dtype),), {"shape": (before, 1)}, (before, 1), dtype
+    )
     starts = b.add("concat", (zero, ends), {"axis": 1}, (before, count), dtype)
     running = b.add("cumsum", (pieces, starts), {"axis": 2}, pieces.shape, dtype)
     return b.reshape(running, shape)

@@ -31,6 +31,7 @@ from hashlib import sha256
 from typing import Any
 
 from schuss.compiler.cpu import cache as disk
+from schuss.compiler.cpu import half
 from schuss.compiler.cpu.host import get_num_threads, host, llvm_lock
 from schuss.compiler.cpu.translate import Translator, runs_in_parallel, target_machine, translate
 
@@ -169,6 +170,9 @@ def _load(sources: dict[str, Source], objects: dict[str, bytes]) -> None:
         builder.add_object_img(objects[key])
         for name in source.names:
             builder.export_symbol(name)
+    halves = half.object_for(host())
+    if halves is not None:
+        builder.add_object_img(halves)
     own = {name for source in sources.values() for name in source.names}
     for name, address in _shared.items():
         if name not in own and any(f"@{name}" in each.text for each in sources.values()):
