@@ -47,25 +47,25 @@ def test_every_so_many_th_element(dtype: Any) -> None:
 
 
 def test_small_steps_need_no_gather() -> None:
-    x = schuss.tensor(np.ones(4096, np.float32))
-    text = compiler.show(lambda x: x[::-1] + x[0], x, stages=("llvm",))
-    assert "gather" not in text
-    text = compiler.show(lambda x: x[: 64 * 3 : 3] + x[0], x, stages=("llvm",))
-    assert "gather" not in text
-    assert "gather" in compiler.show(lambda x: x[::9] + x[0], x, stages=("llvm",))
+    x = schuss.tensor(np.ones((4, 192), np.float32))
+    for step, gathers in ((-1, False), (2, False), (-3, False), (9, True)):
+        text = compiler.show(
+            lambda x, step=step: x[:, ::step][:, :16] + x[:, 16:32], x, stages=("llvm",)
+        )
+        assert ("gather" in text) == gathers
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("shape", [(40, 133), (4, 4), (17, 33), (9, 5), (1, 70), (70, 1)])
 def test_transposed_operands(dtype: Any, shape: tuple[int, int]) -> None:
     x, y = numbers(*shape, dtype=dtype), numbers(*shape[::-1], dtype=dtype, seed=1)
-    agree(lambda x, y: (schuss.maximum(x.T, y), x[::-1].T == y, x[:, ::-1].T == y), x, y)
+    agree(lambda x, y: (x.T + y, y == x[::-1].T, y == x[:, ::-1].T), x, y)
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))), ids=str)
 def test_permuted_operands(axes: tuple[int, ...]) -> None:
-    x = numbers(5, 12, 37)
-    y = numbers(*[x.shape[axis] for axis in axes], seed=1)
+    x = numbers(5, 12, 37, dtype=np.float64)
+    y = numbers(*[x.shape[axis] for axis in axes], dtype=np.float64, seed=1)
     agree(lambda x, y: schuss.permute_dims(x, axes) * 2 + y.sum(axis=-1, keepdims=True), x, y)
 
 
@@ -100,19 +100,21 @@ def test_sums_of_transposes_go_the_other_way_round() -> None:
 
 def test_reductions_of_transposes() -> None:
     for shape in ((40, 333), (17, 5), (4, 4)):
-        x, y = numbers(*shape), numbers(*shape[::-1], seed=1)
+        x = numbers(*shape, dtype=np.float64)
+        y = numbers(*shape[::-1], dtype=np.float64, seed=1)
         agree(lambda x, y: (x.T.sum(axis=1), x.T.sum(axis=0), (x.T * y).max(axis=1)), x, y)
         agree(lambda x, y: (schuss.argmax(x.T, axis=1), schuss.argmax(x.T + y, axis=0)), x, y)
         agree(lambda x, y: schuss.softmax(x.T + y, axis=-1), x, y)
 
 
 def test_what_crosses_in_the_end_is_copied_first() -> None:
-    x, y = numbers(260, 130), numbers(130, 260, seed=1)
+    x = numbers(260, 130, dtype=np.float64)
+    y = numbers(130, 260, dtype=np.float64, seed=1)
     kernel = kernel_of((schuss.tensor(x).T * schuss.tensor(y)).sum(axis=1))
     copies, straight = straightened(turned(kernel))
     assert [each.sizes for each in copies] == [(130, 260)]
     assert crossing_axis(straight) is None
-    agree(lambda x, y: ((x.T * y).sum(axis=1), schuss.softmax(x.T * y, axis=-1)), x, y, rtol=1e-4)
+    agree(lambda x, y: ((x.T * y).sum(axis=1), schuss.softmax(x.T * y, axis=-1)), x, y)
     z = numbers(30, 40, 50)
     w = numbers(50, 40, 30, seed=1)
     v = numbers(40, 50, 30, seed=2)

@@ -20,7 +20,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SCHUSS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int8, np.int64, np.bool_])
+@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.int64, np.bool_])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_running_sums(dtype: Any, shape: tuple[int, ...]) -> None:
     x = numbers(*shape, dtype=dtype)
@@ -30,17 +30,25 @@ def test_running_sums(dtype: Any, shape: tuple[int, ...]) -> None:
         made = [schuss.cumulative_sum(x, axis=axis) for axis in axes]
         return made + [schuss.cumulative_sum(schuss.flip(x), axis=axis) for axis in axes]
 
+    agree(sums, x, rtol=1e-6)
+
+
+def test_no_host_step_is_left() -> None:
     with using("compiled"):
-        schuss.evaluate(*sums(schuss.tensor(x)))
-        assert "loops" in str(schuss.last_run())
-        assert "host" not in str(schuss.last_run()).partition(";")[2]
-    agree(sums, x, rtol=1e-4)
+        schuss.cumulative_sum(schuss.tensor(numbers(3, 7)), axis=0).numpy()
+    assert str(schuss.last_run()).endswith("loops 1")
 
 
 def test_half_precisions_add_up_in_float32() -> None:
     x = np.full((2, 300), 1.1, np.float16)
     for axis in (0, 1):
         agree(lambda x, axis=axis: schuss.cumulative_sum(x, axis=axis), x, rtol=1e-3)
+
+
+def test_running_sums_of_float32() -> None:
+    x = np.random.default_rng(0).uniform(0.5, 1.5, (40, 333)).astype(np.float32)
+    for axis in (0, 1):
+        agree(lambda x, axis=axis: schuss.cumulative_sum(x, axis=axis), x)
 
 
 @pytest.mark.parametrize("n", [70_000, 1 << 16, 3 << 15])
@@ -65,4 +73,4 @@ def test_no_product_overflows_that_need_not() -> None:
 def test_gradients() -> None:
     for axis in (0, 1):
         agree(schuss.grad(lambda x, axis=axis: (schuss.cumulative_sum(x, axis=axis) ** 2).sum()),
-              numbers(20, 33), rtol=1e-4)  # fmt: skip
+              numbers(20, 33, dtype=np.float64))  # fmt: skip

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel, Line, moved, position_of
@@ -88,7 +89,8 @@ def straightened(kernel: Kernel) -> tuple[list[Kernel], Kernel]:
         across = axes_across(kernel, line)
         if not across or down in across:
             continue
-        word, affine = line.detail  # type: ignore[misc]
+        detail: Any = line.detail
+        word, affine = detail
         axes = [axis for axis, step in enumerate(affine[:-1]) if step]
         sizes = tuple(kernel.sizes[axis] for axis in axes)
         if math.prod(sizes) < _WORTH_A_COPY:

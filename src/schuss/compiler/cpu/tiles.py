@@ -8,6 +8,7 @@ computed row by row, as ever.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from schuss.compiler.cpu.crossing import axes_across
 from schuss.compiler.cpu.printer import (
@@ -88,7 +89,8 @@ class Tiles(Printer):
     def _transpose(self, i: int, to: str, rows: str, columns: str) -> None:
         """Fill a tile of the buffer of a load, whose own rows are the columns of the loops."""
         t, line = self.t, self.kernel.lines[i]
-        word, affine = line.detail  # type: ignore[misc]
+        detail: Any = line.detail
+        word, affine = detail
         bits = 8 * line.dtype.itemsize
         symbol = f"@transposed_{bits}"
         if symbol not in t.defined:
