@@ -37,7 +37,8 @@ class Side:
 
 class NumPySide(Side):
     def __init__(self) -> None:
-        self.exp, self.tanh, self.sort, self.argsort = np.exp, np.tanh, np.sort, np.argsort
+        self.exp, self.tanh, self.sort = np.exp, np.tanh, np.sort
+        self.argsort = lambda x, axis: np.argsort(x, axis, kind="stable")
         self.flip = np.flip
         self.float32, self.int8 = (lambda x: x.astype("float32")), (lambda x: x.astype("int8"))
         self.relu = lambda x: np.maximum(x, 0)
@@ -85,7 +86,8 @@ class PyTorchSide(Side):
         self.var = lambda x, axis: torch.var(x, dim=axis, correction=0)
         self.argmax = lambda x, axis: torch.argmax(x, dim=axis)
         self.channel_means = lambda x: x.mean((0, 2, 3))
-        self.cumsum, self.cumprod, self.argsort = torch.cumsum, torch.cumprod, torch.argsort
+        self.cumsum, self.cumprod = torch.cumsum, torch.cumprod
+        self.argsort = lambda x, axis: torch.argsort(x, dim=axis, stable=True)
         self.sort = lambda x, axis: torch.sort(x, axis).values
         self.flip = lambda x: torch.flip(x, (0,))
         self.float32, self.int8 = torch.Tensor.float, lambda x: x.to(torch.int8)
