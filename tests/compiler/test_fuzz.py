@@ -139,12 +139,23 @@ def test_rounding_is_no_failure() -> None:
     program = Program({"x0": "np.array([1e8, 1.0, -1e8, 1.0] * 8, np.float32)"},
                       ("v0 = x0.sum()",), ("v0",))  # fmt: skip
     moved = [
-        with_noise(lambda: run(program, program.function(), 0).values, seed)[0] for seed in range(8)
+        with_noise(lambda: run(program, program.function(), 0, program.arrays(0)).values, seed)[0]
+        for seed in range(8)
     ]
     a, b = np.asarray(reference), np.asarray(other)
     assert differing(a, b).any()
     assert not unexplained(a, b, moved).any()
     assert unexplained(a, np.float32(1e6) * b, moved).any()
+
+
+def test_what_cancels_in_attention_is_no_failure() -> None:
+    shapes = [(1, 2), (65531, 2), (65531, 1), (1, 65531)]
+    inputs = {
+        f"x{i}": f"rng({i}).standard_normal({shape}).astype(schuss.float32)"
+        for i, shape in enumerate(shapes)
+    }
+    line = "v0 = nn.functional.scaled_dot_product_attention(x0, x1, x2, attn_mask=x3)"
+    assert check(Program(inputs, (line,), ("v0",))) is None
 
 
 def test_what_hangs_on_a_rounding_is_no_failure() -> None:

@@ -152,7 +152,7 @@ class Program:
     def _slot(self, word: Place | int, step: int) -> int:
         key: Any = word
         if isinstance(word, Place) and word.value is None:
-            key = ("workspace", step)
+            key = ("workspace", step, word.offset)
         return self._slots.setdefault(key, 1 + len(self._slots))
 
     # --- slots ---
@@ -170,7 +170,7 @@ class Program:
             if isinstance(key, int):
                 self.waves.slots[slot] = key
             elif isinstance(key, tuple):
-                offset = made.workspaces.get(key[1], 0)
+                offset = made.workspaces.get(key[1], 0) + key[2]
                 self._of_arena.append((slot, offset))
             elif key.value in inputs:
                 self._of_inputs.append((inputs[key.value], slot, key.offset))
