@@ -21,6 +21,7 @@ from schuss.dtypes import DType, canonical, is_differentiable
 from schuss.errors import Location, ShapeError, fail, user_location
 
 if TYPE_CHECKING:
+    from schuss.patterns import Use
     from schuss.tensor import Tensor
 
 Shape = tuple[int, ...]
@@ -107,11 +108,13 @@ class Kind:
     Attributes:
         number: names the kind in structural keys.
         type: names the shape and dtype of the result.
+        pure: the op is in the registry: its rules record the same for nodes of one kind, always.
     """
 
-    __slots__ = ("dtype", "number", "shape", "size", "type")
+    __slots__ = ("dtype", "number", "pure", "shape", "size", "type")
 
-    def __init__(self, shape: Shape, dtype: DType) -> None:
+    def __init__(self, shape: Shape, dtype: DType, op: Op | None = None) -> None:
+        self.pure = op is not None and REGISTRY.get(op.name) is op
         self.shape = shape
         self.dtype = canonical(dtype)
         self.size = math.prod(shape)
@@ -129,13 +132,14 @@ class Node:
 
     Attributes:
         number: nodes are numbered as they are recorded, so inputs have smaller numbers than what
-            uses them.
+            uses them. Those of patterns have fractions.
         value: the array, once computed; None before, and again where nothing needs it any more.
         requires_grad: a gradient can flow through here.
         owner: for a leaf that collects a gradient: the tensor whose `.grad` it is.
         handles: how many tensors of the user point here. Their values are kept.
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
+        use: the use of a pattern that it is the result of, while its inputs are not known.
         gradient_of: the name of the node whose rule recorded it, if any.
         rule: which rule that was: "gradient", "tangent", "batch".
         constant: the number that a leaf holds, where it is one of the few that belong to the
@@ -150,6 +154,7 @@ class Node:
     owner: weakref.ref[Tensor] | None = None
     handles = 0
     label: str | None = None
+    use: Use | None = None
     gradient_of: str | None = None
     rule = "gradient"
     spent = False
@@ -164,7 +169,7 @@ class Node:
         kind: Kind,
         value: np.ndarray | None = None,
     ) -> None:
-        self.number = next(_numbers)
+        self.number: float = next(_numbers)
         self.op = op
         self.inputs = inputs
         self.attributes = attributes
@@ -220,13 +225,18 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
             if each.requires_grad:
                 node.requires_grad = is_differentiable(node.dtype)
                 break
-    _note_pending(node)
+    note_pending(node)
     return node
+
+
+def next_number() -> int:
+    """A number above those of all nodes so far, and below those that come."""
+    return next(_numbers)
 
 
 def _new_kind(key: Any, op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Kind:
     shape, dtype = op.infer(*inputs, **attributes)
-    kind = Kind(shape, dtype)
+    kind = Kind(shape, dtype, op)
     if kind.size * dtype.itemsize > _MOST_BYTES:
         node = Node(op, inputs, attributes, kind)
         raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
@@ -254,9 +264,11 @@ def relieves(evaluate: Callable[[], None]) -> None:
     _relieve = evaluate
 
 
-def _note_pending(node: Node) -> None:
+def note_pending(node: Node) -> weakref.ref[Node]:
+    """Note that a new node may have to be computed. Returns the reference that was noted."""
     pending = context.pending
-    pending.append(weakref.ref(node))
+    ref = weakref.ref(node)
+    pending.append(ref)
     if len(pending) % _PRUNE_AT == 0:
         # The node itself has no handle yet. To drop it would bring the list to where it was, and
         # each node after it back here.
@@ -264,6 +276,7 @@ def _note_pending(node: Node) -> None:
         context.pruned += len(pending) - len(context.pending)
         if len(context.pending) + context.pruned > _BACKLOG:
             _relieve()
+    return ref
 
 
 def is_wanted(node: Node | None) -> bool:
@@ -369,6 +382,13 @@ def shared_scalar(value: bool | int | float, dtype: DType) -> Node:
 
 
 _MOST_SHARED = 1024
+EXACT = 127  # integers up to here fit into every numeric dtype
+
+
+def number_node(value: int | float, dtype: DType) -> Node:
+    """The node of a number among operands, shared where numbers are."""
+    return shared_scalar(value, dtype) if -EXACT <= value <= EXACT else _number(value, dtype)
+
 
 
 def is_shared_number(node: Node) -> bool:
@@ -402,5 +422,5 @@ def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[N
     return sorted(found, key=_number_of)
 
 
-def _number_of(node: Node) -> int:
+def _number_of(node: Node) -> float:
     return node.number

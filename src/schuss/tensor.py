@@ -58,7 +58,7 @@ class Tensor(Handle):
     __array_ufunc__ = None  # NumPy arrays leave `array * tensor` to us
 
     def __init__(self, node: Node) -> None:
-        if type(node) is not Node:
+        if not isinstance(node, Node):
             raise fail(
                 ArgumentTypeError, "Tensor", "is not made directly", hint="use schuss.tensor(data)"
             )

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schuss.context import context, grad_mode, rules
 from schuss.dtypes import is_complex
-from schuss.errors import GradientError, ShapeError, describe_location, fail
-from schuss.graph import Node, ancestors, apply, scalar, wrap
+from schuss.errors import GradientError, ShapeError, describe_location, fail, user_location
+from schuss.graph import Node, ancestors, apply, next_number, scalar, wrap
 from schuss.ops.broadcast import broadcast_to, sum_to
 from schuss.ops.elementwise import add, conj
+from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -36,11 +37,13 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
             hint="set requires_grad=True on the inputs, "
             "and do not compute under no_grad() or after detach()",
         )
-    seed = _seed(root, gradient)
     walked = tape(root._node)
     _require_whole(walked)
     with grad_mode(create_graph):
-        found = propagate(walked, {root._node: seed})
+        if gradient is None and not create_graph and repeats():
+            found = _found_again(root, walked)
+        else:
+            found = propagate(walked, {root._node: _seed(root, gradient)})
         for node, grad in found.items():
             owner = node.owner() if node.owner is not None else None
             if owner is not None:
@@ -49,6 +52,74 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
         for node in walked:
             node.spent = True
         context.spent += [weakref.ref(node) for node in walked]
+
+
+class _Derivative(NamedTuple):
+    """A gradient that was recorded before.
+
+    Attributes:
+        leaves: the places on the tape of those that it has results for, in their order.
+    """
+
+    pattern: Pattern
+    leaves: list[int]
+
+
+_derivatives: Memory[_Derivative] = Memory()
+
+
+def _found_again(root: Tensor, walked: list[Node]) -> dict[Node, Tensor]:
+    """As `propagate`, out of memory where this has been recorded before."""
+    structure = _structure(walked)
+    if structure is None:
+        return propagate(walked, {root._node: _seed(root, None)})
+    key, inputs = structure
+    known = _derivatives.get(key)
+    if known is not None:
+        use = Use(known.pattern, inputs, user_location(), context.scope)
+        results = known.pattern.results
+        made = {place: use.result(place) for place in results}
+        pairs = zip(known.leaves, results, strict=True)
+        return {walked[leaf]: wrap(made[place]) for leaf, place in pairs}
+    first = next_number()
+    seed = {root._node: _seed(root, None)}
+    if not _derivatives.comes_again(key):
+        return propagate(walked, seed)
+    marks: list[tuple[int, int]] = []
+    found = propagate(walked, seed, marks=marks)
+    pattern = pattern_of(inputs, [grad._node for grad in found.values()], first, marks)
+    leaves = [i for i, node in enumerate(walked) if node in found]
+    _derivatives.keep(key, pattern and _Derivative(pattern, leaves[::-1]))
+    return found
+
+
+def _structure(walked: Sequence[Node]) -> tuple[Any, tuple[Node, ...]] | None:
+    """What the derivative of a tape depends on, and its nodes followed by their other inputs.
+
+    None where the rules may record something else the next time.
+    """
+    places: dict[Node, int] = {}
+    outside: list[Node] = []
+    key: list[int] = []
+    for i, node in enumerate(walked):
+        places[node] = i
+        if is_leaf(node):
+            key += [_LEAF, node.kind.type]
+            continue
+        kind = node.kind
+        if not kind.pure:
+            return None
+        key.append(kind.number)
+        for each in node.inputs:
+            place = places.get(each)
+            if place is None:
+                outside.append(each)
+                place = places[each] = -len(outside)
+            key.append(place)
+    return tuple(key), (*walked, *outside)
+
+
+_LEAF = -(10**9)
 
 
 def _require_whole(walked: Sequence[Node]) -> None:
@@ -112,20 +183,27 @@ def is_leaf(node: Node) -> bool:
 
 
 def propagate(
-    walked: Sequence[Node], seeds: dict[Node, Tensor], targets: frozenset[Node] | None = None
+    walked: Sequence[Node],
+    seeds: dict[Node, Tensor],
+    targets: frozenset[Node] | None = None,
+    marks: list[tuple[int, int]] | None = None,
 ) -> dict[Node, Tensor]:
     """Gradients of the targets (by default of all leaves), given those of the roots in `seeds`.
 
     `walked` is the tape of the roots. With targets, only ways that lead to one of them are gone.
+    In `marks` is noted where the rules of each node begin: a number, and the place on the tape.
     """
     leads = None if targets is None else _leading_to(walked, targets)
     gradients = {node: _conjugate(seed) for node, seed in seeds.items()}
     found: dict[Node, Tensor] = {}
     with rules("gradient"):
-        for node in reversed(walked):
+        for place in range(len(walked) - 1, -1, -1):
+            node = walked[place]
             g = gradients.pop(node, None)
             if g is None:
                 continue
+            if marks is not None:
+                marks.append((next_number(), place))
             if node in targets if targets is not None else is_leaf(node):
                 found[node] = _conjugate(g)
             if not is_leaf(node):

@@ -1,0 +1,275 @@
+"""Updates of optimizers that need no second recording: see `schuss.patterns`.
+
+What an `update` records depends on its parameters' kinds and on how its numbers compare, and the
+numbers in it follow from settings and counts. `Trace` follows them, as for `schuss.jit`; from then
+on the update is a use of a pattern and a few lines of arithmetic.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from schuss.context import context
+from schuss.execution.jit_numbers import Operand
+from schuss.execution.jit_trace import Trace
+from schuss.graph import Node, next_number, number_node, wrap
+from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats
+from schuss.tensor import Tensor
+
+if TYPE_CHECKING:
+    from schuss.optim.optimizer import Optimizer
+
+Before = list[tuple[Tensor, Tensor]]
+
+
+class _Survey:
+    """What an update depends on.
+
+    Attributes:
+        key: equal for updates that record the same.
+        nodes: of the parameters, gradients and states.
+        numbers: the settings and counts.
+        places: where the numbers stand: containers and keys.
+        moved: the parameters that move, with their names.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.key: list[Any] = [type(optimizer)]
+        self.nodes: list[Node] = []
+        self.tensors: list[Tensor] = []
+        self.numbers: list[int | float] = []
+        self.places: list[tuple[dict[str, Any], str]] = []
+        self.moved: list[tuple[Tensor, str]] = []
+        self.known = True
+        self._at: dict[Any, int] = {}
+        for group in optimizer.param_groups:
+            for name, value in group.items():
+                if name != "params" and name != "names":
+                    self._value(group, name, value)
+            for name, p in zip(group["names"], group["params"], strict=True):
+                grad, node = p.grad, p._node
+                if grad is None or not node.requires_grad:
+                    continue
+                self.moved.append((p, name))
+                self._tensor(p)
+                self._tensor(grad)
+                self.known &= node.owner is not None
+                state = optimizer.state.get(name)
+                if state is None:
+                    self.key.append(None)
+                else:
+                    for slot, value in state.items():
+                        self._value(state, slot, value)
+
+    def _value(self, container: dict[str, Any], name: str, value: Any) -> None:
+        kind = type(value)
+        self.key.append(name)
+        if kind is float or kind is int:
+            self.key.append(kind)
+            self.numbers.append(value)
+            self.places.append((container, name))
+        elif kind is Tensor:
+            self._tensor(value)
+        elif kind is bool or kind is str or value is None:
+            self.key += (kind, value)
+        elif kind is tuple:
+            self.key.append(repr(value))
+        else:
+            self.known = False
+
+    def _tensor(self, tensor: Tensor) -> None:
+        """Which tensor it is matters as far as the same one, or one node, stands in two places."""
+        node, at = tensor._node, self._at
+        self.tensors.append(tensor)
+        self.nodes.append(node)
+        self.key += (
+            node.kind.type, at.setdefault(id(tensor), len(at)), at.setdefault(node, len(at))
+        )  # fmt: skip
+
+
+class _Slot(NamedTuple):
+    """What a state holds after an update.
+
+    Attributes:
+        parameter: whose state it is: which of those that move.
+        name: of the slot.
+        kind: "tensor" (one that was there), "new" (a new tensor), "number", "plain".
+        value: which one; or what.
+    """
+
+    parameter: int
+    name: str
+    kind: str
+    value: Any
+
+
+class _Update(NamedTuple):
+    """An update that was recorded before.
+
+    Attributes:
+        numbers: of the settings and counts: the numbers that go in, and those that states keep;
+            None where the update would record something else.
+        dtypes: of the numbers that go in.
+        parameters: the steps whose results are the new parameters.
+        new: the steps whose results are new tensors of states.
+        slots: what changes in the states.
+    """
+
+    pattern: Pattern
+    numbers: Callable[[list[int | float]], tuple[list[Any], list[Any]] | None]
+    dtypes: list[Any]
+    parameters: list[int]
+    new: list[int]
+    slots: list[_Slot]
+
+
+_updates: Memory[_Update] = Memory()
+
+
+def repeated(optimizer: Optimizer, before: Before) -> bool:
+    """Assign new values to all parameters, out of memory. False: they have to be recorded.
+
+    Notes in `before` what the parameters pointed at.
+    """
+    ours = type(optimizer).__module__.startswith("schuss.") and "update" not in vars(optimizer)
+    if not ours or not repeats():
+        return False
+    survey = _Survey(optimizer)
+    if not survey.known or not survey.moved:
+        return False
+    key = tuple(survey.key)
+    known = _updates.get(key)
+    if known is None:
+        if not _updates.comes_again(key):
+            return False
+        known = _recorded(optimizer, survey)
+        _updates.keep(key, known)
+        if known is None:
+            return False
+    found = known.numbers(survey.numbers)
+    if found is None:
+        return False
+    going_in, kept = found
+    leaves = [number_node(n, dtype) for n, dtype in zip(going_in, known.dtypes, strict=True)]
+    use = Use(known.pattern, (*survey.nodes, *leaves), context.location, context.scope)
+    _assign(optimizer, known, survey, use, kept, before)
+    return True
+
+
+def _assign(
+    optimizer: Optimizer, known: _Update, survey: _Survey, use: Use, kept: list[Any], before: Before
+) -> None:
+    """Put the results of an update where they belong."""
+    for (p, _), step in zip(survey.moved, known.parameters, strict=True):
+        before.append((p, wrap(p._node)))
+        leaf = use.result(step)
+        leaf.requires_grad = True
+        leaf.owner = weakref.ref(p)
+        p._point_at(leaf)
+    new = [wrap(use.result(step)) for step in known.new]
+    sources = {"tensor": survey.tensors, "new": new, "number": kept}
+    for parameter, name, kind, value in known.slots:
+        state = optimizer.state.setdefault(survey.moved[parameter][1], {})
+        state[name] = value if kind == "plain" else sources[kind][value]
+
+
+# --- recording ---
+
+
+def _recorded(optimizer: Optimizer, survey: _Survey) -> _Update | None:
+    """Record an update, and undo it. None where it cannot be repeated."""
+    from schuss.optim.optimizer import restore
+
+    state = {name: dict(slots) for name, slots in optimizer.state.items()}
+    before: Before = []
+    trace = Trace(defer=True, live=True)
+    first = next_number()
+    try:
+        with trace.running():
+            optimizer._assign_all(before)
+        return _concluded(optimizer, survey, trace, state, first)
+    finally:
+        for p, value in before:
+            p._point_at(value._node)
+        restore(optimizer.state, state)
+
+
+def _concluded(
+    optimizer: Optimizer, survey: _Survey, trace: Trace, state: dict[str, dict[str, Any]], first: int
+) -> _Update | None:
+    if trace.problem or trace.deferred or trace.draws:
+        return None
+    slots: list[_Slot] = []
+    new: dict[Tensor, int] = {}
+    kept: list[int] = []  # registers that states keep
+    was = {id(each): i for i, each in enumerate(survey.tensors)}
+    for i, (_, name) in enumerate(survey.moved):
+        slots_before, after = state.get(name, {}), optimizer.state.get(name, {})
+        if slots_before.keys() - after.keys():
+            return None
+        for slot, value in after.items():
+            if slot in slots_before and slots_before[slot] is value:
+                continue
+            register = trace.outs.get((id(after), slot))
+            if type(value) is Tensor:
+                if id(value) in was:
+                    slots.append(_Slot(i, slot, "tensor", was[id(value)]))
+                else:
+                    slots.append(_Slot(i, slot, "new", new.setdefault(value, len(new))))
+            elif register is not None and trace.tape.values[register] == value:
+                slots.append(_Slot(i, slot, "number", len(kept)))
+                kept.append(register)
+            elif type(value) in (int, float, bool):
+                slots.append(_Slot(i, slot, "plain", value))
+            else:
+                return None
+    numbers = [leaf for leaf in trace.numbers if leaf.number > first]
+    results = [p._node for p, _ in survey.moved] + [each._node for each in new]
+    pattern = pattern_of([*survey.nodes, *numbers], results, first)
+    if pattern is None:
+        return None
+    going_in = [trace.numbers[leaf] for leaf in numbers]
+    count = len(survey.moved)
+    return _Update(
+        pattern, _arithmetic(trace, survey, going_in, kept), [leaf.dtype for leaf in numbers],
+        pattern.results[:count], pattern.results[count:], slots,
+    )  # fmt: skip
+
+
+def _arithmetic(
+    trace: Trace, survey: _Survey, going_in: list[int], kept: list[int]
+) -> Callable[[list[int | float]], tuple[list[Any], list[Any]] | None]:
+    """A function from settings and counts to the numbers of an update: what the tape says."""
+    at = {(id(container), name): i for i, (container, name) in enumerate(survey.places)}
+    tape = trace.tape
+    constants: list[int | float] = []
+    lines = []
+    varying = set()
+    for register, (container, name, _) in trace.reads.items():
+        i = at.get((id(container), name))
+        if i is not None:
+            varying.add(register)
+            lines.append(f"v{register} = n[{i}]")
+
+    def shown(operand: Operand) -> str:
+        if operand.register in varying:
+            return f"v{operand.register}"
+        constants.append(operand.number if operand.register < 0 else tape.values[operand.register])
+        return f"c[{len(constants) - 1}]"
+
+    for line in tape.lines:
+        text = line.text(shown)
+        if line.register < 0:
+            lines.append(f"if ({text}) is not {line.outcome}: return None")
+        else:
+            varying.add(line.register)
+            lines.append(f"v{line.register} = {text}")
+    shows = [", ".join(shown(Operand(r, 0)) for r in each) for each in (going_in, kept)]
+    lines.append(f"return [{shows[0]}], [{shows[1]}]")
+    body = "\n".join(f"        {line}" for line in lines)
+    text = f"def numbers(n):\n    try:\n{body}\n    except ArithmeticError:\n        return None\n"
+    space: dict[str, Any] = {"c": constants}
+    exec(compile(text, "<numbers of an optimizer>", "exec"), space)
+    return space["numbers"]
