@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -419,8 +420,7 @@ def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[N
         for each in node.inputs:
             if each not in found and follow(each):
                 stack.append(each)
-    return sorted(found, key=_number_of)
+    return sorted(found, key=number_of)
 
 
-def _number_of(node: Node) -> float:
-    return node.number
+number_of = operator.attrgetter("number")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from schuss.context import Scope, context
@@ -30,6 +30,7 @@ class Step(NamedTuple):
     Attributes:
         operands: what it is applied to: places among the inputs, the fixed leaves and the steps.
         of: the place of the input whose derivative it is part of; -1 for none.
+        fraction: what the number of its node has more than that of the use.
     """
 
     op: Op
@@ -37,6 +38,7 @@ class Step(NamedTuple):
     attributes: dict[str, Any]
     kind: Kind
     of: int
+    fraction: float
 
 
 class Pattern:
@@ -44,7 +46,9 @@ class Pattern:
 
     Attributes:
         number: names the pattern in structural keys.
+        inputs: how many inputs it has.
         reads: the places of the inputs that steps are applied to.
+        derived: the places of the inputs whose derivatives there are.
         fixed: leaves that are part of the pattern: numbers of rules, say.
         steps: inputs first.
         results: the steps whose nodes are wanted.
@@ -54,49 +58,55 @@ class Pattern:
         self, inputs: int, fixed: tuple[Node, ...], steps: list[Step], results: list[int]
     ) -> None:
         self.number = next(_numbers)
+        self.inputs = inputs
         self.fixed = fixed
         self.steps = steps
         self.results = results
+        self.derived = sorted({step.of for step in steps if step.of >= 0})
         self.reads = sorted({k for step in steps for k in step.operands if k < inputs})
 
 
 def pattern_of(
-    inputs: Sequence[Node], results: Sequence[Node], first: int, marks: Sequence[tuple[int, int]] = ()
+    inputs: Mapping[Node, int],
+    results: Sequence[Node],
+    first: int,
+    marks: Sequence[tuple[int, int]] = (),
 ) -> Pattern | None:
     """What was recorded between `inputs` and `results`, as a pattern.
 
     Args:
+        inputs: nodes with their places.
         first: the nodes of the recording have larger numbers than this.
         marks: where the derivative of another input begins: the number before its first node, and
             the place of the input; ascending.
 
     Returns None where the recording uses something else from outside that is no number.
     """
-    given = set(inputs)
-    order = ancestors(results, lambda node: node.number > first and node not in given)
-    fixed: dict[Node, None] = {}
-    known = given.union(order)
-    for node in order:
-        outside = [each for each in node.inputs if each not in known]
-        fixed.update(dict.fromkeys([node, *outside] if node.op is None else outside))
+    order = ancestors(results, lambda node: node.number > first and node not in inputs)
+    known = {*inputs, *order}
+    outside = [each for node in order for each in node.inputs if each not in known]
+    fixed = dict.fromkeys([*outside, *[node for node in order if node.op is None]])
     if any(each.op is not None or each.size > _MOST_FIXED for each in fixed):
         return None
-    place = {node: i for i, node in enumerate([*inputs, *fixed])}
+    count = max(inputs.values()) + 1
+    place = {**inputs, **{node: count + i for i, node in enumerate(fixed)}}
+    recorded = [node for node in order if node.op is not None]
+    start = count + len(fixed)
     steps: list[Step] = []
     ahead = [*marks, (_END, -1)][::-1]
     of = -1
-    for node in order:
+    for i, node in enumerate(recorded):
         while node.number > ahead[-1][0]:
             of = ahead.pop()[1]
-        if node.op is not None:
-            operands = tuple([place[each] for each in node.inputs])
-            place[node] = len(inputs) + len(fixed) + len(steps)
-            steps.append(Step(node.op, operands, node.attributes, node.kind, of))
-    start = len(inputs) + len(fixed)
+        operands = tuple([place[each] for each in node.inputs])
+        fraction = (i + 1) / (len(recorded) + 1)
+        assert node.op is not None
+        steps.append(Step(node.op, operands, node.attributes, node.kind, of, fraction))
+        place[node] = start + i
     found = [place[node] - start for node in results]
     if min(found, default=-1) < 0:
         return None  # what comes out is what went in
-    return Pattern(len(inputs), tuple(fixed), steps, found)
+    return Pattern(count, tuple(fixed), steps, found)
 
 
 _END = 2**62
@@ -157,59 +167,57 @@ class Use:
 
     Attributes:
         reads: the inputs and leaves that its values depend on.
+        derived: the inputs whose derivatives it has.
     """
 
-    __slots__ = ("_results", "inputs", "location", "number", "pattern", "reads", "scope")
+    __slots__ = ("_results", "derived", "location", "number", "pattern", "reads", "scope")
 
     def __init__(
         self,
         pattern: Pattern,
-        inputs: tuple[Node, ...],
-        location: Location | None = None,
-        scope: Scope | None = None,
+        inputs: Sequence[Node],
+        location: Location | None,
+        scope: Scope | None,
     ) -> None:
         self.pattern = pattern
-        self.inputs = inputs
         self.reads = (*[inputs[place] for place in pattern.reads], *pattern.fixed)
+        self.derived = [inputs[place] for place in pattern.derived]
         self.location = location
         self.scope = scope
         self.number = next_number()
-        self._results: list[weakref.ref[Promised]] = []
+        self._results: list[weakref.ref[Node]] = []
 
     def result(self, place: int) -> Node:
         """The node of a step: to be called once for each."""
         node = Promised(self, place)
-        self._results.append(note_pending(node))  # type: ignore[arg-type]
+        self._results.append(note_pending(node))
         return node
 
     def expand(self) -> None:
         """Give all results their op and inputs: the recorded graph."""
-        steps = self.pattern.steps
-        made = [*self.inputs, *self.pattern.fixed]
-        results: dict[int, Node] = {each.place: each for ref in self._results if (each := ref()) is not None}
-        for place, step in enumerate(steps):
-            node: Node | None = results.get(place)
+        pattern = self.pattern
+        there: Any = dict(zip(pattern.reads, self.reads, strict=False))
+        made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]
+        derived = dict(zip(pattern.derived, self.derived, strict=True))
+        results: dict[int, Any] = {each.place: each for ref in self._results if (each := ref())}
+        for place, step in enumerate(pattern.steps):
+            node = results.get(place)
             if node is None or node.use is not None:
                 inputs = tuple([made[each] for each in step.operands])
                 if node is None:
                     node = Node(step.op, inputs, step.attributes, step.kind)
-                    node.number = self.number_of(place)
-                    self.describe(node, step.of)
+                    node.number = self.number + step.fraction
                 else:
                     node.op, node.inputs, node.attributes = step.op, inputs, step.attributes
                     node.use = None
+                self._describe(node, derived.get(step.of))
             made.append(node)
 
-    def number_of(self, place: int) -> float:
-        """The number of the node of a step: between that of the use and the next one."""
-        return self.number + (place + 1) / (len(self.pattern.steps) + 1)
-
-    def describe(self, node: Node, of: int) -> None:
+    def _describe(self, node: Node, differentiated: Node | None) -> None:
         """What messages say of a node."""
-        if of < 0:
+        if differentiated is None:
             node.location, node.scope = self.location, self.scope
         else:
-            differentiated = self.inputs[of]
             node.location, node.scope = differentiated.location, differentiated.scope
             node.gradient_of = differentiated.name
 
@@ -223,7 +231,7 @@ class Promised(Node):
 
     def __init__(self, use: Use, place: int) -> None:
         step = use.pattern.steps[place]
-        self.number = use.number_of(place)
+        self.number = use.number + step.fraction
         self.kind = kind = step.kind
         self.shape = kind.shape
         self.size = kind.size
@@ -231,7 +239,7 @@ class Promised(Node):
         self.value = None
         self.use = use
         self.place = place
-        use.describe(self, step.of)
+        self.location = use.location
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("op", "inputs", "attributes") or self.use is None:

@@ -73,10 +73,10 @@ def _found_again(root: Tensor, walked: list[Node]) -> dict[Node, Tensor]:
     structure = _structure(walked)
     if structure is None:
         return propagate(walked, {root._node: _seed(root, None)})
-    key, inputs = structure
+    key, places = structure
     known = _derivatives.get(key)
     if known is not None:
-        use = Use(known.pattern, inputs, user_location(), context.scope)
+        use = Use(known.pattern, [*places], user_location(), context.scope)
         results = known.pattern.results
         made = {place: use.result(place) for place in results}
         pairs = zip(known.leaves, results, strict=True)
@@ -87,22 +87,20 @@ def _found_again(root: Tensor, walked: list[Node]) -> dict[Node, Tensor]:
         return propagate(walked, seed)
     marks: list[tuple[int, int]] = []
     found = propagate(walked, seed, marks=marks)
-    pattern = pattern_of(inputs, [grad._node for grad in found.values()], first, marks)
+    pattern = pattern_of(places, [grad._node for grad in found.values()], first, marks)
     leaves = [i for i, node in enumerate(walked) if node in found]
     _derivatives.keep(key, pattern and _Derivative(pattern, leaves[::-1]))
     return found
 
 
-def _structure(walked: Sequence[Node]) -> tuple[Any, tuple[Node, ...]] | None:
-    """What the derivative of a tape depends on, and its nodes followed by their other inputs.
+def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
+    """What the derivative of a tape depends on, and the places of its nodes and their inputs.
 
     None where the rules may record something else the next time.
     """
-    places: dict[Node, int] = {}
-    outside: list[Node] = []
+    places = {node: i for i, node in enumerate(walked)}
     key: list[int] = []
-    for i, node in enumerate(walked):
-        places[node] = i
+    for node in walked:
         if is_leaf(node):
             key += [_LEAF, node.kind.type]
             continue
@@ -111,12 +109,8 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, tuple[Node, ...]] | None:
             return None
         key.append(kind.number)
         for each in node.inputs:
-            place = places.get(each)
-            if place is None:
-                outside.append(each)
-                place = places[each] = -len(outside)
-            key.append(place)
-    return tuple(key), (*walked, *outside)
+            key.append(places.setdefault(each, len(places)))
+    return tuple(key), places
 
 
 _LEAF = -(10**9)

@@ -25,9 +25,15 @@ from schuss.execution.compare import compare
 from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
 from schuss.execution.report import Run
-from schuss.execution.shortcut import Survey, known, remember, survey, values_to_keep
+from schuss.execution.shortcut import (
+    Survey,
+    known,
+    references_to,
+    remember,
+    survey,
+    values_to_keep,
+)
 from schuss.graph import Handle, Node, ancestors, is_wanted, relieves
-from schuss.patterns import Use
 
 _last_run = Run()
 one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
@@ -147,10 +153,12 @@ def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
         _on_both(program, work, order, kept, report)
     else:
         remember(found, work)
+        found = None  # it holds the leaves
         for node in work.outputs:
             check_allocation(node)
         leaves = [leaf for leaf in work.leaves if leaf.constant is None]
-        if _on_program(program, order, leaves, work.outputs, replaced):
+        dying = _dying(program, leaves, references_to(leaves, order), replaced)
+        if _on_program(program, order, leaves, work.outputs, dying):
             report.tier = "compiled"
             report.take_from(program)
         else:
@@ -172,7 +180,8 @@ def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> boo
     for i in shortcut.large:
         check_allocation(outputs[i])
     leaves = [found.leaves[i] for i in shortcut.inputs]
-    if not _on_program(program, found.order, leaves, outputs, replaced):
+    dying = _dying(program, leaves, shortcut.references, replaced)
+    if not _on_program(program, found.order, leaves, outputs, dying):
         return False
     _cut(outputs)
     seconds = time.perf_counter() - started
@@ -182,10 +191,9 @@ def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> boo
 
 def _on_program(
     program: tiers.Program, order: list[Node], leaves: list[Node], outputs: list[Node],
-    replaced: Sequence[Handle],
+    dying: list[bool] | None,
 ) -> bool:  # fmt: skip
     """One call. False where a check failed: the reference tier finds out what to say."""
-    dying = _dying(program, order, leaves, replaced)
     try:
         values = program.run([leaf.value for leaf in leaves], dying)  # type: ignore[misc]
     except (CheckFailedError, BadValueError):
@@ -218,58 +226,44 @@ def _on_both(
 
 
 def _dying(
-    program: tiers.Program, order: list[Node], leaves: list[Node], replaced: Sequence[Handle]
+    program: tiers.Program,
+    leaves: list[Node],
+    references: list[int],
+    replaced: Sequence[Handle],
 ) -> list[bool] | None:
     """Which leaves nobody will look at after this evaluation, except by what `replaced` holds.
 
     All references to such a node and to its array are accounted for: a single one more, and its
-    memory stays as it is.
+    memory stays as it is. `references` says how many nodes hold each; -1: it is too small.
     """
     if not replaced:
         return None
     held: dict[Node, int] = {}
     for handle in replaced:
         held[handle._node] = held.get(handle._node, 0) + 1
-    used = _references(held, order)
     found = []
-    for leaf in leaves:
-        handles = held.get(leaf)
+    counts = iter(references)
+    for leaf in leaves:  # a zip would hold it, too
+        nodes = next(counts)
+        handles = held.get(leaf) if nodes >= 0 else None
+        if handles is None or leaf.handles != handles:
+            found.append(False)
+            continue
         value = leaf.value
         dying = (
-            handles is not None
-            and leaf.handles == handles
-            and value is not None
+            value is not None
             and value.base is None
             and value.flags.writeable
-            and sys.getrefcount(leaf) == handles + used[leaf] + _OWN_REFERENCES
+            and sys.getrefcount(leaf) == handles + nodes + _OWN_REFERENCES
             and sys.getrefcount(value) <= _ARRAY_REFERENCES + program.owns(value)
         )
         found.append(dying)
-    return found
+    return found if True in found else None
 
 
-def _references(leaves: Iterable[Node], order: list[Node]) -> dict[Node, int]:
-    """How often nodes in `order` hold each of the leaves."""
-    found = dict.fromkeys(leaves, 0)
-    uses: set[Use] = set()
-    for node in order:
-        use = node.use
-        if use is None:
-            inputs: Sequence[Node] = node.inputs
-        elif use not in uses:
-            uses.add(use)
-            inputs = (*use.inputs, *use.reads)
-        else:
-            continue
-        for each in inputs:
-            if each in found:
-                found[each] += 1
-    return found
-
-
-# References to a leaf from here: `leaf`, the argument, `leaves`, `work.leaves` or those of a
-# survey, `held`, `used`.
-_OWN_REFERENCES = 6
+# References to a leaf from here: `leaf`, the argument, `leaves`, `held`, and the leaves of the
+# capture or the survey.
+_OWN_REFERENCES = 5
 # References to its array: the node, `value`, the argument; and the pool of the program, if there.
 _ARRAY_REFERENCES = 3
 

@@ -8,19 +8,21 @@ shorter key, with the way in which its inputs are found among what the walk met.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from schuss.execution import tiers
 from schuss.execution.capture import Capture, leaf_kind
-from schuss.graph import OUTPUT, Node, ancestors
+from schuss.graph import OUTPUT, Node, number_of
 from schuss.patterns import Memory, Use
 
 if TYPE_CHECKING:
     from schuss.compiler.program import Program
 
 _WANTED, _AGAIN, _PATTERN = -1_000_000, -1_000_001, 10**12  # apart from places and kinds
+WORTH_TAKING_OVER = 4096  # bytes; smaller memory is not worth a look at its references
 _WORTH_A_LOOK = 2**26  # bytes; smaller results are not looked at one by one before they are made
 
 
@@ -48,11 +50,13 @@ class Shortcut:
     Attributes:
         key: of the structure in full.
         inputs: the places among the leaves of what goes into the program.
+        references: see `references_to`.
         large: the outputs for which there may not be enough memory.
     """
 
     key: tuple[int, ...]
     inputs: list[int]
+    references: list[int]
     large: list[int]
 
 
@@ -62,70 +66,86 @@ _shortcuts: Memory[Shortcut] = Memory(256)
 def survey(targets: Sequence[Node]) -> Survey:
     """What the targets need that has no value yet, with patterns as they are."""
     order = _needed(targets)
-    kept = values_to_keep(order, targets)
+    wanted = {*targets}
+    wanted |= saved_values(order, wanted)
     key: list[int] = []
     leaves: list[Node] = []
     outputs: list[Node] = []
-    place: dict[Node | Use, int] = {}
+    places: dict[Node | Use, int] = {}
     for node in order:
         use = node.use
         if use is None:
             key.append(node.kind.number)
             inputs: Sequence[Node] = node.inputs
-        elif use in place:
-            key += (_AGAIN, place[use], node.place)  # type: ignore[attr-defined]
+        elif use in places:
+            key += (_AGAIN, places[use], node.place)  # type: ignore[attr-defined]
             inputs = ()
         else:
-            place[use] = len(place)
+            places[use] = len(places)
             key += (_PATTERN + use.pattern.number, node.place)  # type: ignore[attr-defined]
             inputs = use.reads
         for each in inputs:
-            at = place.get(each)
-            if at is None:  # a leaf, met for the first time
-                at = place[each] = -1 - len(leaves)
+            place = places.get(each)
+            if place is None:  # a leaf, met for the first time
+                place = places[each] = -1 - len(leaves)
                 leaves.append(each)
                 key.append(leaf_kind(each))
-            key.append(at)
-        place[node] = len(place)
-        if node in kept:
+            key.append(place)
+        places[node] = len(places)
+        if node.handles or node in wanted:
             outputs.append(node)
             key.append(_WANTED)
     return Survey(tuple(key), order, leaves, outputs)
 
 
 def _needed(targets: Sequence[Node]) -> list[Node]:
-    found: set[Node] = set()
+    """The targets and what they are computed from, apart from what has a value."""
+    found: set[Node | Use] = set()
+    order: list[Node] = []
     stack = [*targets]
     while stack:
         node = stack.pop()
         if node not in found:
             found.add(node)
+            order.append(node)
             use = node.use
-            for each in node.inputs if use is None else use.reads:
-                if each.value is None and each not in found:
+            inputs = node.inputs if use is None else () if use in found else use.reads
+            if use is not None:
+                found.add(use)
+            for each in inputs:
+                if each.value is None:
                     stack.append(each)
-    return sorted(found, key=_number_of)
+    order.sort(key=number_of)
+    return order
 
 
-def _number_of(node: Node) -> float:
-    return node.number
+def saved_values(order: Sequence[Node], targets: set[Node]) -> set[Node]:
+    """The nodes whose values a backward pass will look at.
+
+    It can start at the targets and at all that tensors point at. (A second one through spent nodes
+    computes their values again.)
+    """
+    on_tape = {
+        node for node in order
+        if node.requires_grad and node.owner is None and not node.spent
+        and (node.handles or node in targets)
+    }  # fmt: skip
+    saved: set[Node] = set()
+    if on_tape:
+        for node in reversed(order):
+            if node in on_tape and node.owner is None:
+                for index in node.op.saves:  # type: ignore[union-attr]
+                    if index < len(node.inputs):
+                        saved.add(node if index == OUTPUT else node.inputs[index])
+                on_tape.update(each for each in node.inputs if each.requires_grad)
+    return saved
 
 
 def values_to_keep(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
     """The nodes whose values outlive the evaluation."""
-    kept = {node for node in order if node.handles > 0}
-    kept.update(targets)
-    # A backward pass can start at these. (A second one through spent nodes computes them again.)
-    on_tape = {node for node in kept if node.requires_grad and not node.spent}
-    if not on_tape:
-        return kept
-    for node in reversed(order):
-        if node not in on_tape or node.owner is not None:
-            continue
-        for index in node.op.saves:  # type: ignore[union-attr]
-            if index < len(node.inputs):
-                kept.add(node if index == OUTPUT else node.inputs[index])
-        on_tape.update(each for each in node.inputs if each.requires_grad)
+    kept = {*targets}
+    kept |= saved_values(order, kept)
+    kept.update([node for node in order if node.handles])
     return kept
 
 
@@ -145,5 +165,19 @@ def remember(found: Survey, work: Capture) -> None:
     places = {leaf: i for i, leaf in enumerate(found.leaves)}
     inputs = [places.get(leaf, -1) for leaf in work.leaves if leaf.constant is None]
     if -1 not in inputs:
+        into = [found.leaves[i] for i in inputs]
+        references = references_to(into, found.order)
         large = [i for i, node in enumerate(found.outputs) if node.nbytes > _WORTH_A_LOOK]
-        _shortcuts.keep(found.key, Shortcut(work.key, inputs, large))
+        _shortcuts.keep(found.key, Shortcut(work.key, inputs, references, large))
+
+
+def references_to(leaves: Sequence[Node], order: Sequence[Node]) -> list[int]:
+    """How many nodes of `order` hold each leaf; -1 for those with little memory to take over."""
+    held: Counter[Node] = Counter()
+    uses = {node.use for node in order if node.use is not None}
+    for use in uses:
+        held.update(use.reads)
+    for node in order:
+        if node.use is None:
+            held.update(node.inputs)
+    return [held[leaf] if leaf.nbytes >= WORTH_TAKING_OVER else -1 for leaf in leaves]

@@ -227,7 +227,10 @@ def _concluded(
                 return None
     numbers = [leaf for leaf in trace.numbers if leaf.number > first]
     results = [p._node for p, _ in survey.moved] + [each._node for each in new]
-    pattern = pattern_of([*survey.nodes, *numbers], results, first)
+    inputs: dict[Node, int] = {}
+    for i, node in enumerate([*survey.nodes, *numbers]):
+        inputs.setdefault(node, i)
+    pattern = pattern_of(inputs, results, first)
     if pattern is None:
         return None
     going_in = [trace.numbers[leaf] for leaf in numbers]
