@@ -108,16 +108,18 @@ class Kind:
 
     Attributes:
         number: names the kind in structural keys.
+        differentiable: gradients are defined for the dtype.
         type: names the shape and dtype of the result.
         pure: the op is in the registry: its rules record the same for nodes of one kind, always.
     """
 
-    __slots__ = ("dtype", "number", "pure", "shape", "size", "type")
+    __slots__ = ("differentiable", "dtype", "number", "pure", "shape", "size", "type")
 
     def __init__(self, shape: Shape, dtype: DType, op: Op | None = None) -> None:
         self.pure = op is not None and REGISTRY.get(op.name) is op
         self.shape = shape
         self.dtype = canonical(dtype)
+        self.differentiable = is_differentiable(self.dtype)
         self.size = math.prod(shape)
         self.number = len(_kinds)
         self.type = _types.setdefault((shape, dtype), len(_types))
@@ -213,20 +215,22 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     if kind is None:
         kind = _new_kind(key, op, inputs, attributes)
     node = Node(op, inputs, attributes, kind)
-    differentiated = context.differentiating
+    here = context.__dict__  # of this thread: one look instead of many
+    differentiated = here["differentiating"]
     if differentiated is None:
-        node.location, node.scope = context.location or user_location(), context.scope
+        node.location = here["location"] or user_location(2)
+        node.scope = here["scope"]
     else:  # part of a derivative: messages name the line and the layer of the forward pass
         node.location, node.scope = differentiated.location, differentiated.scope
         node.gradient_of = differentiated.name
-        if context.rule != "gradient":
-            node.rule = context.rule
-    if context.grad_enabled and op.gradient is not None:
+        if here["rule"] != "gradient":
+            node.rule = here["rule"]
+    if here["grad_enabled"] and op.gradient is not None:
         for each in inputs:
             if each.requires_grad:
-                node.requires_grad = is_differentiable(node.dtype)
+                node.requires_grad = kind.differentiable
                 break
-    note_pending(node)
+    note_pending(node, here["pending"])
     return node
 
 
@@ -265,9 +269,11 @@ def relieves(evaluate: Callable[[], None]) -> None:
     _relieve = evaluate
 
 
-def note_pending(node: Node) -> weakref.ref[Node]:
-    """Note that a new node may have to be computed. Returns the reference that was noted."""
-    pending = context.pending
+def note_pending(node: Node, pending: list[weakref.ref[Node]]) -> weakref.ref[Node]:
+    """Note in `context.pending` that a new node may have to be computed.
+
+    Returns the reference that was noted.
+    """
     ref = weakref.ref(node)
     pending.append(ref)
     if len(pending) % _PRUNE_AT == 0:
@@ -307,9 +313,10 @@ class Handle:
         """Called after an evaluation for what put itself on `context.unsettled`."""
 
     def __del__(self) -> None:
-        node = getattr(self, "_node", None)
-        if node is not None:
-            node.handles -= 1
+        try:
+            self._node.handles -= 1
+        except AttributeError:  # its making has failed
+            pass
 
 
 _make_handle: Callable[[Node], Any] = Handle

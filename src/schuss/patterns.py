@@ -190,7 +190,7 @@ class Use:
     def result(self, place: int) -> Node:
         """The node of a step: to be called once for each."""
         node = Promised(self, place)
-        self._results.append(note_pending(node))
+        self._results.append(note_pending(node, context.pending))
         return node
 
     def expand(self) -> None:

@@ -9,7 +9,7 @@ shorter key, with the way in which its inputs are found among what the walk met.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,12 +35,14 @@ class Survey:
         order: the nodes to compute, inputs first; but no inner nodes of patterns.
         leaves: the nodes whose values go in.
         outputs: the nodes whose values are wanted, in their order.
+        held: what the nodes and patterns hold, one tuple for each.
     """
 
     key: tuple[int, ...]
     order: list[Node]
     leaves: list[Node]
     outputs: list[Node]
+    held: list[tuple[Node, ...]]
 
 
 @dataclass(slots=True)
@@ -71,12 +73,13 @@ def survey(targets: Sequence[Node]) -> Survey:
     key: list[int] = []
     leaves: list[Node] = []
     outputs: list[Node] = []
+    held: list[tuple[Node, ...]] = []
     places: dict[Node | Use, int] = {}
     for node in order:
         use = node.use
         if use is None:
             key.append(node.kind.number)
-            inputs: Sequence[Node] = node.inputs
+            inputs = node.inputs
         elif use in places:
             key += (_AGAIN, places[use], node.place)  # type: ignore[attr-defined]
             inputs = ()
@@ -84,6 +87,7 @@ def survey(targets: Sequence[Node]) -> Survey:
             places[use] = len(places)
             key += (_PATTERN + use.pattern.number, node.place)  # type: ignore[attr-defined]
             inputs = use.reads
+        held.append(inputs)
         for each in inputs:
             place = places.get(each)
             if place is None:  # a leaf, met for the first time
@@ -95,7 +99,7 @@ def survey(targets: Sequence[Node]) -> Survey:
         if node.handles or node in wanted:
             outputs.append(node)
             key.append(_WANTED)
-    return Survey(tuple(key), order, leaves, outputs)
+    return Survey(tuple(key), order, leaves, outputs, held)
 
 
 def _needed(targets: Sequence[Node]) -> list[Node]:
@@ -166,18 +170,12 @@ def remember(found: Survey, work: Capture) -> None:
     inputs = [places.get(leaf, -1) for leaf in work.leaves if leaf.constant is None]
     if -1 not in inputs:
         into = [found.leaves[i] for i in inputs]
-        references = references_to(into, found.order)
+        references = references_to(into, found.held)
         large = [i for i, node in enumerate(found.outputs) if node.nbytes > _WORTH_A_LOOK]
         _shortcuts.keep(found.key, Shortcut(work.key, inputs, references, large))
 
 
-def references_to(leaves: Sequence[Node], order: Sequence[Node]) -> list[int]:
-    """How many nodes of `order` hold each leaf; -1 for those with little memory to take over."""
-    held: Counter[Node] = Counter()
-    uses = {node.use for node in order if node.use is not None}
-    for use in uses:
-        held.update(use.reads)
-    for node in order:
-        if node.use is None:
-            held.update(node.inputs)
-    return [held[leaf] if leaf.nbytes >= WORTH_TAKING_OVER else -1 for leaf in leaves]
+def references_to(leaves: Sequence[Node], held: Iterable[tuple[Node, ...]]) -> list[int]:
+    """How often nodes hold each leaf; -1 for those with little memory to take over."""
+    counts = Counter(each for inputs in held for each in inputs)
+    return [counts[leaf] if leaf.nbytes >= WORTH_TAKING_OVER else -1 for leaf in leaves]

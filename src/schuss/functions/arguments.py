@@ -132,7 +132,8 @@ def _has_dtype(value: Any) -> bool:
 
 def cast(x: Tensor, dtype: DType) -> Tensor:
     """x with another dtype; itself where it has that already."""
-    return x if x.dtype == dtype else apply(astype_op, x, dtype=dtype)
+    own = x._node.dtype
+    return x if own is dtype or own == dtype else apply(astype_op, x, dtype=dtype)
 
 
 def floating(x: ArrayLike, where: str) -> Tensor:
