@@ -35,7 +35,7 @@ from schuss.execution.shortcut import (
 )
 from schuss.graph import Handle, Node, ancestors, is_wanted, relieves
 
-_last_run = Run()
+_last_run: Run | tuple[tiers.Program, str, float] = Run()
 one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
 
 # Called with each node right after it ran; `debug.check_numerics` sets one.
@@ -45,13 +45,17 @@ watchers: list[Watcher] = []
 
 def last_run() -> Run:
     """What the last evaluation ran, and for how long."""
+    global _last_run
+    if isinstance(_last_run, tuple):  # put into words only now: most are never asked for
+        program, why, seconds = _last_run
+        _last_run = Run("compiled", why, program.kinds, seconds, 0.0, program.peak_bytes)
     return _last_run
 
 
-def set_last_run(run: Run) -> None:
-    """Note what ran, for `last_run`."""
+def note_run(program: tiers.Program, why: str, seconds: float) -> None:
+    """Note that a program ran, for `last_run`."""
     global _last_run
-    _last_run = run
+    _last_run = program, why, seconds
 
 
 def evaluate(targets: Iterable[Node], replaced: Sequence[Handle] = ()) -> None:
@@ -171,7 +175,6 @@ def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
 
 def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> bool:
     """Run the program of a structure that has been evaluated before. False: there is none."""
-    global _last_run
     ready = known(found)
     if ready is None:
         return False
@@ -184,8 +187,7 @@ def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> boo
     if not _on_program(program, found.order, leaves, outputs, dying):
         return False
     _cut(outputs)
-    seconds = time.perf_counter() - started
-    _last_run = Run("compiled", "", program.kinds, seconds, 0.0, program.peak_bytes)
+    note_run(program, "", time.perf_counter() - started)
     return True
 
 

@@ -25,8 +25,8 @@ from schuss.errors import ArgumentTypeError, SchussError, fail
 from schuss.execution import tiers
 from schuss.execution.evaluate import (
     evaluate_pending,
+    note_run,
     one_at_a_time,
-    set_last_run,
     watchers,
 )
 from schuss.execution.jit_places import At, Walk, is_plain
@@ -34,7 +34,6 @@ from schuss.execution.jit_record import Recording, RefusedError, conclude
 from schuss.execution.jit_replay import FAILED, MISS, Replay, settle
 from schuss.execution.jit_trace import Trace
 from schuss.execution.jit_watch import Watch
-from schuss.execution.report import Run
 from schuss.graph import data
 from schuss.tensor import Tensor
 
@@ -93,7 +92,11 @@ class Jit:
         objects: list[Any] = []
         key: Any = [context.grad_enabled]
         for each in args:
-            key.append(_describe(each, found, objects))
+            if type(each) is Tensor:  # as `_describe` does, on the way of every call
+                node = each._node
+                key += (node.kind.type, node.requires_grad, found.setdefault(each, len(found)))
+            else:
+                key.append(_describe(each, found, objects))
         if kwargs:
             key.append(tuple(kwargs))
             key += [_describe(each, found, objects) for each in kwargs.values()]
@@ -121,10 +124,7 @@ class Jit:
         self.why = ""
         program = replay.recording.program
         if program is not None:
-            seconds = time.perf_counter() - started
-            set_last_run(
-                Run("compiled", "replayed by jit", program.kinds, seconds, 0.0, program.peak_bytes)
-            )
+            note_run(program, "replayed by jit", time.perf_counter() - started)
         if replay.recording.deferred and len(context.pending) > _PENDING:
             evaluate_pending()
         return result

@@ -138,7 +138,9 @@ class _Writer:
                 self.unless(f"type({register}) is {type(value).__name__}")
             else:
                 expected = self.constant(value)
-                self.unless(f"{shown} is {expected} or not differs({shown}, {expected})")
+                self.add(
+                    f"if {shown} is not {expected} and differs({shown}, {expected}): return MISS"
+                )
         self._compare_containers()
         self._aliases()
         self._numbers()

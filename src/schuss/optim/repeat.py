@@ -273,6 +273,6 @@ def _arithmetic(
     lines.append(f"return [{shows[0]}], [{shows[1]}]")
     body = "\n".join(f"        {line}" for line in lines)
     text = f"def numbers(n):\n    try:\n{body}\n    except ArithmeticError:\n        return None\n"
-    space: dict[str, Any] = {"c": constants}
+    space: dict[str, Any] = {"c": constants, "__name__": __name__}
     exec(compile(text, "<numbers of an optimizer>", "exec"), space)
     return space["numbers"]
