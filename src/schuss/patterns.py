@@ -8,15 +8,19 @@ the plain recording makes, node for node. An evaluation of a structure that is k
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from schuss.context import Scope, context
-from schuss.errors import Location
-from schuss.graph import Kind, Node, Op, ancestors, next_number, note_pending
+from schuss.errors import Location, user_location
+from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, note_pending, wrap
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
 
 Kept = TypeVar("Kept")
 
@@ -29,6 +33,7 @@ class Step(NamedTuple):
 
     Attributes:
         operands: what it is applied to: places among the inputs, the fixed leaves and the steps.
+        label, requires_grad: of its node.
         of: the place of the input whose derivative it is part of; -1 for none.
         fraction: what the number of its node has more than that of the use.
     """
@@ -37,6 +42,8 @@ class Step(NamedTuple):
     operands: tuple[int, ...]
     attributes: dict[str, Any]
     kind: Kind
+    label: str | None
+    requires_grad: bool
     of: int
     fraction: float
 
@@ -65,12 +72,19 @@ class Pattern:
         self.derived = sorted({step.of for step in steps if step.of >= 0})
         self.reads = sorted({k for step in steps for k in step.operands if k < inputs})
 
+    def between(
+        self, inputs: Sequence[Node], location: Location | None, scope: Scope | None
+    ) -> Use:
+        """A use of the pattern on nodes."""
+        reads = [inputs[place] for place in self.reads]
+        return Use(self, reads, [inputs[place] for place in self.derived], location, scope)
+
 
 def pattern_of(
     inputs: Mapping[Node, int],
     results: Sequence[Node],
     first: int,
-    marks: Sequence[tuple[int, int]] = (),
+    marks: Sequence[tuple[int, Node]] = (),
 ) -> Pattern | None:
     """What was recorded between `inputs` and `results`, as a pattern.
 
@@ -78,7 +92,7 @@ def pattern_of(
         inputs: nodes with their places.
         first: the nodes of the recording have larger numbers than this.
         marks: where the derivative of another input begins: the number before its first node, and
-            the place of the input; ascending.
+            the input; ascending.
 
     Returns None where the recording uses something else from outside that is no number.
     """
@@ -93,7 +107,7 @@ def pattern_of(
     recorded = [node for node in order if node.op is not None]
     start = count + len(fixed)
     steps: list[Step] = []
-    ahead = [*marks, (_END, -1)][::-1]
+    ahead = [*[(number, inputs[node]) for number, node in marks], (_END, -1)][::-1]
     of = -1
     for i, node in enumerate(recorded):
         while node.number > ahead[-1][0]:
@@ -101,7 +115,10 @@ def pattern_of(
         operands = tuple([place[each] for each in node.inputs])
         fraction = (i + 1) / (len(recorded) + 1)
         assert node.op is not None
-        steps.append(Step(node.op, operands, node.attributes, node.kind, of, fraction))
+        steps.append(
+            Step(node.op, operands, node.attributes, node.kind, node.label, node.requires_grad,
+                 of, fraction)
+        )  # fmt: skip
         place[node] = start + i
     found = [place[node] - start for node in results]
     if min(found, default=-1) < 0:
@@ -162,43 +179,60 @@ class Use:
     """A pattern between nodes.
 
     Args:
-        inputs: the nodes in the places of the pattern's inputs.
+        reads: the nodes in the places that the pattern reads.
+        derived: those whose derivatives it has: nodes, or steps of other uses.
         location, scope: the user's line and layer, for steps that are part of no derivative.
 
     Attributes:
-        reads: the inputs and leaves that its values depend on.
-        derived: the inputs whose derivatives it has.
+        reads: these nodes and the leaves of the pattern: what its values depend on.
+        spent: a backward pass went through.
     """
 
-    __slots__ = ("_results", "derived", "location", "number", "pattern", "reads", "scope")
+    __slots__ = (
+        "_derived", "_results", "location", "number", "pattern", "reads", "scope", "spent",
+    )  # fmt: skip
 
     def __init__(
         self,
         pattern: Pattern,
-        inputs: Sequence[Node],
+        reads: Sequence[Node],
+        derived: Sequence[Node | tuple[Use, int]],
         location: Location | None,
         scope: Scope | None,
     ) -> None:
         self.pattern = pattern
-        self.reads = (*[inputs[place] for place in pattern.reads], *pattern.fixed)
-        self.derived = [inputs[place] for place in pattern.derived]
+        self.reads = (*reads, *pattern.fixed)
         self.location = location
         self.scope = scope
         self.number = next_number()
+        self.spent = False
+        self._derived = derived
         self._results: list[weakref.ref[Node]] = []
 
     def result(self, place: int) -> Node:
-        """The node of a step: to be called once for each."""
+        """The node of a step, for users to have: to be called once for each."""
         node = Promised(self, place)
         self._results.append(note_pending(node, context.pending))
         return node
 
-    def expand(self) -> None:
-        """Give all results their op and inputs: the recorded graph."""
+    def inner(self, place: int) -> Node:
+        """The node of a step, for another use to read."""
+        for ref in self._results:
+            node: Any = ref()
+            if node is not None and node.place == place:
+                return node
+        node = Promised(self, place)
+        self._results.append(weakref.ref(node))
+        return node
+
+    def expand(self) -> list[Node]:
+        """Give all results their op and inputs: the recorded graph. Returns the node of each step.
+        """
         pattern = self.pattern
         there: Any = dict(zip(pattern.reads, self.reads, strict=False))
         made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]
-        derived = dict(zip(pattern.derived, self.derived, strict=True))
+        start = len(made)
+        derived = dict(zip(pattern.derived, self._derived, strict=True))
         results: dict[int, Any] = {each.place: each for ref in self._results if (each := ref())}
         for place, step in enumerate(pattern.steps):
             node = results.get(place)
@@ -207,16 +241,24 @@ class Use:
                 if node is None:
                     node = Node(step.op, inputs, step.attributes, step.kind)
                     node.number = self.number + step.fraction
+                    node.label, node.requires_grad = step.label, step.requires_grad
                 else:
                     node.op, node.inputs, node.attributes = step.op, inputs, step.attributes
                     node.use = None
+                node.spent = self.spent
                 self._describe(node, derived.get(step.of))
             made.append(node)
+        return made[start:]
 
-    def _describe(self, node: Node, differentiated: Node | None) -> None:
+    def _describe(self, node: Node, differentiated: Node | tuple[Use, int] | None) -> None:
         """What messages say of a node."""
         if differentiated is None:
             node.location, node.scope = self.location, self.scope
+        elif isinstance(differentiated, tuple):
+            use, place = differentiated
+            step = use.pattern.steps[place]
+            node.location, node.scope = use.location, use.scope
+            node.gradient_of = step.label or step.op.name
         else:
             node.location, node.scope = differentiated.location, differentiated.scope
             node.gradient_of = differentiated.name
@@ -240,6 +282,10 @@ class Promised(Node):
         self.use = use
         self.place = place
         self.location = use.location
+        if step.requires_grad:
+            self.requires_grad = True
+        if step.label is not None:
+            self.label = step.label
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("op", "inputs", "attributes") or self.use is None:
@@ -252,3 +298,59 @@ class Promised(Node):
         assert self.use is not None
         step = self.use.pattern.steps[self.place]
         self.op, self.inputs, self.attributes, self.use = step.op, (), step.attributes, None
+
+
+# --- functions whose graphs are kept ---
+
+P = ParamSpec("P")
+
+
+def repeating(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Decorate a function of tensors and settings that always records the same for its kinds.
+
+    It looks at no values, draws no random numbers, and gives back a new tensor.
+    """
+    patterns: Memory[Pattern] = Memory()
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        here = context.__dict__
+        if not repeats() or here["differentiating"] is not None:
+            return function(*args, **kwargs)
+        places: dict[Node, int] = {}
+        key: list[Any] = [here["grad_enabled"], *kwargs]
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(value, Handle):
+                node = value._node
+                leaf = node.owner is not None
+                place = places.setdefault(node, len(places))
+                key += (node.kind.type, node.requires_grad, leaf, place)
+            elif type(value) is float:
+                key.append(value.hex())
+            elif value is None or type(value) in _PLAIN:
+                key += (type(value), value)
+            else:
+                return function(*args, **kwargs)
+        known = patterns.get(key := tuple(key))
+        if known is None:
+            return _first(patterns, key, places, function, args, kwargs)
+        use = known.between([*places], here["location"] or user_location(), here["scope"])
+        return wrap(use.result(known.results[0]))
+
+    return call
+
+
+_PLAIN = frozenset((bool, int, str))
+
+
+def _first(
+    patterns: Memory[Pattern], key: Any, places: dict[Node, int], function: Any, args: Any, kwargs: Any
+) -> Tensor:
+    """Call the function, and keep what it records if it has been called like this before."""
+    first = next_number()
+    result: Tensor = function(*args, **kwargs)
+    if places and patterns.comes_again(key):
+        pattern = pattern_of(places, [result._node], first)
+        pure = pattern is not None and all(step.kind.pure for step in pattern.steps)
+        patterns.keep(key, pattern if pure else None)
+    return result

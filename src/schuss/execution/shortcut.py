@@ -69,7 +69,13 @@ def survey(targets: Sequence[Node]) -> Survey:
     """What the targets need that has no value yet, with patterns as they are."""
     order = _needed(targets)
     wanted = {*targets}
-    wanted |= saved_values(order, wanted)
+    if _on_tape(order, wanted):  # what a backward pass will look at lies within patterns, too
+        promised = [node for node in order if node.use is not None and node.requires_grad]
+        for node in promised:
+            if node.use is not None and node.owner is None:
+                node.use.expand()
+        order = _needed(targets) if promised else order
+        wanted |= saved_values(order, wanted)
     key: list[int] = []
     leaves: list[Node] = []
     outputs: list[Node] = []
@@ -129,20 +135,24 @@ def saved_values(order: Sequence[Node], targets: set[Node]) -> set[Node]:
     It can start at the targets and at all that tensors point at. (A second one through spent nodes
     computes their values again.)
     """
-    on_tape = {
+    on_tape = _on_tape(order, targets)
+    saved: set[Node] = set()
+    for node in reversed(order) if on_tape else ():
+        if node in on_tape and node.owner is None:
+            for index in node.op.saves:  # type: ignore[union-attr]
+                if index < len(node.inputs):
+                    saved.add(node if index == OUTPUT else node.inputs[index])
+            on_tape.update(each for each in node.inputs if each.requires_grad)
+    return saved
+
+
+def _on_tape(order: Sequence[Node], targets: set[Node]) -> set[Node]:
+    """The nodes at which a backward pass can start."""
+    return {
         node for node in order
         if node.requires_grad and node.owner is None and not node.spent
         and (node.handles or node in targets)
     }  # fmt: skip
-    saved: set[Node] = set()
-    if on_tape:
-        for node in reversed(order):
-            if node in on_tape and node.owner is None:
-                for index in node.op.saves:  # type: ignore[union-attr]
-                    if index < len(node.inputs):
-                        saved.add(node if index == OUTPUT else node.inputs[index])
-                on_tape.update(each for each in node.inputs if each.requires_grad)
-    return saved
 
 
 def values_to_keep(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:

@@ -27,6 +27,7 @@ from schuss.functions.random import uniform
 from schuss.functions.reduction import max, mean, sum, var
 from schuss.graph import apply, labelled
 from schuss.ops import indexing
+from schuss.patterns import repeating
 from schuss.philox import Generator
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
 
 
 @array_api_names
+@repeating
 def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, without overflow."""
     x = floating(x, "log_softmax")
@@ -128,6 +130,7 @@ def _below_largest(x: Tensor, axis: int) -> Tensor:
 # --- linear, embedding, dropout ---
 
 
+@repeating
 def linear(x: ArrayLike, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias: shapes (..., in), (out, in), (out,) -> (..., out)."""
     x = as_tensor(x)

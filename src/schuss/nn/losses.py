@@ -18,6 +18,7 @@ from schuss.graph import apply, labelled
 from schuss.nn.function import Function
 from schuss.ops.indexing import checked_index, gather, positions
 from schuss.ops.infer import broadcast_shapes
+from schuss.patterns import repeating
 from schuss.tensor import Tensor
 
 
@@ -52,6 +53,7 @@ def _reduced(where_: str, losses: Tensor, reduction: str) -> Tensor:
 # --- regression ---
 
 
+@repeating
 def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
     """Squared error: (x - y)**2."""
     x, y = _pair("mse_loss", input, target)
@@ -158,6 +160,7 @@ def zero_one_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") 
 # --- several classes ---
 
 
+@repeating
 def cross_entropy(
     input: ArrayLike,
     target: ArrayLike,

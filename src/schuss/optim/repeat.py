@@ -15,7 +15,7 @@ from schuss.context import context
 from schuss.execution.jit_numbers import Operand
 from schuss.execution.jit_trace import Trace
 from schuss.graph import Node, next_number, number_node, wrap
-from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats
+from schuss.patterns import Memory, Pattern, pattern_of, repeats
 from schuss.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def repeated(optimizer: Optimizer, before: Before) -> bool:
         return False
     going_in, kept = found
     leaves = [number_node(n, dtype) for n, dtype in zip(going_in, known.dtypes, strict=True)]
-    use = Use(known.pattern, (*survey.nodes, *leaves), context.location, context.scope)
+    use = known.pattern.between([*survey.nodes, *leaves], context.location, context.scope)
     _assign(optimizer, known, survey, use, kept, before)
     return True
 
