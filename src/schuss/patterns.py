@@ -327,7 +327,7 @@ def repeating(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
                 key += (node.kind.type, node.requires_grad, leaf, place)
             elif type(value) is float:
                 key.append(value.hex())
-            elif value is None or type(value) in _PLAIN:
+            elif value is None or type(value) in _PLAIN or _is_shape(value):
                 key += (type(value), value)
             else:
                 return function(*args, **kwargs)
@@ -341,6 +341,10 @@ def repeating(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 _PLAIN = frozenset((bool, int, str))
+
+
+def _is_shape(value: Any) -> bool:
+    return type(value) is tuple and all([type(each) is int for each in value])
 
 
 def _first(

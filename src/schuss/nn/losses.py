@@ -61,12 +61,14 @@ def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Te
     return _reduced("mse_loss", difference * difference, reduction)
 
 
+@repeating
 def l1_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
     """Absolute error: |x - y|."""
     x, y = _pair("l1_loss", input, target)
     return _reduced("l1_loss", abs(x - y), reduction)
 
 
+@repeating
 def huber_loss(
     input: ArrayLike, target: ArrayLike, reduction: str = "mean", delta: float = 1.0
 ) -> Tensor:
@@ -97,6 +99,7 @@ def _huber(
 # --- two classes ---
 
 
+@repeating
 def binary_cross_entropy(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
     """-(y log p + (1 - y) log(1 - p)) for p and targets y in [0, 1]. Logarithms end at -100."""
     p, y = _pair("binary_cross_entropy", input, target)
@@ -104,6 +107,7 @@ def binary_cross_entropy(input: ArrayLike, target: ArrayLike, reduction: str = "
     return _reduced("binary_cross_entropy", -(y * yes + (1 - y) * no), reduction)
 
 
+@repeating
 def binary_cross_entropy_with_logits(
     input: ArrayLike,
     target: ArrayLike,
@@ -282,6 +286,7 @@ def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     return sum(losses) / sum(weights)
 
 
+@repeating
 def nll_loss(
     input: ArrayLike,
     target: ArrayLike,

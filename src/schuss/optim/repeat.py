@@ -7,6 +7,7 @@ on the update is a use of a pattern and a few lines of arithmetic.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from schuss.optim.optimizer import Optimizer
 
 Before = list[tuple[Tensor, Tensor]]
+Numbers = Callable[[list[int | float]], tuple[list[Any], list[Any]] | None]
 
 
 class _Survey:
@@ -29,21 +31,27 @@ class _Survey:
 
     Attributes:
         key: equal for updates that record the same.
-        nodes: of the parameters, gradients and states.
-        numbers: the settings and counts.
-        places: where the numbers stand: containers and keys.
+        tensors, nodes: the parameters, gradients and states.
+        numbers: the settings and counts; those of one name that are equal, once.
         moved: the parameters that move, with their names.
+        known: nothing else has been met.
+
+    Args:
+        places: where to note the places of the numbers, by container and name; None: nowhere.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(
+        self, optimizer: Optimizer, places: dict[tuple[int, str], int] | None = None
+    ) -> None:
+        self._places = places
         self.key: list[Any] = [type(optimizer)]
         self.nodes: list[Node] = []
         self.tensors: list[Tensor] = []
         self.numbers: list[int | float] = []
-        self.places: list[tuple[dict[str, Any], str]] = []
         self.moved: list[tuple[Tensor, str]] = []
         self.known = True
         self._at: dict[Any, int] = {}
+        self._numbers: dict[Any, int] = {}
         for group in optimizer.param_groups:
             for name, value in group.items():
                 if name != "params" and name != "names":
@@ -63,13 +71,22 @@ class _Survey:
                     for slot, value in state.items():
                         self._value(state, slot, value)
 
+    def _number(self, container: dict[str, Any], name: str, value: int | float) -> int:
+        """Where a number stands among the numbers."""
+        place = len(self.numbers)
+        if value:  # 0.0 and -0.0 are equal
+            place = self._numbers.setdefault((name, type(value), value), place)
+        if place == len(self.numbers):
+            self.numbers.append(value)
+        if self._places is not None:
+            self._places[id(container), name] = place
+        return place
+
     def _value(self, container: dict[str, Any], name: str, value: Any) -> None:
         kind = type(value)
         self.key.append(name)
         if kind is float or kind is int:
-            self.key.append(kind)
-            self.numbers.append(value)
-            self.places.append((container, name))
+            self.key += (kind, self._number(container, name, value))
         elif kind is Tensor:
             self._tensor(value)
         elif kind is bool or kind is str or value is None:
@@ -118,7 +135,7 @@ class _Update(NamedTuple):
     """
 
     pattern: Pattern
-    numbers: Callable[[list[int | float]], tuple[list[Any], list[Any]] | None]
+    numbers: Numbers
     dtypes: list[Any]
     parameters: list[int]
     new: list[int]
@@ -182,6 +199,8 @@ def _recorded(optimizer: Optimizer, survey: _Survey) -> _Update | None:
     """Record an update, and undo it. None where it cannot be repeated."""
     from schuss.optim.optimizer import restore
 
+    places: dict[tuple[int, str], int] = {}
+    _Survey(optimizer, places)
     state = {name: dict(slots) for name, slots in optimizer.state.items()}
     before: Before = []
     trace = Trace(defer=True, live=True)
@@ -189,7 +208,7 @@ def _recorded(optimizer: Optimizer, survey: _Survey) -> _Update | None:
     try:
         with trace.running():
             optimizer._assign_all(before)
-        return _concluded(optimizer, survey, trace, state, first)
+        return _concluded(optimizer, survey, _Arithmetic(trace, places), state, first)
     finally:
         for p, value in before:
             p._point_at(value._node)
@@ -197,8 +216,13 @@ def _recorded(optimizer: Optimizer, survey: _Survey) -> _Update | None:
 
 
 def _concluded(
-    optimizer: Optimizer, survey: _Survey, trace: Trace, state: dict[str, dict[str, Any]], first: int
+    optimizer: Optimizer,
+    survey: _Survey,
+    arithmetic: _Arithmetic,
+    state: dict[str, dict[str, Any]],
+    first: int,
 ) -> _Update | None:
+    trace = arithmetic.trace
     if trace.problem or trace.deferred or trace.draws:
         return None
     slots: list[_Slot] = []
@@ -225,54 +249,66 @@ def _concluded(
                 slots.append(_Slot(i, slot, "plain", value))
             else:
                 return None
-    numbers = [leaf for leaf in trace.numbers if leaf.number > first]
-    results = [p._node for p, _ in survey.moved] + [each._node for each in new]
     inputs: dict[Node, int] = {}
-    for i, node in enumerate([*survey.nodes, *numbers]):
+    for i, node in enumerate(survey.nodes):
         inputs.setdefault(node, i)
+    going_in: dict[tuple[str, Any], int] = {}
+    for leaf, register in trace.numbers.items():
+        number = arithmetic.shown(Operand(register, 0)), leaf.dtype
+        inputs[leaf] = len(survey.nodes) + going_in.setdefault(number, len(going_in))
+    results = [p._node for p, _ in survey.moved] + [each._node for each in new]
     pattern = pattern_of(inputs, results, first)
     if pattern is None:
         return None
-    going_in = [trace.numbers[leaf] for leaf in numbers]
     count = len(survey.moved)
     return _Update(
-        pattern, _arithmetic(trace, survey, going_in, kept), [leaf.dtype for leaf in numbers],
-        pattern.results[:count], pattern.results[count:], slots,
+        pattern, arithmetic.function([name for name, _ in going_in], kept),
+        [dtype for _, dtype in going_in], pattern.results[:count], pattern.results[count:], slots,
     )  # fmt: skip
 
 
-def _arithmetic(
-    trace: Trace, survey: _Survey, going_in: list[int], kept: list[int]
-) -> Callable[[list[int | float]], tuple[list[Any], list[Any]] | None]:
-    """A function from settings and counts to the numbers of an update: what the tape says."""
-    at = {(id(container), name): i for i, (container, name) in enumerate(survey.places)}
-    tape = trace.tape
-    constants: list[int | float] = []
-    lines = []
-    varying = set()
-    for register, (container, name, _) in trace.reads.items():
-        i = at.get((id(container), name))
-        if i is not None:
-            varying.add(register)
-            lines.append(f"v{register} = n[{i}]")
+class _Arithmetic:
+    """The numbers of an update as Python, from what the tape of a trace says.
 
-    def shown(operand: Operand) -> str:
-        if operand.register in varying:
-            return f"v{operand.register}"
-        constants.append(operand.number if operand.register < 0 else tape.values[operand.register])
-        return f"c[{len(constants) - 1}]"
+    Args:
+        places: of the numbers that go in, by container and name.
+    """
 
-    for line in tape.lines:
-        text = line.text(shown)
-        if line.register < 0:
-            lines.append(f"if ({text}) is not {line.outcome}: return None")
-        else:
-            varying.add(line.register)
-            lines.append(f"v{line.register} = {text}")
-    shows = [", ".join(shown(Operand(r, 0)) for r in each) for each in (going_in, kept)]
-    lines.append(f"return [{shows[0]}], [{shows[1]}]")
-    body = "\n".join(f"        {line}" for line in lines)
-    text = f"def numbers(n):\n    try:\n{body}\n    except ArithmeticError:\n        return None\n"
-    space: dict[str, Any] = {"c": constants, "__name__": __name__}
-    exec(compile(text, "<numbers of an optimizer>", "exec"), space)
-    return space["numbers"]
+    def __init__(self, trace: Trace, places: dict[tuple[int, str], int]) -> None:
+        self.trace = trace
+        self._constants: list[int | float] = []
+        self._lines: list[str] = []
+        self._known: dict[str, str] = {}  # expressions with the names of their values
+        self._names: dict[int, str] = {}  # of registers
+        for register, (container, name, _) in trace.reads.items():
+            if (id(container), name) in places:
+                self._names[register] = f"n[{places[id(container), name]}]"
+        for line in trace.tape.lines:
+            text = line.text(self.shown)
+            if line.register >= 0:
+                if text not in self._known:
+                    self._known[text] = f"v{line.register}"
+                    self._lines.append(f"v{line.register} = {text}")
+                self._names[line.register] = self._known[text]
+            elif text not in self._known:
+                self._known[text] = ""
+                self._lines.append(f"if ({text}) is not {line.outcome}: return None")
+
+    def shown(self, operand: Operand) -> str:
+        """An operand of the tape as an expression."""
+        if operand.register in self._names:
+            return self._names[operand.register]
+        number = operand.number
+        if operand.register >= 0:
+            number = self.trace.tape.values[operand.register]
+        return f"({number!r})" if math.isfinite(number) else f"float('{number}')"
+
+    def function(self, going_in: list[str], kept: list[int]) -> Numbers:
+        """From settings and counts to the numbers that go in and those that are kept."""
+        keeps = [self.shown(Operand(register, 0)) for register in kept]
+        lines = [*self._lines, f"return [{', '.join(going_in)}], [{', '.join(keeps)}]"]
+        body = "\n".join(f"        {line}" for line in lines)
+        text = f"def numbers(n):\n    try:\n{body}\n    except ArithmeticError:\n        return None\n"
+        space: dict[str, Any] = {"__name__": __name__}
+        exec(compile(text, "<numbers of an optimizer>", "exec"), space)
+        return space["numbers"]
