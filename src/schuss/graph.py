@@ -398,7 +398,6 @@ def number_node(value: int | float, dtype: DType) -> Node:
     return shared_scalar(value, dtype) if -EXACT <= value <= EXACT else _number(value, dtype)
 
 
-
 def is_shared_number(node: Node) -> bool:
     """Whether this is the node of a number that all its uses share."""
     return any(each is node for each in _shared_numbers.values())

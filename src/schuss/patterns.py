@@ -226,8 +226,7 @@ class Use:
         return node
 
     def expand(self) -> list[Node]:
-        """Give all results their op and inputs: the recorded graph. Returns the node of each step.
-        """
+        """Give all results their op and inputs: the recorded graph. Returns the node of each step."""
         pattern = self.pattern
         there: Any = dict(zip(pattern.reads, self.reads, strict=False))
         made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]
@@ -282,6 +281,7 @@ class Promised(Node):
         self.use = use
         self.place = place
         self.location = use.location
+        self.scope = use.scope
         if step.requires_grad:
             self.requires_grad = True
         if step.label is not None:
@@ -348,7 +348,12 @@ def _is_shape(value: Any) -> bool:
 
 
 def _first(
-    patterns: Memory[Pattern], key: Any, places: dict[Node, int], function: Any, args: Any, kwargs: Any
+    patterns: Memory[Pattern],
+    key: Any,
+    places: dict[Node, int],
+    function: Any,
+    args: Any,
+    kwargs: Any,
 ) -> Tensor:
     """Call the function, and keep what it records if it has been called like this before."""
     first = next_number()

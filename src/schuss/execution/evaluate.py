@@ -161,7 +161,9 @@ def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
         for node in work.outputs:
             check_allocation(node)
         leaves = [leaf for leaf in work.leaves if leaf.constant is None]
-        dying = _dying(program, leaves, references_to(leaves, [node.inputs for node in order]), replaced)
+        dying = _dying(
+            program, leaves, references_to(leaves, [node.inputs for node in order]), replaced
+        )
         if _on_program(program, order, leaves, work.outputs, dying):
             report.tier = "compiled"
             report.take_from(program)

@@ -308,7 +308,9 @@ class _Arithmetic:
         keeps = [self.shown(Operand(register, 0)) for register in kept]
         lines = [*self._lines, f"return [{', '.join(going_in)}], [{', '.join(keeps)}]"]
         body = "\n".join(f"        {line}" for line in lines)
-        text = f"def numbers(n):\n    try:\n{body}\n    except ArithmeticError:\n        return None\n"
+        text = (
+            f"def numbers(n):\n    try:\n{body}\n    except ArithmeticError:\n        return None\n"
+        )
         space: dict[str, Any] = {"__name__": __name__}
         exec(compile(text, "<numbers of an optimizer>", "exec"), space)
         return space["numbers"]
