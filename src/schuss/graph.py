@@ -313,7 +313,7 @@ class Handle:
         """Called after an evaluation for what put itself on `context.unsettled`."""
 
     def __del__(self) -> None:
-        try:
+        try:  # noqa: SIM105  # `suppress` costs more than all the rest
             self._node.handles -= 1
         except AttributeError:  # its making has failed
             pass

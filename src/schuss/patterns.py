@@ -1,4 +1,4 @@
-"""Graphs that are recorded again and again, kept as patterns, so that they need no second recording.
+"""Graphs that are recorded again and again, kept as patterns that need no second recording.
 
 Every step of a training loop has the same derivative and the same update. A `Pattern` is such a
 graph without its ends, a `Use` puts it between nodes. What comes out are nodes like all others
@@ -150,7 +150,10 @@ class Memory(Generic[Kept]):
         """What is kept of a structure."""
         found = self._kept.get(key)
         if found is not None:
-            self._kept.move_to_end(key)
+            try:  # noqa: SIM105  # `suppress` costs more than the look
+                self._kept.move_to_end(key)
+            except KeyError:  # another thread has just dropped it
+                pass
         return found
 
     def comes_again(self, key: Any) -> bool:
@@ -205,6 +208,7 @@ class Use:
         self.location = location
         self.scope = scope
         self.number = next_number()
+        context.pruned += len(pattern.steps)  # as many nodes wait
         self.spent = False
         self._derived = derived
         self._results: list[weakref.ref[Node]] = []
@@ -221,18 +225,19 @@ class Use:
             node: Any = ref()
             if node is not None and node.place == place:
                 return node
-        node = Promised(self, place)
-        self._results.append(weakref.ref(node))
-        return node
+        made = Promised(self, place)
+        self._results.append(weakref.ref(made))
+        return made
 
     def expand(self) -> list[Node]:
-        """Give all results their op and inputs: the recorded graph. Returns the node of each step."""
+        """Give all results their op and inputs; return the node of each step: the whole graph."""
         pattern = self.pattern
         there: Any = dict(zip(pattern.reads, self.reads, strict=False))
         made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]
         start = len(made)
         derived = dict(zip(pattern.derived, self._derived, strict=True))
-        results: dict[int, Any] = {each.place: each for ref in self._results if (each := ref())}
+        alive: list[Any] = [each for ref in self._results if (each := ref()) is not None]
+        results = {each.place: each for each in alive}
         for place, step in enumerate(pattern.steps):
             node = results.get(place)
             if node is None or node.use is not None:
@@ -288,9 +293,11 @@ class Promised(Node):
             self.label = step.label
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("op", "inputs", "attributes") or self.use is None:
+        use = self.use
+        if name in ("op", "inputs", "attributes") and use is not None:
+            use.expand()
+        if name not in self.__dict__:  # or another thread has expanded it
             raise AttributeError(name)
-        self.use.expand()
         return self.__dict__[name]
 
     def finish(self) -> None:
@@ -331,9 +338,10 @@ def repeating(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
                 key += (type(value), value)
             else:
                 return function(*args, **kwargs)
-        known = patterns.get(key := tuple(key))
+        structure = tuple(key)
+        known = patterns.get(structure)
         if known is None:
-            return _first(patterns, key, places, function, args, kwargs)
+            return _first(patterns, structure, places, function, args, kwargs)
         use = known.between([*places], here["location"] or user_location(), here["scope"])
         return wrap(use.result(known.results[0]))
 
@@ -344,7 +352,7 @@ _PLAIN = frozenset((bool, int, str))
 
 
 def _is_shape(value: Any) -> bool:
-    return type(value) is tuple and all([type(each) is int for each in value])
+    return type(value) is tuple and {*map(type, value)} == {int}
 
 
 def _first(

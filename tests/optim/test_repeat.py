@@ -176,7 +176,8 @@ def test_old_values_stay_with_who_holds_them() -> None:
         held.append((w.detach(), w.numpy()))
         optimizer.step()
     for i, (tensor, array) in enumerate(held):
-        assert (tensor.numpy() == i).all() and (array == i).all()
+        assert (tensor.numpy() == i).all()
+        assert (array == i).all()
 
 
 def test_states_of_unknown_things_are_recorded() -> None:

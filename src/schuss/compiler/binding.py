@@ -68,9 +68,14 @@ def binder(
         shaped: an array as a memory.
     """
     space: dict[str, Any] = {
-        "s": (ctypes.c_int64 * len(slots)).from_buffer(slots), "w": _memory, "count": sys.getrefcount, "free": free, "shaped": shaped,
-        "address_of": address_of, "__name__": __name__,
-    }  # fmt: skip
+        "__name__": __name__,
+        "s": (ctypes.c_int64 * len(slots)).from_buffer(slots),  # quicker to write to
+        "w": _memory,
+        "address_of": address_of,
+        "count": sys.getrefcount,
+        "free": free,
+        "shaped": shaped,
+    }
     lines = ["def bind(a, dying):"]
     if inputs:
         lines.append(f"    {', '.join(f'a{i}' for i in range(len(inputs)))}, = a")

@@ -229,7 +229,7 @@ class Jit:
         return self.function(*args, **kwargs)
 
     def _concluded(
-        self, watch: Watch, known: Watch, trace: Trace, walk: Walk, arguments: int, first: int,
+        self, watch: Watch, known: Watch, trace: Trace, walk: Walk, arguments: int, first: float,
         result: Any,
     ) -> Recording:  # fmt: skip
         """The recording of a run. Raises RefusedError where it cannot be replayed."""
@@ -292,7 +292,7 @@ class Jit:
                 self._containers.append(place.container)
 
 
-def _undo(walk: Walk, first: int) -> None:
+def _undo(walk: Walk, first: float) -> None:
     """As if the run had not been: what it left pending is nobody's."""
     walk.restore()
     context.pending = [

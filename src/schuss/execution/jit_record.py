@@ -217,7 +217,7 @@ class Tree(NamedTuple):
 
 
 def conclude(
-    trace: Trace, walk: Walk, arguments: int, floating: set[Any], first: int, result: Any
+    trace: Trace, walk: Walk, arguments: int, floating: set[Any], first: float, result: Any
 ) -> Recording:
     """Compute what a run has recorded, and tell how to replay it.
 
@@ -233,7 +233,7 @@ def conclude(
 
 
 class _Conclusion:
-    def __init__(self, trace: Trace, walk: Walk, arguments: int, first: int) -> None:
+    def __init__(self, trace: Trace, walk: Walk, arguments: int, first: float) -> None:
         self.trace, self.walk, self.first = trace, walk, first
         self.arguments = arguments
         self.index = {handle: i for i, handle in enumerate(walk.handles)}

@@ -35,7 +35,7 @@ def _integers(where: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` alike."""
     if len(values) == 1 and isinstance(values[0], Iterable):
         values = tuple(values[0])
-    if all([type(each) is int for each in values]):
+    if {*map(type, values)} == {int}:
         return values
     if any(isinstance(each, bool) or not isinstance(each, (int, np.integer)) for each in values):
         raise fail(ArgumentError, where, f"takes integers, got {values}")

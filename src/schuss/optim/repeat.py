@@ -16,7 +16,7 @@ from schuss.context import context
 from schuss.execution.jit_numbers import Operand
 from schuss.execution.jit_trace import Trace
 from schuss.graph import Node, next_number, number_node, wrap
-from schuss.patterns import Memory, Pattern, pattern_of, repeats
+from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats
 from schuss.tensor import Tensor
 
 if TYPE_CHECKING:
