@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -231,6 +232,25 @@ def test_the_root_may_be_a_leaf_of_any_shape() -> None:
     vector = schuss.tensor([1.0, 2.0]).requires_grad_()
     with pytest.raises(schuss.errors.GradientError, match="only a scalar can do without"):
         vector.backward()
+
+
+def test_losses_of_past_steps_hold_on_to_nothing() -> None:
+    w = schuss.tensor([[1.0, 2.0]]).requires_grad_()
+    optimizer, y = optim.SGD([w], lr=0.1), schuss.tensor([[0.0]])
+    losses, inputs = [], []
+    for _ in range(TIMES):
+        x = schuss.tensor([[3.0, 4.0]])
+        inputs.append(weakref.ref(x._node))
+        losses.append(nn.functional.mse_loss(nn.functional.linear(x, w), y))
+        del x
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert type(losses[-1]._node) is Promised
+    assert [ref() for ref in inputs] == [None] * TIMES
+    assert losses[-1]._node.op.name == "divide"
+    with pytest.raises(schuss.errors.GradientError, match="a step has let go of it since"):
+        losses[-1].backward()
 
 
 def test_errors_in_a_pattern_name_line_and_layer() -> None:

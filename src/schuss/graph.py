@@ -197,6 +197,11 @@ class Node:
             return f"{self.op.name} in the {self.rule} of {self.gradient_of}"  # type: ignore[union-attr]
         return self.label or ("data" if self.op is None else self.op.name)
 
+    def finish(self) -> None:
+        """Let go of what it was computed from: it is data now."""
+        self.inputs = ()
+        self.scope = None
+
     def __repr__(self) -> str:
         return f"<Node {self.number} {self.name} {self.shape} {self.dtype}>"
 

@@ -301,10 +301,11 @@ class Promised(Node):
         return self.__dict__[name]
 
     def finish(self) -> None:
-        """Let go of what it was computed from: its value is known."""
-        assert self.use is not None
-        step = self.use.pattern.steps[self.place]
-        self.op, self.inputs, self.attributes, self.use = step.op, (), step.attributes, None
+        use = self.use
+        if use is not None:
+            step = use.pattern.steps[self.place]
+            self.op, self.attributes, self.use = step.op, step.attributes, None
+        super().finish()
 
 
 # --- functions whose graphs are kept ---

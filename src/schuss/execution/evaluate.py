@@ -116,8 +116,7 @@ def _let_go_of_spent() -> None:
     for ref in spent:
         node = ref()
         if node is not None and node.value is not None and node.owner is None:
-            node.inputs = ()
-            node.scope = None
+            node.finish()
 
 
 # A loop that never looks at a value (a validation loop that only counts, say) would hold on to
@@ -314,8 +313,4 @@ def _cut(kept: Iterable[Node]) -> None:
     """Let go of the inputs of finished nodes that no gradient will pass: they are data now."""
     for node in kept:
         if not node.requires_grad or node.owner is not None:
-            if node.use is None:
-                node.inputs = ()
-            else:
-                node.finish()  # type: ignore[attr-defined]
-            node.scope = None
+            node.finish()

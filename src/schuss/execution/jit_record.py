@@ -477,7 +477,6 @@ def _detach_from_graph(order: Sequence[Node], deferred: bool) -> None:
     """What an evaluation does at its end."""
     for node in order:
         if node.value is not None and (not node.requires_grad or node.owner is not None):
-            node.inputs = ()
-            node.scope = None
+            node.finish()
     if deferred:
         evaluate_pending()
