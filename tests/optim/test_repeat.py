@@ -109,7 +109,7 @@ def test_updates_come_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         for p, g in zip(params, gradients(step), strict=True):
             p.grad = g
         if step == 5:
-            monkeypatch.setattr(optim.Adam, "update", None)  # nobody calls it any more
+            monkeypatch.setattr(optim.Adam, "_assign_all", None)  # nobody calls it any more
         optimizer.step()
     assert optimizer.state["param_0"]["step"] == STEPS
 
@@ -128,6 +128,18 @@ def test_updates_of_users_are_called_each_time() -> None:
         w.grad = schuss.tensor([1.0])
         optimizer.step()
     assert w.item() == -15
+
+
+def test_numbers_that_do_not_fit_are_an_error_as_ever() -> None:
+    w = schuss.tensor([1.0]).requires_grad_()
+    optimizer = optim.SGD([w], lr=1)
+    for rate in (1, 1, 1, 10**400):
+        w.grad = schuss.tensor([1.0])
+        optimizer.param_groups[0]["lr"] = rate
+        if rate == 1:
+            optimizer.step()
+    with pytest.raises(schuss.errors.DTypeError, match="does not fit into float32"):
+        optimizer.step()
 
 
 def test_a_failing_step_changes_nothing_and_the_next_one_works() -> None:

@@ -44,7 +44,7 @@ class _Survey:
         self, optimizer: Optimizer, places: dict[tuple[int, str], int] | None = None
     ) -> None:
         self._places = places
-        self.key: list[Any] = [type(optimizer)]
+        self.key: list[Any] = [type(optimizer), type(optimizer).update]
         self.nodes: list[Node] = []
         self.tensors: list[Tensor] = []
         self.numbers: list[int | float] = []
@@ -169,7 +169,10 @@ def repeated(optimizer: Optimizer, before: Before) -> bool:
     if found is None:
         return False
     going_in, kept = found
-    leaves = [number_node(n, dtype) for n, dtype in zip(going_in, known.dtypes, strict=True)]
+    try:
+        leaves = [number_node(n, dtype) for n, dtype in zip(going_in, known.dtypes, strict=True)]
+    except OverflowError:  # the plain recording says what is wrong
+        return False
     use = known.pattern.between([*survey.nodes, *leaves], context.location, context.scope)
     _assign(optimizer, known, survey, use, kept, before)
     return True
@@ -223,32 +226,9 @@ def _concluded(
     first: int,
 ) -> _Update | None:
     trace = arithmetic.trace
-    if trace.problem or trace.deferred or trace.draws:
+    changes = _changes(optimizer, survey, trace, state)
+    if changes is None or trace.problem or trace.deferred or trace.draws:
         return None
-    slots: list[_Slot] = []
-    new: dict[Tensor, int] = {}
-    kept: list[int] = []  # registers that states keep
-    was = {id(each): i for i, each in enumerate(survey.tensors)}
-    for i, (_, name) in enumerate(survey.moved):
-        slots_before, after = state.get(name, {}), optimizer.state.get(name, {})
-        if slots_before.keys() - after.keys():
-            return None
-        for slot, value in after.items():
-            if slot in slots_before and slots_before[slot] is value:
-                continue
-            register = trace.outs.get((id(after), slot))
-            if type(value) is Tensor:
-                if id(value) in was:
-                    slots.append(_Slot(i, slot, "tensor", was[id(value)]))
-                else:
-                    slots.append(_Slot(i, slot, "new", new.setdefault(value, len(new))))
-            elif register is not None and trace.tape.values[register] == value:
-                slots.append(_Slot(i, slot, "number", len(kept)))
-                kept.append(register)
-            elif type(value) in (int, float, bool):
-                slots.append(_Slot(i, slot, "plain", value))
-            else:
-                return None
     inputs: dict[Node, int] = {}
     for i, node in enumerate(survey.nodes):
         inputs.setdefault(node, i)
@@ -256,15 +236,54 @@ def _concluded(
     for leaf, register in trace.numbers.items():
         number = arithmetic.shown(Operand(register, 0)), leaf.dtype
         inputs[leaf] = len(survey.nodes) + going_in.setdefault(number, len(going_in))
-    results = [p._node for p, _ in survey.moved] + [each._node for each in new]
+    results = [each._node for each in [*[p for p, _ in survey.moved], *changes.new]]
     pattern = pattern_of(inputs, results, first)
     if pattern is None:
         return None
     count = len(survey.moved)
     return _Update(
-        pattern, arithmetic.function([name for name, _ in going_in], kept),
-        [dtype for _, dtype in going_in], pattern.results[:count], pattern.results[count:], slots,
+        pattern, arithmetic.function([name for name, _ in going_in], changes.registers),
+        [dtype for _, dtype in going_in], pattern.results[:count], pattern.results[count:],
+        changes.slots,
     )  # fmt: skip
+
+
+class _Changes(NamedTuple):
+    """What an update does to the states: the new tensors, and the registers that they keep."""
+
+    slots: list[_Slot]
+    new: list[Tensor]
+    registers: list[int]
+
+
+def _changes(
+    optimizer: Optimizer, survey: _Survey, trace: Trace, state: dict[str, dict[str, Any]]
+) -> _Changes | None:
+    """How the states differ from what they were; None where that cannot be repeated."""
+    slots: list[_Slot] = []
+    new: dict[Tensor, int] = {}
+    registers: list[int] = []
+    was = {id(each): i for i, each in enumerate(survey.tensors)}
+    for i, (_, name) in enumerate(survey.moved):
+        before, after = state.get(name, {}), optimizer.state.get(name, {})
+        if before.keys() - after.keys():
+            return None
+        for slot, value in after.items():
+            if slot in before and before[slot] is value:
+                continue
+            register = trace.outs.get((id(after), slot))
+            if type(value) is Tensor and id(value) in was:
+                slots.append(_Slot(i, slot, "tensor", was[id(value)]))
+            elif type(value) is Tensor:
+                slots.append(_Slot(i, slot, "new", new.setdefault(value, len(new))))
+            elif register is not None and trace.tape.values[register] == value:
+                slots.append(_Slot(i, slot, "number", len(registers)))
+                registers.append(register)
+            elif type(value) in (int, float, bool):
+                slots.append(_Slot(i, slot, "plain", value))
+            else:
+                return None
+    return _Changes(slots, [*new], registers)
 
 
 class _Arithmetic:
@@ -276,7 +295,6 @@ class _Arithmetic:
 
     def __init__(self, trace: Trace, places: dict[tuple[int, str], int]) -> None:
         self.trace = trace
-        self._constants: list[int | float] = []
         self._lines: list[str] = []
         self._known: dict[str, str] = {}  # expressions with the names of their values
         self._names: dict[int, str] = {}  # of registers
