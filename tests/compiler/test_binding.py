@@ -53,3 +53,11 @@ def test_a_program_may_have_no_inputs() -> None:
     bind = binder(slots, [], [[(1, 0)]], [-1], [[]], lambda i: (array, 77), lambda a, i: a)
     assert bind([], None)[0] is array
     assert slots[1] == 77
+
+
+def test_memories_are_returned_in_the_order_asked_for() -> None:
+    slots = memoryview(bytearray(8)).cast("q")
+    made = [(np.zeros(i), 0) for i in range(3)]
+    free, shaped = (lambda i: made[i]), (lambda array, i: array)
+    bind = binder(slots, [], [[]] * 3, [-1] * 3, [[], [], []], free, shaped, [2, 0, 2])
+    assert [each.size for each in bind([], None)] == [2, 0, 2]

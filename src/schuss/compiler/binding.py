@@ -55,10 +55,11 @@ def binder(
     pools: Sequence[list[Entry]],
     free: Callable[[int], Entry],
     shaped: Callable[[np.ndarray, int], np.ndarray],
+    returned: Sequence[int] | None = None,
 ) -> Callable[[Sequence[np.ndarray], Sequence[bool] | None], list[np.ndarray]]:
     """A function of the inputs, and which of them may be overwritten, that fills in the slots.
 
-    It returns the arrays of the memories.
+    It returns the arrays of memories: those `returned`, or of all.
 
     Args:
         inputs, memories: the slots of each, with what is added to its address.
@@ -94,7 +95,8 @@ def binder(
                 f"    else: {take}",
             ]
         lines += _fill("p", places)
-    lines.append(f"    return [{', '.join(f'm{i}' for i in range(len(memories)))}]")
+    returned = range(len(memories)) if returned is None else returned
+    lines.append(f"    return [{', '.join(f'm{i}' for i in returned)}]")
     exec(compile("\n".join(lines), "<binding of a program>", "exec"), space)
     return space["bind"]
 

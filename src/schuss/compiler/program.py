@@ -177,12 +177,13 @@ class Program:
         bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
         self._checks = [memories[value] for value in bases if value in memories]
         self._results = [self._result(value) for value in compiled.simplified.outputs]
-        made_here = all(made and not views for _, made, views in self._results)
-        self._plain = [place for place, _, _ in self._results] if made_here else None
         self._segments = self._cut()
+        idle = len(self._segments) == 1 and self._segments[0][2:] == ([], False)
+        self._straight = idle and all(made and not views for _, made, views in self._results)
+        returned = [place for place, _, _ in self._results] if self._straight else None
         self._bound = binder(
             self.waves.slots, self._of_inputs, self._of_memories, self._donors, self._pools,
-            self._free, self._shaped,
+            self._free, self._shaped, returned,
         )  # fmt: skip
 
     def _result(self, value: Value) -> tuple[int, bool, list[Value]]:
@@ -226,14 +227,15 @@ class Program:
             self._enter_arena()
         memories = self._bound(arrays, dying)
         run = self.waves.run
+        if self._straight:  # the common case: nothing between the waves, nothing after
+            run()
+            return memories
         for first, last, hosts, look in self._segments:
             run(first, last)
             for host in hosts:
                 self._on_host(host, arrays, memories)
             if look and any(memories[i].item() for i in self._checks):
                 raise CheckFailedError
-        if self._plain is not None:
-            return [memories[i] for i in self._plain]
         return [self._seen(each, arrays, memories) for each in self._results]
 
     def _enter_arena(self) -> None:

@@ -122,10 +122,10 @@ class Jit:
         if result is MISS or result is FAILED:
             return result
         self.why = ""
-        program = replay.recording.program
+        program = replay.program
         if program is not None:
             note_run(program, "replayed by jit", time.perf_counter() - started)
-        if replay.recording.deferred and len(context.pending) > _PENDING:
+        if replay.deferred and len(context.pending) > _PENDING:
             evaluate_pending()
         return result
 

@@ -34,6 +34,7 @@ class Replay:
     """A recording that can be called.
 
     Attributes:
+        program, deferred: of the recording, on the way of every call.
         text: the Python that runs.
         call: of the tensors among the arguments; returns the result, `MISS` or `FAILED`.
         fits: as `call`, but only compares: True, or `MISS`.
@@ -41,6 +42,8 @@ class Replay:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
+        self.program = recording.program
+        self.deferred = recording.deferred
         writer = _Writer(recording)
         self.text = writer.text(recording.verified)
         function = _compiled(self.text, writer.space)
