@@ -108,7 +108,7 @@ class Kind:
 
     Attributes:
         number: names the kind in structural keys.
-        differentiable: gradients are defined for the dtype.
+        differentiable: gradients are defined for the dtype of the op's result.
         type: names the shape and dtype of the result.
         pure: the op is in the registry: its rules record the same for nodes of one kind, always.
     """
@@ -119,7 +119,7 @@ class Kind:
         self.pure = op is not None and REGISTRY.get(op.name) is op
         self.shape = shape
         self.dtype = canonical(dtype)
-        self.differentiable = is_differentiable(self.dtype)
+        self.differentiable = op is not None and is_differentiable(self.dtype)
         self.size = math.prod(shape)
         self.number = len(_kinds)
         self.type = _types.setdefault((shape, dtype), len(_types))
