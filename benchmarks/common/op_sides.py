@@ -116,6 +116,7 @@ class JAXSide(Side):
         import jax
         import jax.numpy as jnp
 
+        jax.config.update("jax_enable_x64", True)  # else its float64 is float32
         self.jax, self.jnp = jax, jnp
         nn = jax.nn
         self.exp, self.tanh, self.sigmoid, self.relu = jnp.exp, jnp.tanh, nn.sigmoid, nn.relu
@@ -137,7 +138,7 @@ class JAXSide(Side):
         self.softmax = nn.softmax
 
     def array(self, value: np.ndarray) -> Any:
-        return self.jnp.asarray(value.astype(np.int32) if value.dtype == np.int64 else value)
+        return self.jnp.asarray(value)
 
     def ready(self, result: Any) -> Any:
         return result.block_until_ready()

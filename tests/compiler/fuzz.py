@@ -46,7 +46,7 @@ def worker(first: int, count: int) -> None:
     from .fuzzing.check import Suspicions, check
 
     if first // _CHUNK % _THOROUGH:
-        _without_optimisation()
+        without_optimisation()
     seen: Counter[str] = Counter()
     for seed in range(first, first + count):
         say({"start": seed})
@@ -63,7 +63,7 @@ def worker(first: int, count: int) -> None:
     say({"done": count, "suspects": Suspicions.count})
 
 
-def _without_optimisation() -> None:
+def without_optimisation() -> None:
     """Let LLVM only translate, which takes a third of the time: most of a program's goes there."""
     from schuss.compiler.cpu import translate
 

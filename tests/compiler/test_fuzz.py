@@ -10,7 +10,7 @@ import pytest
 
 from schuss.execution import tiers
 
-from .fuzz import Result, described, program_of, record
+from .fuzz import Result, described, program_of, record, without_optimisation
 from .fuzzing.check import check
 from .fuzzing.compare import differing, unexplained, with_noise
 from .fuzzing.jits import jit_loop
@@ -129,6 +129,18 @@ def test_results_that_change_later_are_a_failure(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Compiled, "_free", always_the_same)
     assert check(program).kind == "value|changed"
+
+
+def test_programs_run_without_optimisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from schuss.compiler.cpu import translate
+
+    for name in ("_LEVEL", "_ORDER"):  # put back in the end
+        monkeypatch.setattr(translate, name, getattr(translate, name))
+    text = "define i64 @one() {\n  %a = add i64 0, 1\n  ret i64 %a\n}\n"
+    before = translate.translate(text, assembly=True)
+    without_optimisation()
+    assert translate.translate(text, assembly=True) != before
+    assert check(program_of(20), runs=(0,)) is None
 
 
 def test_rounding_is_no_failure() -> None:

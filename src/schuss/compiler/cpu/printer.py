@@ -20,7 +20,7 @@ from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel, Line, Store
 from schuss.dtypes import DType
 
-GRAIN = 48 * 1024  # cost of a part that is worth handing to another thread
+GRAIN = 192 * 1024  # cost of a part: smaller ones spend their time on being handed out
 MOST_PARTS = 64
 
 
