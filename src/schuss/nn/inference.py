@@ -129,8 +129,10 @@ class InferenceModel:
         try:
             hash(key)
         except TypeError:
+            kinds = [type(x).__name__ for x in (*args, *kwargs.values())]
             problem = "arguments are tensors, and values that can be keys of a dict"
-            raise fail(ArgumentTypeError, self._name, problem, arguments=args) from None
+            raise fail(ArgumentTypeError, self._name, problem, arguments=kinds,
+                       hint="schuss.tensor(array)") from None  # fmt: skip
         return key, leaves, structure
 
     def _prepared(
