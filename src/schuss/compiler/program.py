@@ -170,7 +170,7 @@ class Program:
         inputs = {value: i for i, value in enumerate(given)}
         memories = {value: i for i, value in enumerate(compiled.memories)}
         # Slots with what is added to the address, for each input and each memory.
-        self._of_inputs: list[list[tuple[int, int]]] = [[] for _ in compiled.simplified.inputs]
+        self._of_inputs: list[list[tuple[int, int]]] = [[] for _ in given]
         self._of_memories: list[list[tuple[int, int]]] = [[] for _ in compiled.memories]
         self._of_arena: list[tuple[int, int]] = []
         constants: list[tuple[int, Value]] = []
