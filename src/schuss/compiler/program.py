@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from schuss.compiler.binding import address_of, binder
 from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
 from schuss.compiler.cpu.library import compile_kernels
@@ -119,25 +119,6 @@ class _Arena:
 _arena = _Arena()
 
 
-def _find_data_offset() -> int | None:
-    """Where an ndarray object keeps the address of its data: behind the object's head."""
-    probe = np.zeros(1)
-    for offset in range(16, 65, 8):
-        if ctypes.c_void_p.from_address(id(probe) + offset).value == probe.ctypes.data:
-            return offset
-    return None
-
-
-_DATA_AT = _find_data_offset() if sys.implementation.name == "cpython" else None
-_from_address = ctypes.c_void_p.from_address
-
-
-def address_of(array: np.ndarray) -> int:
-    if _DATA_AT is None:
-        return array.ctypes.data
-    return _from_address(id(array) + _DATA_AT).value or 0
-
-
 class Program:
     """A compiled graph, ready to run.
 
@@ -177,7 +158,7 @@ class Program:
     def _slot(self, word: Place | int, step: int) -> int:
         key: Any = word
         if isinstance(word, Place) and word.value is None:
-            key = ("workspace", step)
+            key = ("workspace", step, word.offset)
         return self._slots.setdefault(key, 1 + len(self._slots))
 
     # --- slots ---
@@ -188,7 +169,8 @@ class Program:
         given = [value for value in compiled.simplified.inputs if value.array is None]
         inputs = {value: i for i, value in enumerate(given)}
         memories = {value: i for i, value in enumerate(compiled.memories)}
-        self._of_inputs: list[tuple[int, int, int]] = []  # input, slot, offset
+        # Slots with what is added to the address, for each input and each memory.
+        self._of_inputs: list[list[tuple[int, int]]] = [[] for _ in given]
         self._of_memories: list[list[tuple[int, int]]] = [[] for _ in compiled.memories]
         self._of_arena: list[tuple[int, int]] = []
         constants: list[tuple[int, Value]] = []
@@ -196,12 +178,12 @@ class Program:
             if isinstance(key, int):
                 self.waves.slots[slot] = key
             elif isinstance(key, tuple):
-                offset = made.workspaces.get(key[1], 0)
+                offset = made.workspaces.get(key[1], 0) + key[2]
                 self._of_arena.append((slot, offset))
             elif key.value.array is not None:
                 self.waves.slots[slot] = address_of(key.value.array) + key.offset
             elif key.value in inputs:
-                self._of_inputs.append((inputs[key.value], slot, key.offset))
+                self._of_inputs[inputs[key.value]].append((slot, key.offset))
             elif key.value in memories:
                 self._of_memories[memories[key.value]].append((slot, key.offset))
             elif key.value.op == "constant":
@@ -224,9 +206,14 @@ class Program:
         bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
         self._checks = [memories[value] for value in bases if value in memories]
         self._results = [self._result(value) for value in compiled.simplified.outputs]
-        made_here = all(made and not views for _, made, views in self._results)
-        self._plain = [place for place, _, _ in self._results] if made_here else None
         self._segments = self._cut()
+        idle = len(self._segments) == 1 and self._segments[0][2:] == ([], False)
+        self._straight = idle and all(made and not views for _, made, views in self._results)
+        returned = [place for place, _, _ in self._results] if self._straight else None
+        self._bound = binder(
+            self.waves.slots, self._of_inputs, self._of_memories, self._donors, self._pools,
+            self._free, self._shaped, returned,
+        )  # fmt: skip
 
     def _result(self, value: Value) -> tuple[int, bool, list[Value]]:
         """Where an output comes from: a memory or an input, and the views that lead to it."""
@@ -266,34 +253,27 @@ class Program:
 
         Raises CheckFailedError before anything is overwritten where an index points outside.
         """
-        slots = self.waves.slots
-        if self._version != _arena.version or self.compiled.plan.arena > _arena.size:
-            _arena.need(self.compiled.plan.arena)
-            for slot, offset in self._of_arena:
-                slots[slot] = _arena.address + offset
-            self._version = _arena.version
-        addresses = [address_of(each) for each in arrays]
-        for i, slot, offset in self._of_inputs:
-            slots[slot] = addresses[i] + offset
-        memories = []
-        for i, donor in enumerate(self._donors):
-            if donor >= 0 and dying is not None and dying[donor]:
-                array, address = self._shaped(arrays[donor], i), addresses[donor]
-            else:
-                array, address = self._free(i)
-            memories.append(array)
-            for slot, offset in self._of_memories[i]:
-                slots[slot] = address + offset
+        if self._version != _arena.version:
+            self._enter_arena()
+        memories = self._bound(arrays, dying)
         run = self.waves.run
+        if self._straight:  # the common case: nothing between the waves, nothing after
+            run()
+            return memories
         for first, last, hosts, look in self._segments:
             run(first, last)
             for host in hosts:
                 self._on_host(host, arrays, memories)
             if look and any(memories[i].item() for i in self._checks):
                 raise CheckFailedError
-        if self._plain is not None:
-            return [memories[i] for i in self._plain]
         return [self._seen(each, arrays, memories) for each in self._results]
+
+    def _enter_arena(self) -> None:
+        """Fill in the slots of what lives only inside the run."""
+        _arena.need(self.compiled.plan.arena)
+        for slot, offset in self._of_arena:
+            self.waves.slots[slot] = _arena.address + offset
+        self._version = _arena.version
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether a pool of this program holds the array, besides whoever uses it."""

@@ -157,6 +157,11 @@ class Module:
     """
 
     training: bool
+    _ours = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._ours = cls.__module__.startswith(_OURS)
 
     def __init__(self) -> None:
         object.__setattr__(self, "training", True)
@@ -172,16 +177,15 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if "training" not in self.__dict__:
             raise self._uninitialised()
-        outer, line = context.scope, context.location
-        context.scope = _Running(self, outer)
-        if type(self).__module__.startswith(_OURS):  # one line of the user for all that it does
-            context.location = line or user_location()
-        else:
-            context.location = None
+        here = context.__dict__  # of this thread: one look instead of many
+        outer, line = here["scope"], here["location"]
+        here["scope"] = _Running(self, outer)
+        # One line of the user for all that a layer of ours does.
+        here["location"] = (line or user_location()) if self._ours else None
         try:
             return self.forward(*args, **kwargs)
         finally:
-            context.scope, context.location = outer, line
+            here["scope"], here["location"] = outer, line
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "training" not in self.__dict__:

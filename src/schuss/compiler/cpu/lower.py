@@ -13,9 +13,11 @@ from schuss.compiler.cpu import attention, convolution, matmul
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
+from schuss.compiler.cpu.crossing import straightened, turned
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import Epilogue, print_loops
+from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
@@ -78,19 +80,29 @@ def _named(text: str, placeholder: str) -> tuple[Source, str]:
     return Source(text.replace(f"@{placeholder}(", f"@{name}("), (name,)), name
 
 
-def _kernel(kernel: Kernel) -> tuple[Call, ...]:
+def _kernel(kernel: Kernel, places: dict[Value, Place] | None = None) -> tuple[Call, ...]:
+    """The launch of a kernel; `places` are those of buffers that are not the memory of values."""
     printed = print_loops(kernel, "kernel", lanes_for(kernel))
     if not printed.parts:
         return ()
     source, name = _named(printed.text, "kernel")
-    words: list[Place | int] = [Place(buffer) for buffer in kernel.buffers]
+    places = places or {}
+    words: list[Place | int] = [places.get(each, Place(each)) for each in kernel.buffers]
     if printed.counted:
         words.append(kernel.sizes[-1])
     return (Call(source, name, printed.parts, printed.scratch, tuple(words)),)
 
 
 def _loops(unit: Loops) -> Calls:
-    return Calls((_kernel(unit.kernel),))
+    copies, kernel = straightened(turned(unit.kernel))
+    places, size = {}, 0
+    for each in copies:
+        (buffer,) = each.written()
+        places[buffer] = Place(None, size)
+        size += rounded_up(buffer.nbytes, 64)
+    first = tuple(call for each in copies for call in _kernel(each, places))
+    groups = (first, _kernel(kernel, places)) if copies else (_kernel(kernel),)
+    return Calls(groups, size)
 
 
 def _assemble(unit: Assemble) -> Calls:
