@@ -14,6 +14,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.compiler import convolution
+from schuss.compiler.einsum import contraction
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
 
@@ -361,7 +362,8 @@ def _reduce_rule(op: str) -> Rule:
             if op in ("any", "all") and x.dtype != dtypes.bool_:
                 x = b.map("not_equal", x, b.constant(0, x.dtype), dtype=dtypes.bool_)
             return b.reshape(x, shape)
-        return _in_two(b, op, x, axes, shape, dtype)
+        less = contraction(b, x, axes) if op == "sum" and x.dtype == dtype else None
+        return _in_two(b, op, x, axes, shape, dtype) if less is None else b.reshape(less, shape)
 
     return apply
 
