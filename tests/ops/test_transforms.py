@@ -99,7 +99,8 @@ def test_transposed_rules_are_the_tangent_too(name: str) -> None:
         ts: list[Any] = [None] * len(sample.inputs)
         for i, v in zip(places, vs, strict=True):
             ts[i] = v
-        assert_close(transposed(y._node, ts), jvp(f, xs, vs)[1])
+        expected = transposed(y._node, ts)
+        assert_close(np.zeros(y.shape) if expected is None else expected, jvp(f, xs, vs)[1])
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

@@ -23,7 +23,7 @@ from schuss.functions.linalg import matmul, norm_of, solve
 from schuss.functions.manipulation import broadcast_to, concat, matrix_transpose, moveaxis, reshape
 from schuss.functions.reduction import max, min, sum
 from schuss.graph import apply, labelled
-from schuss.ops import factorizations, inverses
+from schuss.ops import factorizations, inverses, spectra
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -118,7 +118,7 @@ def svd(x: ArrayLike, /, *, full_matrices: bool = True) -> SVDResult:
     (..., M, M) and Vh (..., N, N), whose additional vectors have no gradient.
     """
     x = floating(x, "svd")
-    packed = apply(factorizations.svd, x)
+    packed = apply(spectra.svd, x)
     m, n = x.shape[-2:]
     u, s, v = packed[..., :m, :], real(packed[..., m, :]), packed[..., m + 1 :, :]
     if full_matrices:
@@ -129,20 +129,20 @@ def svd(x: ArrayLike, /, *, full_matrices: bool = True) -> SVDResult:
 
 def svdvals(x: ArrayLike, /) -> Tensor:
     """The singular values in descending order: (..., M, N) to (..., min(M, N))."""
-    return apply(factorizations.svdvals, floating(x, "svdvals"))
+    return apply(spectra.svdvals, floating(x, "svdvals"))
 
 
 def eigh(x: ArrayLike, /) -> EighResult:
     """Eigenvalues, ascending, and eigenvectors (as columns) of the Hermitian part of x."""
     x = floating(x, "eigh")
-    packed = apply(factorizations.eigh, x)
+    packed = apply(spectra.eigh, x)
     n = x.shape[-1]
     return EighResult(real(packed[..., n, :]), packed[..., :n, :])
 
 
 def eigvalsh(x: ArrayLike, /) -> Tensor:
     """The eigenvalues, ascending, of the Hermitian part of x."""
-    return apply(factorizations.eigvalsh, floating(x, "eigvalsh"))
+    return apply(spectra.eigvalsh, floating(x, "eigvalsh"))
 
 
 def det(x: ArrayLike, /) -> Tensor:

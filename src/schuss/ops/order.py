@@ -14,6 +14,7 @@ from schuss.ops.broadcast import sum_
 from schuss.ops.elementwise import exp, select
 from schuss.ops.infer import Rng, numbers
 from schuss.ops.movement import inverse
+from schuss.ops.structure import later_axis
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -59,6 +60,7 @@ running_argmax: Op = define(
     reference=_running_argmax,
     gradient=None,
     samples=_line_samples,
+    batch=later_axis,
 )
 
 
@@ -88,6 +90,7 @@ logcumsumexp: Op = define(
     gradient=(_logcumsumexp_rule,),
     saves=(0, OUTPUT),
     samples=_line_samples,
+    batch=later_axis,
 )
 
 
