@@ -134,17 +134,17 @@ def pinv(x: np.ndarray) -> np.ndarray:
     return cofactors(square).T @ x.T / det(square)
 
 
-def pivots(x: np.ndarray) -> list[int]:
+def row_order(x: np.ndarray) -> list[int]:
     """Elimination, row by row."""
-    rows, found = [list(row) for row in x], []
+    rows, order = [list(row) for row in x], list(range(len(x)))
     for k in range(min(x.shape)):
         best = max(range(k, len(rows)), key=lambda i: abs(rows[i][k]))
-        found.append(best)
         rows[k], rows[best] = rows[best], rows[k]
+        order[k], order[best] = order[best], order[k]
         for row in rows[k + 1 :]:
             factor = row[k] / rows[k][k]
             row[:] = [a - factor * b for a, b in zip(row, rows[k], strict=True)]
-    return found
+    return order
 
 
 def lu(x: np.ndarray) -> np.ndarray:
@@ -255,10 +255,10 @@ MATRIX_ORACLES: dict[str, Oracle] = {
     "orthogonal_complement": each_matrix(orthogonal_complement),
     "over_gaps": over_gaps,
     "pinv": each_matrix(pinv),
-    "pivots": each_matrix(pivots),
     "provided": lambda x, holds, why: x,
     "qr": each_matrix(qr),
     "rfft": rfft,
+    "row_order": each_matrix(row_order),
     "slogdet": each_matrix(slogdet),
     "svd": each_matrix(svd),
     "svdvals": each_matrix(lambda x: svd(x)[x.shape[0]]),

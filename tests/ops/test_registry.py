@@ -25,8 +25,8 @@ from .oracles import ORACLES
 NAMES = sorted(REGISTRY)
 SINGLE_ONLY = {  # LAPACK and FFTs know no half precisions
     "cholesky", "cofactors", "det", "eig", "eigh", "eigvals", "eigvalsh", "lu", "matrix_exp",
-    "orthogonal_complement", "over_gaps", "pinv", "pivots", "qr", "rfft", "slogdet", "solve", "svd",
-    "svdvals",
+    "orthogonal_complement", "over_gaps", "pinv", "qr", "rfft", "row_order", "slogdet", "solve",
+    "svd", "svdvals",
 }  # fmt: skip
 
 

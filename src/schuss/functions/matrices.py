@@ -242,6 +242,14 @@ def matrix_power(x: ArrayLike, n: int, /) -> Tensor:
     return broadcast_to(eye(x.shape[-1], dtype=x.dtype), x.shape) if result is None else result
 
 
+def matrix_exp(x: ArrayLike, /) -> Tensor:
+    """The exponential of square matrices, the sum of all x**k / k!: (..., N, N) to (..., N, N).
+
+    By Pade's approximation and squaring (Higham, 2005), in float64 or complex128.
+    """
+    return apply(inverses.matrix_exp, floating(x, "matrix_exp"))
+
+
 def diagonal(x: ArrayLike, /, *, offset: int = 0) -> Tensor:
     """The elements (i, i + offset) of the last two axes: (..., M, N) to (..., K)."""
     x = as_tensor(x, "diagonal")

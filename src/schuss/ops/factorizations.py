@@ -39,13 +39,13 @@ from schuss.ops.lapack import (
     positive_samples,
     provided,
     square,
-    square_samples,
     stacked,
     tall_samples,
     textbook,
     widened,
 )
 from schuss.ops.linalg import solve
+from schuss.ops.movement import concat
 from schuss.ops.structure import Tangents, leading
 
 if TYPE_CHECKING:
@@ -192,93 +192,126 @@ orthogonal_complement: Op = define(
 # --- LU ---
 
 
-def _pivots_infer(x: Node) -> tuple[Shape, DType]:
-    batch, m, n = matrices("pivots", x)
-    return (*batch, min(m, n)), dtypes.int64
+def _row_order_infer(x: Node) -> tuple[Shape, DType]:
+    batch, m, _ = matrices("row_order", x)
+    return (*batch, m), dtypes.int64
 
 
-def _pivots(x: np.ndarray) -> np.ndarray:
+def _row_order(x: np.ndarray) -> np.ndarray:
     """Gaussian elimination, for its choice of rows only."""
-    left = x.copy()
-    batch, (m, n) = x.shape[:-2], x.shape[-2:]
-    found = np.zeros((*batch, min(m, n)), np.int64)
+    left, (m, n) = x.copy(), x.shape[-2:]
+    order = np.broadcast_to(np.arange(m), x.shape[:-1]).copy()
     for k in range(min(m, n)):
-        pivot = np.abs(left[..., k:, k]).argmax(axis=-1) + k
-        found[..., k] = pivot
-        place = pivot[..., None, None]
-        chosen = np.take_along_axis(left, place, axis=-2)
-        np.put_along_axis(left, place, left[..., k : k + 1, :], axis=-2)
-        left[..., k : k + 1, :] = chosen
+        largest = np.abs(left[..., k:, k]).argmax(axis=-1)[..., None, None] + k
+        _exchange(left, k, largest)
+        _exchange(order[..., None], k, largest)
         _eliminate(left, k)
-    return found
+    return order
+
+
+def _exchange(x: np.ndarray, k: int, other: np.ndarray) -> None:
+    """Row k in place of the other one, and the other way round."""
+    chosen = np.take_along_axis(x, other, axis=-2)
+    np.put_along_axis(x, other, x[..., k : k + 1, :], axis=-2)
+    x[..., k : k + 1, :] = chosen
 
 
 def _eliminate(x: np.ndarray, k: int) -> None:
     """Row k times what takes column k out of the rows below it; the factors stay there."""
-    pivot = x[..., k, k][..., None]
+    pivot = x[..., k, k, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = np.where(pivot == 0, 0, x[..., k + 1 :, k] / pivot)
     x[..., k + 1 :, k] = factors
     x[..., k + 1 :, k + 1 :] -= factors[..., :, None] * x[..., k, None, k + 1 :]
 
 
-pivots: Op = define(
-    "pivots",
-    "the row with which each row k changes places in Gaussian elimination: the largest below",
-    infer=_pivots_infer,
-    reference=_pivots,
+row_order: Op = define(
+    "row_order",
+    "the order in which Gaussian elimination takes the rows: the largest element below comes next",
+    infer=_row_order_infer,
+    reference=_row_order,
     gradient=None,
     samples=any_samples,
     batch=leading,
 )
 
 
+def _lu_infer(x: Node) -> tuple[Shape, DType]:
+    batch, m, n = matrices("lu", x)
+    return (*batch, m, n), x.dtype
+
+
 def _lu(x: np.ndarray) -> np.ndarray:
     y = x.copy()
-    for k in range(x.shape[-1]):
+    for k in range(min(x.shape[-2:])):
         _eliminate(y, k)
     return y
 
 
+def _below(x: Tensor) -> Tensor:
+    """What stands below the diagonal of a square matrix."""
+    return select(mask_of(x.shape[-1], lambda ones: np.tril(ones, -1)), x, 0)
+
+
+def _above(x: Tensor) -> Tensor:
+    """What stands on and above it."""
+    return select(mask_of(x.shape[-1], np.triu), x, 0)
+
+
 def _triangles(y: Tensor) -> tuple[Tensor, Tensor]:
-    """L with ones on its diagonal, and U."""
-    n = y.shape[-1]
-    below = mask_of(n, lambda ones: np.tril(ones, -1))
-    eye = mask_of(n, lambda ones: np.eye(len(ones), dtype=np.bool_))
-    return select(eye, 1, select(below, y, 0)), select(below, 0, y)
+    """The square parts of L, with its ones, and of U."""
+    k = min(y.shape[-2:])
+    y = y[..., :k, :k]
+    eye = mask_of(k, lambda ones: np.eye(len(ones), dtype=np.bool_))
+    return select(eye, 1, _below(y)), _above(y)
 
 
 @textbook
 def _lu_rule(g: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """For x = [[a, b], [c, d]] with a square: of a = L U; c = (rest of L) U; b = L (rest of U)."""
+    k, (m, n) = min(x.shape[-2:]), x.shape[-2:]
     lower, upper = _triangles(y)
-    below = mask_of(x.shape[-1], lambda ones: np.tril(ones, -1))
-    inner = select(
-        below, adjoint(lower) @ select(below, g, 0), select(below, 0, g) @ adjoint(upper)
-    )
-    return apply(solve, adjoint(lower), divide_on_the_right(inner, adjoint(upper)))
+    g_lower, g_upper = _below(g[..., :k, :k]), _above(g[..., :k, :k])
+    rest: Tensor | None = None
+    if m > k:
+        rest = divide_on_the_right(g[..., k:, :], adjoint(upper))
+        g_upper = g_upper - _above(adjoint(y[..., k:, :]) @ rest)
+    if n > k:
+        rest = apply(solve, adjoint(lower), g[..., k:])
+        g_lower = g_lower - _below(rest @ adjoint(y[..., k:]))
+    inner = _below(adjoint(lower) @ g_lower) + _above(g_upper @ adjoint(upper))
+    of_square = apply(solve, adjoint(lower), divide_on_the_right(inner, adjoint(upper)))
+    return of_square if rest is None else apply(concat, of_square, rest, axis=x.ndim - 1 - (m > k))
 
 
 def _lu_tangent(op: Op, ts: Tangents, y: Tensor, x: Tensor) -> Tensor:
-    (t,) = ts
+    t = ts[0]
     assert t is not None
+    k, (m, n) = min(x.shape[-2:]), x.shape[-2:]
     lower, upper = _triangles(y)
-    below = mask_of(x.shape[-1], lambda ones: np.tril(ones, -1))
-    inner = divide_on_the_right(apply(solve, lower, t), upper)
-    return lower @ select(below, inner, 0) + select(below, 0, inner) @ upper
+    inner = divide_on_the_right(apply(solve, lower, t[..., :k, :k]), upper)
+    t_lower, t_upper = lower @ _below(inner), _above(inner) @ upper
+    rest: Tensor | None = None
+    if m > k:
+        rest = divide_on_the_right(t[..., k:, :] - y[..., k:, :] @ t_upper, upper)
+    if n > k:
+        rest = apply(solve, lower, t[..., k:] - t_lower @ y[..., k:])
+    of_square = t_lower + t_upper
+    return of_square if rest is None else apply(concat, of_square, rest, axis=x.ndim - 1 - (m > k))
 
 
 def _dominant_samples(rng: Rng) -> list[Sample]:
     """Rows that need not change places."""
-    made = square_samples(rng)
+    made = any_samples(rng)
     for sample in made:
-        sample.inputs[0] = np.asarray(sample.inputs[0] + 3 * np.eye(sample.inputs[0].shape[-1]))
+        sample.inputs[0] = np.asarray(sample.inputs[0] + 3 * np.eye(*sample.inputs[0].shape[-2:]))
     return made
 
 
 lu: Op = define(
     "lu",
     "U, and below its diagonal L without its ones, with L @ U = x; rows do not change places",
-    infer=square("lu"),
+    infer=_lu_infer,
     reference=_lu,
     gradient=(_lu_rule,),
     saves=(OUTPUT,),
