@@ -32,7 +32,7 @@ _DEAR = """
 COST = (
     dict.fromkeys(_CHEAP.split(), 1)
     | dict.fromkeys(_DEAR.split(), 8)
-    | {"divide": 2, "sqrt": 3, "remainder": 4, "floor_divide": 4, "random_bits": 25}
+    | {"divide": 2, "sqrt": 3, "remainder": 4, "floor_divide": 4, "nextafter": 4, "random_bits": 25}
 )
 _FLOATING_ONLY = frozenset(_DEAR.split()) | {"sqrt", "divide", "masked_product"}
 
@@ -47,8 +47,8 @@ def is_map(value: Value) -> bool:
         dtypes.is_complex(each.dtype) for each in (value, *value.inputs)
     ):
         return False
-    if value.op == "floor_divide" and dtypes.is_floating(value.dtype):
-        return False  # the standard's quotients of infinities: left to the host
+    if value.op == "nextafter" and value.dtype in dtypes.HALF:
+        return False
     if value.op in _FLOATING_ONLY:
         return dtypes.is_floating(value.dtype)
     return True
