@@ -37,6 +37,9 @@ COST = (
 _FLOATING_ONLY = frozenset(_DEAR.split()) | {"sqrt", "divide", "masked_product"}
 
 
+_INTEGER_POWERS = {("power", dtype) for dtype in dtypes.INTEGRAL}
+
+
 class NotInStepError(Exception):
     """A value of the group is looked at elsewhere than where the loops stand."""
 
@@ -49,7 +52,7 @@ def is_map(value: Value) -> bool:
         return False
     if value.op == "nextafter" and value.dtype in dtypes.HALF:
         return False
-    if value.op in _FLOATING_ONLY:
+    if value.op in _FLOATING_ONLY and (value.op, value.dtype) not in _INTEGER_POWERS:
         return dtypes.is_floating(value.dtype)
     return True
 

@@ -282,11 +282,13 @@ def _subtract(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-d
 @rule("power")
 def _power(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
     x, exponent = inputs
-    if x.shape != shape:
-        return None
-    if number_of(exponent) == 1:
-        return x
-    return b.map("multiply", x, x) if number_of(exponent) == 2 else None
+    known = number_of(exponent)
+    if known in (1, 2) and x.shape == shape:
+        return x if known == 1 else b.map("multiply", x, x)
+    if exponent.dtype in dtypes.SIGNED and (known is None or known < 0) and exponent.size:
+        zero = b.constant(0, exponent.dtype)
+        _forbid(b, b.map("less", exponent, zero, dtype=dtypes.bool_))
+    return None
 
 
 @rule("gather", "scatter_add")
@@ -323,10 +325,15 @@ def _check(b: _Builder, index: Value, n: int, wrap: bool, ignored: int | None = 
     if ignored is not None:
         other = b.map("not_equal", index, b.constant(ignored, index.dtype), dtype=dtypes.bool_)
         outside = b.map("logical_and", outside, other)
-    if outside.size > 1:
-        axes = tuple(range(len(outside.shape)))
-        outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
-    b.checks.append(outside)
+    _forbid(b, outside)
+
+
+def _forbid(b: _Builder, condition: Value) -> None:
+    """A check: where it holds anywhere, the reference computes everything, and raises."""
+    if condition.size > 1:
+        axes = tuple(range(len(condition.shape)))
+        condition = b.add("any", (condition,), {"axes": axes}, (), dtypes.bool_)
+    b.checks.append(condition)
 
 
 @rule("convolve")

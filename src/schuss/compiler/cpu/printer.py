@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
-from schuss.compiler.cpu import division  # noqa: F401  # rows of TABLE
+from schuss.compiler.cpu import arithmetic  # noqa: F401  # rows of TABLE
 from schuss.compiler.cpu.elementwise import TABLE, number, rounded
 from schuss.compiler.cpu.random import random_bits
 from schuss.compiler.cpu.text import Text, memory_type, register_type, vector

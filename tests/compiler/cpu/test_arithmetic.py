@@ -1,4 +1,4 @@
-"""Quotients rounded down, remainders and neighbours: the same bits as the reference has."""
+"""Quotients rounded down, remainders, neighbours, integer powers: the bits of the reference."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import schuss
+from schuss.errors import ArgumentError
 from schuss.execution.tiers import using
 
 SPECIAL = [
@@ -45,6 +46,27 @@ def test_same_bits(name: str, dtype: str) -> None:
     np.testing.assert_array_equal(found[1], found[0])
     numbers = ~np.isnan(found[0])
     np.testing.assert_array_equal(np.signbit(found[1][numbers]), np.signbit(found[0][numbers]))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64"])
+def test_powers_of_integers(dtype: str) -> None:
+    """Overflow wraps around, as in NumPy."""
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-9, 10, 1003).astype(dtype), rng.integers(0, 70, 1003).astype(dtype)
+    with using("compiled"):
+        found = schuss.tensor(a) ** schuss.tensor(b)
+        np.testing.assert_array_equal(found.numpy(), a**b)
+        assert schuss.last_run().tier == "compiled"
+
+
+def test_negative_powers_of_integers_raise() -> None:
+    a, b = schuss.arange(1, 50), schuss.ones(49, dtype=schuss.int64)
+    with using("compiled"):
+        assert (a**b).tolist() == a.tolist()
+        with pytest.raises(ArgumentError, match="an integer to a negative power"):
+            (a ** (b - 2)).numpy()
+        with pytest.raises(ArgumentError, match="an integer to a negative power"):
+            (a ** schuss.tensor(-1)).numpy()
 
 
 def test_quotients_are_no_host_steps() -> None:
