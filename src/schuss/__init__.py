@@ -139,7 +139,9 @@ def evaluate(*tensors: Tensor) -> None:
 
 
 # Imported when first used, so that `import schuss` stays light.
-_MODULES = {"data", "debug", "fft", "linalg", "masked", "nn", "optim", "special", "training"}
+_MODULES = {
+    "data", "debug", "einops", "fft", "linalg", "masked", "nn", "optim", "special", "training",
+}  # fmt: skip
 _FUNCTIONS = {
     "__array_namespace_info__": "schuss.functions.info",
     "jit": "schuss.execution.jit",
