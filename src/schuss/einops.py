@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from schuss import Tensor
 
 
-class SchussBackend(AbstractBackend):  # type: ignore[misc]
+class SchussBackend(AbstractBackend):
     """What einops asks of an array library; it finds this class among the base's subclasses."""
 
     framework_name = "schuss"
@@ -72,7 +72,7 @@ class SchussBackend(AbstractBackend):  # type: ignore[misc]
         return schuss.einsum(pattern, *x)
 
 
-class Rearrange(RearrangeMixin, nn.Module):  # type: ignore[misc]
+class Rearrange(RearrangeMixin, nn.Module):
     """`einops.rearrange` as a layer: `Rearrange("b c h w -> b (c h w)")`."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Rearrange(RearrangeMixin, nn.Module):  # type: ignore[misc]
         return _inside(RearrangeMixin.__repr__(self))
 
 
-class Reduce(ReduceMixin, nn.Module):  # type: ignore[misc]
+class Reduce(ReduceMixin, nn.Module):
     """`einops.reduce` as a layer: `Reduce("b c h w -> b c", "mean")`."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Reduce(ReduceMixin, nn.Module):  # type: ignore[misc]
         return _inside(ReduceMixin.__repr__(self))
 
 
-class EinMix(_EinmixMixin, nn.Module):  # type: ignore[misc]
+class EinMix(_EinmixMixin, nn.Module):
     """A linear layer in einops' notation, which mixes any axes.
 
     `EinMix("t b cin -> t b cout", weight_shape="cin cout", bias_shape="cout", cin=10, cout=20)`;
@@ -116,8 +116,8 @@ class EinMix(_EinmixMixin, nn.Module):  # type: ignore[misc]
         after: str | None,
         sizes_after: dict[str, int] | None,
     ) -> None:
-        self.pre_rearrange = None if before is None else Rearrange(before, **(sizes_before or {}))
-        self.post_rearrange = None if after is None else Rearrange(after, **(sizes_after or {}))
+        self.pre_rearrange = _rearranging(before, sizes_before)
+        self.post_rearrange = _rearranging(after, sizes_after)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pre_rearrange is not None:
@@ -126,6 +126,11 @@ class EinMix(_EinmixMixin, nn.Module):  # type: ignore[misc]
         if self.bias is not None:
             y = y + self.bias
         return y if self.post_rearrange is None else self.post_rearrange(y)
+
+
+def _rearranging(pattern: str | None, sizes: dict[str, int] | None) -> nn.Module | None:
+    make: Any = Rearrange
+    return None if pattern is None else make(pattern, **(sizes or {}))
 
 
 def _inside(text: str) -> str:

@@ -5,7 +5,7 @@ Most entries rename arguments. Some spell in a line what has no name of its own 
 
 from __future__ import annotations
 
-from opinfo_tables import elementwise, matrices, networks, reductions, shapes
+from opinfo_tables import composed, elementwise, matrices, networks, reductions, shapes
 from opinfo_tables.base import TABLE, Unsupported
 from opinfo_tables.explained import EXPLAINED, INVARIANT
 
@@ -14,6 +14,7 @@ __all__ = [
     "INVARIANT",
     "TABLE",
     "Unsupported",
+    "composed",
     "elementwise",
     "matrices",
     "networks",
