@@ -62,7 +62,9 @@ TABLE |= {
     ),
     "narrow_copy": lambda x, dim, start, length: TABLE["narrow"](x, dim, start, length),
     "dstack": lambda xs: s.concat([atleast_3d(x) for x in xs], axis=2),
-    "atleast_3d": lambda *xs: atleast_3d(xs[0]) if len(xs) == 1 else [atleast_3d(x) for x in xs],
+    "atleast_3d": lambda x, *more: (
+        [atleast_3d(each) for each in x] if isinstance(x, (list, tuple)) else atleast_3d(x)
+    ),
     "sum_to_size": lambda x, *shape: sum_to_size(x, shape),
     "unravel_index": lambda x, shape: [
         s.asarray(each) for each in np.unravel_index(x.numpy(), shape)
@@ -79,7 +81,9 @@ TABLE |= {
     ).astype(rest.get("dtype") or s.float32),
     "zero_": s.zeros_like,
     "item": lambda x: x.item(),
-    "nn.functional.pixel_unshuffle": lambda x, factor: pixel_unshuffle(x, factor),
+    "nn.functional.pixel_unshuffle": lambda x, downscale_factor: pixel_unshuffle(
+        x, downscale_factor
+    ),
     "nn.functional.unfold": lambda *args, **kwargs: columns(*args, **kwargs),
 }
 
@@ -109,9 +113,15 @@ def columns(x: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, strid
     (kh, kw), dilation, (ph, pw), stride = sizes
     if x.ndim != 4:
         no("no batch axis")
-    windows = s.unfold(s.pad(x, [(ph, ph), (pw, pw)]), (kh, kw), stride=stride, dilation=dilation)
+    padded = s.pad(x, [(ph, ph), (pw, pw)])
+    places = []  # rows, then columns, of all windows
+    for n, k, d, step in zip(padded.shape[2:], (kh, kw), dilation, stride, strict=True):
+        starts = np.arange(0, n - d * (k - 1), step)
+        places.append((starts[None, :] + d * np.arange(k)[:, None], len(starts)))
+    (rows, _), (cols, _) = places
+    windows = padded[:, :, rows[:, None, :, None], cols[None, :, None, :]]  # (N, C, kh, kw, h, w)
     n, c = x.shape[:2]
-    return s.permute_dims(windows, (0, 1, 4, 5, 2, 3)).reshape((n, c * kh * kw, -1))
+    return windows.reshape((n, c * kh * kw, rows.shape[1] * cols.shape[1]))
 
 
 @entry("scatter_add")
@@ -160,9 +170,9 @@ TABLE |= {
     "special.modified_bessel_i0": special.i0,
     "special.modified_bessel_i1": special.i1,
     "signal.windows.bartlett": lambda n, **rest: window(n, lambda t: 1 - abs(2 * t - 1), rest),
-    "signal.windows.cosine": lambda n, **rest: s.sin(
-        math.pi / (n + (not rest.get("sym", True))) * (s.arange(n, dtype=s.float64) + 0.5)
-    ).astype(rest.get("dtype") or s.float32),
+    "signal.windows.cosine": lambda n, **rest: window(
+        n, None, rest, lambda k, m: s.sin(math.pi / (m + 1) * (k + 0.5))
+    ),
     "signal.windows.general_cosine": lambda n, a, **rest: cosines(n, a, rest),
     "signal.windows.general_hamming": lambda n, alpha=0.54, **rest: cosines(
         n, [alpha, 1 - alpha], rest
@@ -179,11 +189,11 @@ TABLE |= {
         rest,
     ),
     "signal.windows.gaussian": lambda n, std=1.0, **rest: window(
-        n, lambda t, m=0: t, rest, lambda k, m: s.exp(-(((k - m / 2) / std) ** 2) / 2)
+        n, None, rest, lambda k, m: s.exp(-(((k - m / 2) / std) ** 2) / 2)
     ),
     "signal.windows.exponential": lambda n, center=None, tau=1.0, **rest: window(
         n,
-        lambda t: t,
+        None,
         rest,
         lambda k, m: s.exp(-s.abs(k - (m / 2 if center is None else center)) / tau),
     ),
@@ -240,7 +250,8 @@ def masked_softmin(x: Any, dim: int, *, dtype: Any = None, mask: Any = None) -> 
 
 @entry("nn.functional.group_norm")
 def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
-    parts = x.reshape((x.shape[0], groups, -1))
+    size = math.prod(x.shape[1:]) // groups
+    parts = x.reshape((x.shape[0], groups, size))
     y = normalized(parts, (-1,), eps).reshape(x.shape)
     return affine(y, weight, bias)
 
@@ -272,6 +283,8 @@ def batch_norm(
     x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Any:  # fmt: skip
+    if x.ndim < 2:
+        no("no channel axis")
     if training:
         return affine(normalized(x, (0, *range(2, x.ndim)), eps), weight, bias)
     shape = (1, -1, *[1] * (x.ndim - 2))
@@ -348,6 +361,8 @@ def multi_margin_loss(
     x: Any, target: Any, p: int = 1, margin: float = 1.0, weight: Any = None,
     reduction: str = "mean", **rest: Any,
 ) -> Any:  # fmt: skip
+    if x.ndim == 0:
+        no("a scalar as a vector")
     rows, labels = (x, target) if x.ndim == 2 else (x.expand_dims(0), target.reshape((1,)))
     right = s.take_along_axis(rows, labels.expand_dims(-1), axis=-1)
     losses = s.clip(margin - right + rows, min=0) ** p

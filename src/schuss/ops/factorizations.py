@@ -202,11 +202,16 @@ def _row_order(x: np.ndarray) -> np.ndarray:
     left, (m, n) = x.copy(), x.shape[-2:]
     order = np.broadcast_to(np.arange(m), x.shape[:-1]).copy()
     for k in range(min(m, n)):
-        largest = np.abs(left[..., k:, k]).argmax(axis=-1)[..., None, None] + k
+        largest = _size(left[..., k:, k]).argmax(axis=-1)[..., None, None] + k
         _exchange(left, k, largest)
         _exchange(order[..., None], k, largest)
         _eliminate(left, k)
     return order
+
+
+def _size(x: np.ndarray) -> np.ndarray:
+    """What LAPACK goes by: of complex numbers the sum of both parts' sizes."""
+    return np.abs(x.real) + np.abs(x.imag) if np.iscomplexobj(x) else np.abs(x)
 
 
 def _exchange(x: np.ndarray, k: int, other: np.ndarray) -> None:
