@@ -80,6 +80,13 @@ def test_kernels(name) -> None:
     agree(getattr(pairwise, name), POSITIVE)
 
 
+@pytest.mark.usefixtures("dispatch")
+def test_scores_of_probabilities() -> None:
+    from sklearn import metrics
+
+    agree(metrics.log_loss, LABELS, 1 / (1 + np.exp(-X[:, 1])))
+
+
 TRANSFORMERS = {
     "Binarizer": {}, "MaxAbsScaler": {}, "MinMaxScaler": {}, "Normalizer": {},
     "PolynomialFeatures": {}, "RobustScaler": {}, "StandardScaler": {},
@@ -168,4 +175,7 @@ def test_scipy_integrals_and_filters() -> None:
     agree(scipy_module("integrate").simpson, X[:, 0])
     agree(lambda x: scipy_module("ndimage").gaussian_filter(x, 1.0), X)
     agree(scipy_module("signal").convolve, X[:, 0], X[:5, 1])
+    agree(lambda x: scipy_module("signal").savgol_filter(x, 7, 2), X[:, 0])
+    agree(lambda x: scipy_module("signal").wiener(x, 3), X[:, 0])
+    agree(lambda x: scipy_module("signal").resample(x, 20), X[:, 0])
     agree(scipy_module("cluster.vq").whiten, X)

@@ -168,6 +168,9 @@ def test_lstsq(shape) -> None:
     np.testing.assert_allclose(
         linalg.lstsq(a, b[:, 0]).solution.numpy(), expected[:, 0], atol=1e-12
     )
+    nothing = linalg.lstsq(a, b, rcond=2.0)
+    assert not nothing.rank.numpy().any()
+    assert not nothing.solution.numpy().any()
     schuss.check_gradients(lambda a, b: linalg.lstsq(a, b).solution, [a, b])
 
 

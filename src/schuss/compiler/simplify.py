@@ -219,7 +219,7 @@ def _slice_update(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyp
         return part
     if part.size == 0:
         return x
-    if number_of(x) == 0:
+    if number_of(x) == 0 and not dtypes.is_complex(dtype):
         return b.add("pieces", (part,), {"cuts": (tuple(attributes["cut"]),)}, shape, dtype)
     return None
 
@@ -356,6 +356,8 @@ def _convolve_input(b, inputs, attributes, shape, dtype):  # type: ignore[no-unt
 
 @rule("overlap")
 def _overlap(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    if dtypes.is_complex(dtype):  # stays on the host
+        return None
     return convolution.put_back(b, inputs[0], shape, attributes)
 
 

@@ -358,9 +358,9 @@ def _pad_with_own(x: Tensor, pairs: Sequence[tuple[int, ...]], mode: str) -> Ten
 def diff(
     x: ArrayLike,
     /,
-    *,
-    axis: int = -1,
     n: int = 1,
+    axis: int = -1,
+    *,
     prepend: ArrayLike | None = None,
     append: ArrayLike | None = None,
 ) -> Tensor:

@@ -208,20 +208,21 @@ def pinv(x: ArrayLike, /, *, rtol: float | ArrayLike | None = None) -> Tensor:
     return _adjoint(vh) @ (inverse.expand_dims(-1) * _adjoint(u))
 
 
-def lstsq(a: ArrayLike, b: ArrayLike, /, *, rtol: float | None = None) -> LstsqResult:
+def lstsq(a: ArrayLike, b: ArrayLike, /, rcond: float | None = None) -> LstsqResult:
     """x of the smallest norm for which |a @ x - b| is smallest: (..., M, N), (..., M, K).
 
     b may be one right side (M,). `residuals` are the sums of squares over each column of b.
+    Singular values up to `rcond` times the largest one count as 0 (`pinv` has the default).
     """
     matrix, right = operands("lstsq", floating(a, "lstsq"), floating(b, "lstsq"))
     vector = right.ndim == 1
     columns = reshape(right, (right.size, 1)) if vector else right
     if matrix.ndim < 2 or columns.shape[-2] != matrix.shape[-2]:
         raise fail(ShapeError, "lstsq", "b must be as high as a", a=matrix, b=right)
-    x = labelled(matmul(pinv(matrix, rtol=rtol), columns), "lstsq")
+    x = labelled(matmul(pinv(matrix, rtol=rcond), columns), "lstsq")
     residuals = sum(abs(matrix @ x - columns) ** 2, axis=-2)
     solution = x[..., 0] if vector else x
-    return LstsqResult(solution, residuals, matrix_rank(matrix, rtol=rtol), svdvals(matrix))
+    return LstsqResult(solution, residuals, matrix_rank(matrix, rtol=rcond), svdvals(matrix))
 
 
 def matrix_power(x: ArrayLike, n: int, /) -> Tensor:
