@@ -142,5 +142,6 @@ def test_nothing_is_written_behind_the_end_of_halves() -> None:
 
 def test_gradients_of_complex_windows() -> None:
     """They stay on the host, which does not know the compiler's own ops."""
-    x = numbers(10).astype(np.complex64)
-    agree(schuss.grad(lambda x: schuss.real(schuss.unfold(x, 3, 3) * 2j).sum()), x)
+    for shape in ((10,), (1, 2, 10)):
+        x = numbers(*shape).astype(np.complex64)
+        agree(schuss.grad(lambda x: schuss.real(schuss.unfold(x, 3, 3) * 2j).sum()), x)

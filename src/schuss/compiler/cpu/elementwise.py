@@ -220,6 +220,11 @@ def _nextafter(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     return select(t, unordered, t.new(f"fadd {kind} {a}, {b}"), moved, out, lanes)
 
 
+@row("copy")
+def _copy(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
+    return xs[0]
+
+
 @row("copysign")
 def _copysign(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     return intrinsic(t, "copysign", out, lanes, *xs)
