@@ -13,6 +13,8 @@ from opinfo_tables.base import TABLE, entry, needs_axes, no
 from schuss import linalg, special
 from schuss.nn import functional as F  # noqa: N812
 
+_FORMER = set(TABLE)
+
 # --- matrices ---
 
 TABLE |= {
@@ -398,3 +400,8 @@ def native_layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) ->
     mean = s.mean(x, axis=axes, keepdims=True)
     var = s.mean((x - mean) ** 2, axis=axes, keepdims=True)
     return F.layer_norm(x, tuple(shape), weight, bias, eps), mean, s.rsqrt(var + eps)
+
+
+# Formulas of this page: what they refuse says nothing about the library.
+_OWN = {"matrix_exp", "isin", "linalg.eig", "linalg.eigvals", "linalg.lu", "linalg.lu_factor"}
+FORMULAS = set(TABLE) - _FORMER - _OWN
