@@ -114,3 +114,11 @@ def test_a_letter_that_no_factor_has_counts() -> None:
     with using("compiled"):
         found = many(x, d).numpy()
     np.testing.assert_allclose(found, 3 * ARRAYS[0].T @ ARRAYS[1], rtol=1e-5)
+
+
+def test_powers_of_powers_take_no_time() -> None:
+    """As a tree, the product has 2 ** 40 factors."""
+    x = schuss.tensor(np.ones((128, 128), np.float32))
+    for _ in range(40):
+        x = x * x
+    assert kinds(x.sum(axis=0)) == ["multiply"] * 40 + ["sum"]

@@ -26,7 +26,7 @@ _SMALLEST = 1 << 13  # elements under the sum, from which on it is worth the tro
 _LEAST_GAIN = 4  # elements under the sum for each element of the factors
 _NARROWEST = 4  # rows or columns of a matrix product
 _MOST_FACTORS = 8
-_DEEPEST = 16  # views and products on top of each other
+_MOST_LOOKED_AT = 64  # values: products of products double at every step
 
 
 @dataclass(eq=False, slots=True)
@@ -73,7 +73,7 @@ class _Space:
         self.sizes: list[int] = []
         self.known: list[_Factor] = []  # whose letters may still be split
         self.top = self._factor(x, tuple([self._letters(n) for n in x.shape]))
-        self.factors = self._factors(self.top, 0)
+        self.factors = self._factors(self.top)
 
     def gains(self) -> bool:
         """Whether the factors are much smaller than their product, and leave no letter out."""
@@ -99,12 +99,12 @@ class _Space:
         fitting = [() if n == 1 else dim for n, dim in zip(x.shape, own, strict=True)]
         return self._factor(x, tuple(fitting), divides)
 
-    def _factors(self, product: _Factor, depth: int) -> list[_Factor]:
+    def _factors(self, product: _Factor) -> list[_Factor]:
         """The factors of a product; itself where one of them runs over all of its letters."""
-        parts = self._parts(product) if depth < _DEEPEST else []
+        parts = self._parts(product) if len(self.known) < _MOST_LOOKED_AT else []
         found: list[_Factor] = []
         for part in parts:
-            found += [part] if part.divides else self._factors(part, depth + 1)
+            found += [part] if part.divides else self._factors(part)
         everywhere = any(len(each.letters) == len(product.letters) for each in found)
         if not found or everywhere or len(found) > _MOST_FACTORS:
             return [product]
