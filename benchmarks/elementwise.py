@@ -150,7 +150,7 @@ def lines_of(rows: list[list[str]], rounds: int, threads: int) -> list[str]:
         f"Written by `python benchmarks/elementwise.py`. Arrays of {SIZE:,} elements, the fastest "
         f"of {rounds} turns; NumPy writes to an array that it is given. Rows of 1,000 functions "
         f"are programs on {PROGRAM_SIZE:,} elements. {slower} of {len(rows)} are slower than "
-        "NumPy.",
+        "NumPy; functions that do little are as fast as memory is, and differ by chance.",
         "",
         report.setting(["schuss", "numpy", "llvmlite"], threads),
         "",
