@@ -15,6 +15,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.compiler.cpu import math
+from schuss.compiler.cpu.remainder import remainder
 from schuss.compiler.cpu.text import Text, constant, register_type, suffix, vector
 from schuss.dtypes import DType
 
@@ -182,6 +183,82 @@ def _relu(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
         return _larger(t, xs[0], zero, out, lanes, "ogt")
     below = t.new(f"fcmp ole {kind_of(out, lanes)} {xs[0]}, {zero}")  # false for NaN, which stays
     return select(t, below, zero, xs[0], out, lanes)
+
+
+def _floor_divide(t: Text, xs: list[str], kinds: list[DType], out: DType, lanes: int) -> str:
+    return _divided(t, xs, out, lanes)[0]
+
+
+def _remainder(t: Text, xs: list[str], kinds: list[DType], out: DType, lanes: int) -> str:
+    return _divided(t, xs, out, lanes)[1]
+
+
+TABLE["floor_divide"], TABLE["remainder"] = _floor_divide, _remainder
+
+
+def _divided(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str, str]:
+    """Quotient rounded down and what is left, which has the sign of the divisor."""
+    if is_float(out):
+        return _divided_floats(t, xs, out, lanes)
+    kind, (a, b) = kind_of(out, lanes), xs
+    zero, one = number(0, out, lanes), number(1, out, lanes)
+    nothing = t.new(f"icmp eq {kind} {b}, {zero}")
+    safe = select(t, nothing, one, b, out, lanes)
+    if not is_signed(out):
+        q, r = t.new(f"udiv {kind} {a}, {safe}"), t.new(f"urem {kind} {a}, {safe}")
+    else:
+        negated = t.new(f"sub {kind} {zero}, {a}")  # a // -1, which overflows for the smallest
+        minus = t.new(f"icmp eq {kind} {b}, {number(-1, out, lanes)}")
+        safe = select(t, minus, one, safe, out, lanes)
+        q, r = t.new(f"sdiv {kind} {a}, {safe}"), t.new(f"srem {kind} {a}, {safe}")
+        bits = vector("i1", lanes)
+        signs = t.new(f"xor {kind} {r}, {safe}")
+        differ = t.new(f"icmp slt {kind} {signs}, {zero}")
+        left = t.new(f"icmp ne {kind} {r}, {zero}")
+        down = t.new(f"and {bits} {differ}, {left}")
+        q = select(t, down, t.new(f"sub {kind} {q}, {one}"), q, out, lanes)
+        r = select(t, down, t.new(f"add {kind} {r}, {safe}"), r, out, lanes)
+        q = select(t, minus, negated, q, out, lanes)
+        r = select(t, minus, zero, r, out, lanes)
+    return select(t, nothing, zero, q, out, lanes), select(t, nothing, zero, r, out, lanes)
+
+
+def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str, str]:
+    """As NumPy's divmod: from the exact remainder, so that q * b + r is a.
+
+    Quotients of infinities are the standard's limits.
+    """
+    kind, (a, b) = kind_of(out, lanes), xs
+    zero, one = number(0, out, lanes), number(1, out, lanes)
+    mod = remainder(t, a, b, dtypes.accumulator(out), lanes)
+    left = t.new(f"fcmp une {kind} {mod}, {zero}")
+    b_negative = t.new(f"fcmp olt {kind} {b}, {zero}")
+    mod_negative = t.new(f"fcmp olt {kind} {mod}, {zero}")
+    bits = vector("i1", lanes)
+    differ = t.new(f"xor {bits} {b_negative}, {mod_negative}")
+    shift = t.new(f"and {bits} {differ}, {left}")
+    shifted = select(t, shift, t.new(f"fadd {kind} {mod}, {b}"), mod, out, lanes)
+    signed_zero = intrinsic(t, "copysign", out, lanes, zero, b)
+    modulus = select(t, left, shifted, signed_zero, out, lanes)
+    rest = t.new(f"fsub {kind} {a}, {mod}")
+    div = t.new(f"fdiv {kind} {rest}, {b}")
+    div = select(t, shift, t.new(f"fsub {kind} {div}, {one}"), div, out, lanes)
+    whole = intrinsic(t, "floor", out, lanes, div)
+    above = t.new(f"fsub {kind} {div}, {whole}")
+    up = t.new(f"fcmp ogt {kind} {above}, {number(0.5, out, lanes)}")
+    whole = select(t, up, t.new(f"fadd {kind} {whole}, {one}"), whole, out, lanes)
+    plain = t.new(f"fdiv {kind} {a}, {b}")
+    tiny = intrinsic(t, "copysign", out, lanes, zero, plain)
+    is_zero = t.new(f"fcmp oeq {kind} {div}, {zero}")
+    whole = select(t, is_zero, tiny, whole, out, lanes)
+    # Nothing is left to round where the divisor is 0, or one of them infinite.
+    infinity = number(np.inf, out, lanes)
+    sizes = [intrinsic(t, "fabs", out, lanes, x) for x in (a, b)]
+    infinite = [t.new(f"fcmp oeq {kind} {size}, {infinity}") for size in sizes]
+    nothing = t.new(f"fcmp oeq {kind} {b}, {zero}")
+    for each in infinite:
+        nothing = t.new(f"or {bits} {nothing}, {each}")
+    return select(t, nothing, plain, whole, out, lanes), modulus
 
 
 # --- rounding, signs, tests ---
@@ -370,21 +447,34 @@ def _astype(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
 def _to_integer(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
     """Towards zero, by way of 64 bits, whose upper ones are cut off for the narrow types."""
     wide = out if out.itemsize == 8 else (dtypes.int64 if out.itemsize == 4 else dtypes.int32)
-    a, b = register_type(start), register_type(wide)
-    whole = _saturated(t, "fptosi", x, a, b, lanes)
+    signed = dtypes.int64 if wide == dtypes.uint64 else wide
+    whole = _saturated(t, x, start, signed, lanes)
     if wide == dtypes.uint64:  # numbers below 0 wrap around, as they do for the narrow types
-        upper = _saturated(t, "fptoui", x, a, b, lanes)
+        upper = _saturated(t, x, start, wide, lanes)
         below = compare(t, "lt", x, number(0, start, lanes), start, lanes)
         whole = select(t, below, whole, upper, wide, lanes)
     if wide.itemsize == out.itemsize:
         return whole
-    return t.new(f"trunc {vector(b, lanes)} {whole} to {kind_of(out, lanes)}")
+    return t.new(f"trunc {kind_of(wide, lanes)} {whole} to {kind_of(out, lanes)}")
 
 
-def _saturated(t: Text, name: str, x: str, a: str, b: str, lanes: int) -> str:
-    """Towards zero; what does not fit becomes the nearest that does, NaN becomes 0."""
-    full = f"llvm.{name}.sat.{suffix(b, lanes)}.{suffix(a, lanes)}"
-    return t.call(vector(b, lanes), full, (vector(a, lanes), x))
+def _saturated(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
+    """Towards zero; what does not fit becomes the nearest that does, NaN becomes 0.
+
+    LLVM's own instruction for this goes from lane to lane.
+    """
+    a, b = kind_of(start, lanes), kind_of(out, lanes)
+    info = np.iinfo(out)
+    end = float(info.max) + (0 if out.itemsize == 8 else 1)  # rounds up to it for 64 bits
+    not_below = t.new(f"fcmp oge {a} {x}, {number(float(info.min), start, lanes)}")
+    not_above = t.new(f"fcmp olt {a} {x}, {number(end, start, lanes)}")
+    inside = t.new(f"and {vector('i1', lanes)} {not_below}, {not_above}")
+    safe = select(t, inside, x, number(0, start, lanes), start, lanes)
+    whole = t.new(f"{'fptosi' if is_signed(out) else 'fptoui'} {a} {safe} to {b}")
+    high = t.new(f"fcmp oge {a} {x}, {number(end, start, lanes)}")
+    whole = select(t, high, number(int(info.max), out, lanes), whole, out, lanes)
+    low = t.new(f"fcmp olt {a} {x}, {number(float(info.min), start, lanes)}")
+    return select(t, low, number(int(info.min), out, lanes), whole, out, lanes)
 
 
 def rounded(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
