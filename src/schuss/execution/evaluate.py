@@ -52,6 +52,12 @@ def last_run() -> Run:
     return _last_run
 
 
+def set_last_run(run: Run) -> None:
+    """Note what ran, for `last_run`."""
+    global _last_run
+    _last_run = run
+
+
 def note_run(program: tiers.Program, why: str, seconds: float) -> None:
     """Note that a program ran, for `last_run`."""
     global _last_run

@@ -6,7 +6,7 @@ import copy
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from schuss.functions.arguments import ArrayLike, as_tensor, cast
 from schuss.graph import Node
 from schuss.pytorch_names import MODULE, missing
 from schuss.tensor import Tensor
+
+if TYPE_CHECKING:
+    from schuss.nn.inference import InferenceModel
 
 
 class Parameter(Tensor):
@@ -393,6 +396,18 @@ class Module:
         for each in self.modules():
             function(each)
         return self
+
+    def compile_for_inference(self, *example: Any, **named: Any) -> InferenceModel:
+        """This model as it is now, for prediction only: see `InferenceModel`.
+
+        Args:
+            example: arguments of a call, for whose shapes and dtypes it is compiled at once; those
+                of other calls follow when they come.
+        """
+        from schuss.nn.inference import InferenceModel
+
+        made = InferenceModel(self)
+        return made.prepare(*example, **named) if example or named else made
 
     # --- printing ---
 
