@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from schuss import dtypes
+from schuss.compiler.constants import made_of_constants
 from schuss.compiler.emit import COST, Emitter, NotInStepError, canonical, is_map, position
 from schuss.compiler.index import (
     Affine,
@@ -123,6 +124,7 @@ class _Fusion:
         self.forced = forced
         self.wanted = {_memory(value, forced) for value in [*graph.outputs, *graph.checks]}
         self.users = users_of(graph.values)
+        self.settled = made_of_constants(graph)
         self.in_memory = set(self.wanted)  # what is stored in any case
         self.anchors: list[Value] = []
         self.is_anchor: set[Value] = set()
@@ -198,6 +200,8 @@ class _Fusion:
     def _place(self, anchor: Value) -> None:
         needs = self._needs(anchor)
         for group in self._candidates(anchor, needs):
+            if (anchor in self.settled) != (group.anchors[0] in self.settled):
+                continue  # what is made of constants alone runs once
             others = [each for each in needs if each is not group]
             if any(each.before & group.bit for each in others):
                 continue  # what it needs besides needs the group

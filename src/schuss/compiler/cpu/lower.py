@@ -26,6 +26,7 @@ from schuss.compiler.units import (
     Attention,
     Convolution,
     Loops,
+    Pack,
     Panels,
     Product,
     ScatterAdd,
@@ -109,10 +110,10 @@ def _assemble(unit: Assemble) -> Calls:
     return Calls(tuple(groups))
 
 
-def _product(unit: Product) -> Calls:
+def _specification(unit: Product) -> matmul.Product:
     shape, left, right = unit.value.shape, unit.left[1], unit.right[1]
     batch = len(shape) - 2
-    product = matmul.Product(
+    return matmul.Product(
         str(unit.value.dtype),
         shape[:-2],
         shape[-2],
@@ -120,10 +121,26 @@ def _product(unit: Product) -> Calls:
         unit.value.inputs[0].shape[-1],
         (*left[:batch], left[batch], left[batch + 2]),
         (*right[:batch], right[batch + 2], right[batch + 1]),
+        unit.packed is not None,
     )
 
-    lowered = matmul.lower(product, _epilogue(unit.kernel))
-    return _staged(lowered, _product_words(unit.kernel, unit.left, unit.right))
+
+def packed_bytes(unit: Product) -> int:
+    """How large the right operand is once it is packed; 0 where that does not pay."""
+    return matmul.packed_bytes(_specification(unit))
+
+
+def _pack(unit: Pack) -> Calls:
+    lowered = matmul.lower_packing(_specification(unit.product))
+    memory, affine = unit.product.right
+    right = Place(memory, affine[-1] * memory.dtype.itemsize)
+    return _staged(lowered, (Place(None), right, Place(unit.value)))
+
+
+def _product(unit: Product) -> Calls:
+    lowered = matmul.lower(_specification(unit), _epilogue(unit.kernel))
+    left, right, *others = _product_words(unit.kernel, unit.left, unit.right)
+    return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
 
 def _epilogue(kernel: Kernel) -> matmul.PrintEpilogue:
@@ -238,6 +255,7 @@ _TABLE: dict[type, Callable[[Any], Calls]] = {
     Loops: _loops,
     Assemble: _assemble,
     Product: _product,
+    Pack: _pack,
     Convolution: _convolution,
     Panels: _panels,
     Attention: _attention,
