@@ -40,7 +40,7 @@ def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any])
         weights = _permuted(b, b.reshape(w, w.shape[:2]), (1, 0))
         rows = b.reshape(rows, (math.prod(rows.shape[:-1]), rows.shape[-1]))
         return b.reshape(_product(b, rows, weights), result)
-    if w.shape[1] == 1 and groups > 1:
+    if w.shape[1] == 1 and w.shape[0] > groups > 1:
         taps = _permuted(b, b.reshape(w, (groups, shape[1] // groups, *kernel)), _behind(w))
         windows = b.reshape(_windows(b, x, kernel, named), _with_one(shape, kernel, groups))
         y = b.map("multiply", windows, taps)
@@ -74,8 +74,6 @@ def of_input(b: Builder, g: Value, w: Value, shape: Shape, named: dict[str, Any]
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    if w.shape[1] == 1 and shape[1] == w.shape[0] and groups > 1:
-        return _depthwise_input(b, g, w, result, named)
     weights = b.reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
     weights = _permuted(b, weights, (0, 2, 1, *range(3, len(weights.shape))))
     return _convolution(b, g, weights, axes, result)
@@ -90,7 +88,7 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
         rows = b.reshape(rows, (math.prod(rows.shape[:-1]), rows.shape[-1]))
         columns = b.reshape(g, (math.prod(g.shape[:-1]), g.shape[-1]))
         return b.reshape(_product(b, _permuted(b, columns, (1, 0)), rows), shape)
-    if channels == 1 and groups > 1:
+    if channels == 1 and outputs > 1 and groups > 1:
         y = g.shape[0], g.shape[-1], *g.shape[1:-1]
         windows = b.reshape(_windows(b, x, kernel, named), _with_one(y, kernel, groups))
         each = b.reshape(g, (*g.shape[:-1], *[1] * rank, groups, outputs))
@@ -105,15 +103,14 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    named = {"axes": _three(geometry), "groups": groups}
+    named = {"axes": _three(geometry), "groups": groups, "outputs": outputs}
+    taps = math.prod(kernel)
+    if channels == outputs == 1 and groups > 1:
+        made = b.add("convolution_weight", (x, g), named, (taps, groups), x.dtype)
+        return b.reshape(_permuted(b, made, (1, 0)), shape)
     lead = (groups,) if groups > 1 else ()
-    made = b.add(
-        "convolution_weight",
-        (x, g),
-        named,
-        (*lead, math.prod(kernel) * channels, outputs),
-        x.dtype,
-    )
+    matrix = (*lead, taps * channels, outputs)
+    made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
     made = b.reshape(made, (groups, *kernel, channels, outputs))
     order = (0, rank + 2, rank + 1, *range(1, rank + 1))
     return b.reshape(_permuted(b, made, order), shape)
@@ -209,14 +206,21 @@ def _three(axes: tuple[Axis, ...]) -> tuple[Axis, Axis, Axis]:
 def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result: Shape) -> Value:
     """x (N, sizes, channels of all groups), w (groups, outputs, channels, kernel)."""
     groups, outputs, channels, *kernel = w.shape
-    three = _three(axes)
+    three, dtype = _three(axes), dtypes.accumulator(x.dtype)
+    named = {"axes": three, "groups": groups, "outputs": outputs}
+    rows = (math.prod(result[:-1]), groups * outputs)
+    if channels == outputs == 1 and groups > 1:
+        taps = _permuted(b, b.reshape(w, (groups, math.prod(kernel))), (1, 0))
+        if dtype == x.dtype:
+            taps = b.map("copy", taps)
+        else:
+            taps = b.map("astype", taps, dtype=dtype, attributes={"dtype": dtype})
+        return b.reshape(b.add("convolution", (x, taps), named, rows, x.dtype), result)
     width = panel_width(x.dtype, x.shape[0], channels, outputs, three)
     flat = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
     packed = (groups, -(-outputs // width), math.prod(kernel), channels, width)
-    w = b.add("panels", (flat,), {"width": width}, packed, dtypes.accumulator(x.dtype))
-    named = {"axes": three, "groups": groups, "outputs": outputs}
-    rows = math.prod(result[:-1])
-    y = b.add("convolution", (x, w), named, (rows, groups * outputs), x.dtype)
+    w = b.add("panels", (flat,), {"width": width}, packed, dtype)
+    y = b.add("convolution", (x, w), named, rows, x.dtype)
     return b.reshape(y, result)
 
 
@@ -238,34 +242,6 @@ def _windows(b: Builder, x: Value, kernel: Shape, named: dict[str, Any]) -> Valu
     shape = (*first.shape[:2], *counts, *kernel)
     windows = b.add("windows", (first,), taps, shape, x.dtype)
     return _permuted(b, windows, (0, *range(2, len(shape)), 1))
-
-
-def _depthwise_input(b: Builder, g: Value, w: Value, result: Shape, named: dict[str, Any]) -> Value:
-    """Windows over g, spread out by the stride and padded, times the taps turned around."""
-    kernel, rank = w.shape[2:], len(w.shape) - 2
-    cut, kept, lengths = [], [], []
-    for size, k, s, (before, _), d, count in zip(
-        result[1:-1], kernel, named["stride"], named["padding"], named["dilation"], g.shape[1:-1],
-        strict=True,
-    ):  # fmt: skip
-        start, length = d * (k - 1) - before, size + d * (k - 1)
-        first = max(0, -(start // s)) if start < 0 else 0
-        last = min(count, (length - 1 - start) // s + 1)
-        kept.append((first, max(0, last - first), 1))
-        cut.append((start + first * s, max(0, last - first), s))
-        lengths.append(length)
-    ends = (0, g.shape[0], 1), (0, g.shape[-1], 1)
-    inside = (g.shape[0], *[n for _, n, _ in kept], g.shape[-1])
-    part = b.add("slice", (g,), {"cut": (ends[0], *kept, ends[1])}, inside, g.dtype)
-    spread = placed(b, part, (g.shape[0], *lengths, g.shape[-1]), [ends[0], *cut, ends[1]])
-    plain = {"stride": (1,) * rank, "padding": ((0, 0),) * rank, "dilation": named["dilation"]}
-    windows = _windows(b, spread, kernel, plain)
-    axes = tuple(range(2, 2 + rank))
-    turned = b.add("reverse", (w,), {"axes": axes}, w.shape, w.dtype)
-    taps = _permuted(b, b.reshape(turned, (w.shape[0], *kernel)), (*range(1, rank + 1), 0))
-    y = b.map("multiply", windows, taps)
-    shape = (*y.shape[: 1 + rank], y.shape[-1])
-    return b.add("sum", (y,), {"axes": tuple(range(1 + rank, 1 + 2 * rank))}, shape, y.dtype)
 
 
 def _behind(w: Value) -> tuple[int, ...]:

@@ -66,6 +66,11 @@ class Convolution:
         return prod(axis.kernel for axis in self.axes)
 
     @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel is a group of its own."""
+        return self.channels == 1 and self.outputs == 1 and self.groups > 1
+
+    @property
     def work(self) -> int:
         """Multiply-adds of an image, about."""
         steps = prod(sum(p.outputs * p.taps for p in axis.phases) for axis in self.axes)

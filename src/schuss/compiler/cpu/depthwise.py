@@ -1,0 +1,331 @@
+"""Depthwise convolutions of the CPU target: one channel and one output a group, channels last.
+
+Vectors run along the channels, and a tile is a vector for each of some positions in a row, summed
+up in registers. Where x can be read in place, no copy of it is made: rows of taps that fall outside
+of the input are not entered, and the tiles at the ends of a row are functions of their own, without
+the taps that fall off there. Elsewhere (half precision, channels apart, wide kernels) a part packs
+what it needs into a slab with a border of zeros (convolution_text.py), in which no tap is outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import product as combinations
+from math import prod
+
+from schuss.compiler.cpu import matmul_pack
+from schuss.compiler.cpu.convolution_plan import Convolution, lanes_for, segments, slab_shape
+from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Slab, table
+from schuss.compiler.cpu.library import Source
+from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
+from schuss.compiler.cpu.matmul_micro import fma, size
+from schuss.compiler.cpu.matmul_pack import declare_masked_load, mask_below, masked_load
+from schuss.compiler.cpu.matmul_plan import Machine, ceil_div, ceil_to
+from schuss.compiler.cpu.matmul_stages import Stage
+from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.geometry import Phase
+
+Ranges = tuple[range, ...]  # of taps, for each column of a tile
+
+_SLAB = 256 << 10  # bytes of packed input, which should stay in a second-level cache
+_COLUMNS = 14  # of a tile, at most
+_UNROLLED = 8  # taps of a row, up to which they are written out
+_PARTS = 16  # that a convolution should have, ...
+PART = 200_000  # ... each of so many multiply-adds at least
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a depthwise convolution is cut.
+
+    A part is `images` images, one position along the depth, `rows` positions of each phase along
+    the height, all of the width, and `channels` channels. Tiles have up to `columns` positions;
+    the taps of a row are written out if `unrolled`, else walked.
+    """
+
+    lanes: int
+    columns: int
+    images: int
+    rows: int
+    channels: int
+    packed: bool
+    unrolled: bool
+
+
+def plan(c: Convolution, machine: Machine) -> Plan:
+    """Cut a depthwise convolution none of whose sizes is 0."""
+    depth, height, width = c.axes
+    lanes = lanes_for(machine, c.element, c.groups)
+    widest = max(phase.taps for phase in width.phases)
+    unrolled = widest <= _UNROLLED
+    columns = min(_COLUMNS, machine.registers - (widest if unrolled else 1) - 2)
+    packed = not unrolled or c.source != c.element or c.x_strides[-1] != 1
+    rows, channels = height.most, c.groups
+    if packed:
+        while rows > 1 and _slab_bytes(c, rows, channels) > _SLAB:
+            rows = ceil_div(rows, 2)
+        while channels > lanes and _slab_bytes(c, rows, channels) > _SLAB:
+            channels = ceil_to(ceil_div(channels, 2), lanes)
+    images, wanted = 1, wanted_parts(c)
+    while images * 2 * _PARTS <= c.images and images * c.work < PART:
+        images *= 2
+
+    def parts() -> int:
+        blocks = ceil_div(height.most, rows) * ceil_div(c.groups, channels)
+        return ceil_div(c.images, images) * depth.most * blocks
+
+    while parts() < wanted and rows > 1:
+        rows = ceil_div(rows, 2)
+    while parts() < wanted and channels > lanes:
+        channels = ceil_to(ceil_div(channels, 2), lanes)
+    return Plan(lanes, columns, images, rows, channels, packed, unrolled)
+
+
+def wanted_parts(c: Convolution) -> int:
+    """How many parts a convolution should have at least."""
+    return min(_PARTS, max(1, c.images * c.work // PART))
+
+
+def _slab_bytes(c: Convolution, rows: int, channels: int) -> int:
+    return prod(slab_shape(c, rows)) * channels * size(c.element)
+
+
+def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
+    """The launches of a depthwise convolution; words are x, the weights, and from 3 on the
+    epilogue's. Weights are dense: (taps of the three axes, channels), in the type of the sums.
+    """
+    cut = plan(c, machine or this_machine())
+    epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
+    key = sha256(f"{c}{cut}{epilogue}".encode()).hexdigest()[:16]
+    return _Printer(c, cut, epilogue, f"depthwise_{key}").print()
+
+
+class Vectors:
+    """Loads of vectors along channels, of which the last one may not be full."""
+
+    def __init__(self, element: str, lanes: int) -> None:
+        self.element, self.lanes = element, lanes
+        self.kind = f"<{lanes} x {element}>"
+        self._mask = ""
+
+    @contextmanager
+    def _masked(self, f: Function, count: str) -> Iterator[None]:
+        self._mask = mask_below(f, self.lanes, count)
+        yield
+        self._mask = ""
+
+    def walk(self, f: Function, channels: str, always_full: bool) -> Iterator[tuple[str, str]]:
+        """The first channel and the number of channels of each vector; for use in `for`, whose
+        body is printed once for the full vectors and once for what is left.
+        """
+        rest = "0" if always_full else f.let(f"and i64 {channels}, {self.lanes - 1}")
+        full = f.sub(channels, rest)
+        with f.loop(0, full, self.lanes) as first:
+            yield first, str(self.lanes)
+        if not always_full:
+            with f.when(f.let(f"icmp sgt i64 {rest}, 0")), self._masked(f, rest):
+                yield full, rest
+
+    def load(self, f: Function, pointer: str) -> str:
+        if self._mask:
+            return masked_load(f, self.element, self.lanes, pointer, self._mask)
+        return f.let(f"load {self.kind}, ptr {pointer}, align {size(self.element)}")
+
+    def needs(self, epilogue: str) -> str:
+        """Declarations beside those of an epilogue."""
+        masked = declare_masked_load(self.element, self.lanes)
+        name = masked[masked.index("@") : masked.index("(")]
+        return SUMS_NEEDS(self.element, self.lanes) + ("" if f"{name}(" in epilogue else masked)
+
+
+class _Printer:
+    def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
+        self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
+        self.row_blocks = ceil_div(c.axes[1].most, cut.rows)
+        self.channel_blocks = ceil_div(c.groups, cut.channels)
+        self.slab = Slab(c, slab_shape(c, cut.rows), cut.channels, cut.lanes)
+        self.strides = self.slab.strides if cut.packed else c.x_strides[:4]
+        self.vectors = Vectors(c.element, cut.lanes)
+        self.full = c.groups % cut.lanes == 0
+        self.functions: dict[str, str] = {}
+        self.tables: dict[str, str] = {}
+
+    def print(self) -> Lowered:
+        c, cut = self.c, self.cut
+        depth, height, _ = c.axes
+        f = Function(
+            f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
+        )
+        rest, channel_block = f.divide("%part", self.channel_blocks)
+        rest, row_block = f.divide(rest, self.row_blocks)
+        image_block, z = f.divide(rest, depth.most)
+        image0, y0 = f.mul(image_block, cut.images), f.mul(row_block, cut.rows)
+        channel = f.mul(channel_block, cut.channels)
+        channels = f.smaller(f.sub(c.groups, channel), cut.channels)
+        y1 = f.smaller(f.add(y0, cut.rows), height.most)
+        with f.loop(image0, f.smaller(f.add(image0, cut.images), c.images)) as n:
+            origin = self._origin(f, n, (z, y0), (channel, channels))
+            with f.loop(y0, y1) as y:
+                for phases in combinations(depth.phases, height.phases):
+                    inside = [
+                        f.let(f"icmp slt i64 {at}, {phase.outputs}")
+                        for at, phase in zip((z, y), phases, strict=True)
+                    ]
+                    with f.when(f.let(f"and i1 {inside[0]}, {inside[1]}")):
+                        self._row(f, phases, origin, (n, z, y), (channel, channels))
+        f.line("ret void")
+        packs = list(dict.fromkeys(self.slab.packing.used())) if cut.packed else []
+        text = "\n".join([
+            *[matmul_pack.declaration(pack) for pack in packs], self.vectors.needs(self.epilogue),
+            self.epilogue, *self.tables.values(), *self.functions.values(), str(f), "",
+        ])  # fmt: skip
+        shared = tuple(Source(matmul_pack.definition(p), (p.name,), shared=True) for p in packs)
+        parts = ceil_div(c.images, cut.images) * depth.most * self.row_blocks * self.channel_blocks
+        scratch = self.slab.elements(1) * size(c.element) if cut.packed else 0
+        return Lowered(shared, (Stage(text, self.name, parts, scratch),), 0)
+
+    def _origin(
+        self, f: Function, n: str, at: tuple[str, str], channels: tuple[str, str]
+    ) -> str:
+        """Where the first channel of the first position of an image is, or would be, if all of it
+        were in the slab.
+        """
+        c = self.c
+        if not self.cut.packed:
+            return f.at(c.element, f.word(0), f.add(f.mul(n, c.x_strides[0]), channels[0]))
+        lows = self.slab.lows
+        z, y = (f.add(f.mul(i, axis.move), low) for i, axis, low in zip(at, c.axes[:2], lows[:2], strict=True))
+        if self.channel_blocks == 1:
+            channels = "0", str(c.groups)
+        self.slab.fill(
+            f, f.word(0), (n, f.add(n, 1)), (z, y), channels, self.slab.shape[:2], "%scratch"
+        )
+        _, s_depth, s_row, s_column = self.strides
+        back = f.add(f.add(f.mul(z, s_depth), f.mul(y, s_row)), lows[2] * s_column)
+        return f.at(c.element, "%scratch", f.sub(0, back))
+
+    def _row(
+        self, f: Function, phases: tuple[Phase, Phase], origin: str, at: tuple[str, str, str],
+        channels: tuple[str, str],
+    ) -> None:  # fmt: skip
+        """The outputs of a row of positions, for phases along depth and height."""
+        c, width = self.c, self.c.axes[2]
+        weights = f.at(c.element, f.word(1), channels[0])
+        m, counts, tap_row = at[0], [], width.kernel * c.groups
+        steps = (c.axes[1].kernel * tap_row, tap_row)
+        for axis, phase in enumerate(phases):
+            i, stride = at[1 + axis], self.strides[1 + axis]
+            first, count = self._inside(f, axis, phase, i)
+            counts.append(count)
+            place = f.add(f.mul(i, phase.move), f.mul(first, phase.place_step))
+            origin = f.at(c.element, origin, f.mul(f.add(place, phase.place), stride))
+            tap = f.add(f.mul(first, phase.tap_step), phase.tap)
+            weights = f.at(c.element, weights, f.mul(tap, steps[axis]))
+            line = f.add(f.mul(i, phase.every), phase.first)
+            m = f.add(f.mul(m, c.axes[axis].outputs), line)
+        m = f.mul(m, width.outputs)
+        for px in width.phases:
+            b = f.at(c.element, weights, px.tap * c.groups)
+            for first, count, ranges in self._pieces(px):
+                wide = len(ranges)
+                with f.loop(0, count) as j:
+                    x = f.add(f.mul(j, wide), first)
+                    a = f.at(c.element, origin, f.mul(x, px.move * self.strides[3]))
+                    here = f.add(m, f.add(f.mul(x, px.every), px.first))
+                    f.line(
+                        f"call void @{self._tile((*phases, px), ranges)}(ptr %args, ptr {a}, "
+                        f"ptr {b}, i64 {counts[0]}, i64 {counts[1]}, i64 {here}, "
+                        f"i64 {channels[0]}, i64 {channels[1]})"
+                    )
+
+    def _inside(self, f: Function, axis: int, phase: Phase, i: str) -> tuple[str, str]:
+        """The first and the number of the taps of output i that are inside of the input."""
+        if self.cut.packed:
+            return "0", str(phase.taps)
+        name = f"inside{axis}_{phase.first}"
+        spans = [phase.inside(i, self.c.axes[axis].size) for i in range(phase.outputs)]
+        self.tables[name] = table(name, [(span.start, len(span)) for span in spans])
+        pair = f.at("{i64, i64}", f"@{name}", i)
+        return f.let(f"load i64, ptr {pair}"), f.let(f"load i64, ptr {f.at('i64', pair, 1)}")
+
+    def _pieces(self, px: Phase) -> Iterator[tuple[int, int, Ranges]]:
+        """Runs of tiles that meet the same taps: their first column and number, and the taps."""
+        found: list[tuple[int, int, Ranges]] = []
+        for start, number, wide in segments(px.outputs, self.cut.columns):
+            for first in range(start, start + number * wide, wide):
+                ranges = tuple(self._taps(px, i) for i in range(first, first + wide))
+                if found and found[-1][2] == ranges:
+                    found[-1] = found[-1][0], found[-1][1] + 1, ranges
+                else:
+                    found.append((first, 1, ranges))
+        yield from found
+
+    def _taps(self, px: Phase, i: int) -> range:
+        return range(px.taps) if self.cut.packed else px.inside(i, self.c.axes[2].size)
+
+    def _tile(self, phases: tuple[Phase, Phase, Phase], ranges: Ranges) -> str:
+        key = sha256(f"{phases}{ranges}".encode()).hexdigest()[:8]
+        name = f"tile_{key}"
+        if name not in self.functions:
+            self.functions[name] = self._print_tile(name, phases, ranges)
+        return name
+
+    def _print_tile(self, name: str, phases: tuple[Phase, Phase, Phase], ranges: Ranges) -> str:
+        c, kind, (pz, py, px) = self.c, self.vectors.kind, phases
+        f = Function(
+            f"define internal void @{name}(ptr %args, ptr noalias readonly %a, "
+            "ptr noalias readonly %b, i64 %deep, i64 %high, i64 %m, i64 %channel, i64 %channels) "
+            "noinline"
+        )
+        sums = [f.let(f"alloca {kind}") for _ in ranges]
+        for first, count in self.vectors.walk(f, "%channels", self.full):
+            for place in sums:
+                f.line(f"store {kind} zeroinitializer, ptr {place}")
+            with f.loop(0, "%deep") as tz, f.loop(0, "%high") as ty:
+                a, b = f.at(c.element, "%a", first), f.at(c.element, "%b", first)
+                tap_row = c.axes[2].kernel * c.groups
+                for phase, t, stride, step in (
+                    (pz, tz, self.strides[1], c.axes[1].kernel * tap_row),
+                    (py, ty, self.strides[2], tap_row),
+                ):
+                    a = f.at(c.element, a, f.mul(t, phase.place_step * stride))
+                    b = f.at(c.element, b, f.mul(t, phase.tap_step * step))
+                if self.cut.unrolled:
+                    self._add_taps(f, px, ranges, a, b, sums)
+                else:
+                    with f.loop(0, px.taps) as t:
+                        a = f.at(c.element, a, f.mul(t, px.place_step * self.strides[3]))
+                        b = f.at(c.element, b, f.mul(t, px.tap_step * c.groups))
+                        self._add_taps(f, px, (range(1),) * len(ranges), a, b, sums)
+            for j, place in enumerate(sums):
+                value = f.let(f"load {kind}, ptr {place}")
+                f.line(
+                    f"call void @epilogue(ptr %args, i64 0, i64 {f.add('%m', j * px.every)}, "
+                    f"i64 {f.add('%channel', first)}, {kind} {value}, i64 {count})"
+                )
+        f.line("ret void")
+        return str(f)
+
+    def _add_taps(
+        self, f: Function, px: Phase, ranges: Ranges, a: str, b: str, sums: list[str]
+    ) -> None:
+        """Add taps of a row to the sums of a tile; what several of them meet is loaded once."""
+        c, kind, load = self.c, self.vectors.kind, self.vectors.load
+        met: dict[int, list[tuple[int, int]]] = {}
+        for j, taps in enumerate(ranges):
+            for t in taps:
+                met.setdefault(px.place + t * px.place_step + j * px.move, []).append((j, t))
+        used = sorted({t for taps in ranges for t in taps})
+        weights = {
+            t: load(f, f.at(c.element, b, t * px.tap_step * c.groups)) for t in used
+        }
+        totals = [f.let(f"load {kind}, ptr {place}") for place in sums]
+        for place, pairs in sorted(met.items()):
+            x = load(f, f.at(c.element, a, place * self.strides[3]))
+            for j, t in pairs:
+                totals[j] = f.let(fma(f, c.element, self.cut.lanes, x, weights[t], totals[j]))
+        for total, target in zip(totals, sums, strict=True):
+            f.line(f"store {kind} {total}, ptr {target}")
