@@ -32,7 +32,7 @@ Ranges = tuple[range, ...]  # of taps, for each column of a tile
 
 _SLAB = 256 << 10  # bytes of packed input, which should stay in a second-level cache
 _COLUMNS = 14  # of a tile, at most
-_UNROLLED = 8  # taps of a row, up to which they are written out
+UNROLLED = 8  # taps of a row, up to which they are written out
 _PARTS = 16  # that a convolution should have, ...
 PART = 200_000  # ... each of so many multiply-adds at least
 
@@ -60,9 +60,9 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     depth, height, width = c.axes
     lanes = lanes_for(machine, c.element, c.groups)
     widest = max(phase.taps for phase in width.phases)
-    unrolled = widest <= _UNROLLED
+    unrolled = widest <= UNROLLED
     columns = min(_COLUMNS, machine.registers - (widest if unrolled else 1) - 2)
-    packed = not unrolled or c.source != c.element or c.x_strides[-1] != 1
+    packed = not unrolled or not is_readable(c)
     rows, channels = height.most, c.groups
     if packed:
         while rows > 1 and _slab_bytes(c, rows, channels) > _SLAB:
@@ -82,6 +82,11 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     while parts() < wanted and channels > lanes:
         channels = ceil_to(ceil_div(channels, 2), lanes)
     return Plan(lanes, columns, images, rows, channels, packed, unrolled)
+
+
+def is_readable(c: Convolution) -> bool:
+    """Whether vectors along the channels of x can be loaded as they are."""
+    return c.source == c.element and c.x_strides[-1] == 1
 
 
 def wanted_parts(c: Convolution) -> int:
@@ -141,6 +146,26 @@ class Vectors:
         return SUMS_NEEDS(self.element, self.lanes) + ("" if f"{name}(" in epilogue else masked)
 
 
+def pieces(phase: Phase, size: int, most: int, clipped: bool) -> Iterator[tuple[int, int, Ranges]]:
+    """The outputs of a phase cut into tiles of at most `most`: for each run of tiles that meet the
+    same taps its first output, the number of tiles and the taps of each output of a tile.
+
+    Taps outside of an input of `size` positions are left out if `clipped`.
+    """
+    found: list[tuple[int, int, Ranges]] = []
+    for start, number, wide in segments(phase.outputs, most):
+        for first in range(start, start + number * wide, wide):
+            ranges = tuple(
+                phase.inside(i, size) if clipped else range(phase.taps)
+                for i in range(first, first + wide)
+            )
+            if found and found[-1][2] == ranges:
+                found[-1] = found[-1][0], found[-1][1] + 1, ranges
+            else:
+                found.append((first, 1, ranges))
+    yield from found
+
+
 class _Printer:
     def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
@@ -187,9 +212,7 @@ class _Printer:
         scratch = self.slab.elements(1) * size(c.element) if cut.packed else 0
         return Lowered(shared, (Stage(text, self.name, parts, scratch),), 0)
 
-    def _origin(
-        self, f: Function, n: str, at: tuple[str, str], channels: tuple[str, str]
-    ) -> str:
+    def _origin(self, f: Function, n: str, at: tuple[str, str], channels: tuple[str, str]) -> str:
         """Where the first channel of the first position of an image is, or would be, if all of it
         were in the slab.
         """
@@ -197,7 +220,10 @@ class _Printer:
         if not self.cut.packed:
             return f.at(c.element, f.word(0), f.add(f.mul(n, c.x_strides[0]), channels[0]))
         lows = self.slab.lows
-        z, y = (f.add(f.mul(i, axis.move), low) for i, axis, low in zip(at, c.axes[:2], lows[:2], strict=True))
+        z, y = (
+            f.add(f.mul(i, axis.move), low)
+            for i, axis, low in zip(at, c.axes[:2], lows[:2], strict=True)
+        )
         if self.channel_blocks == 1:
             channels = "0", str(c.groups)
         self.slab.fill(
@@ -229,7 +255,8 @@ class _Printer:
         m = f.mul(m, width.outputs)
         for px in width.phases:
             b = f.at(c.element, weights, px.tap * c.groups)
-            for first, count, ranges in self._pieces(px):
+            cuts = pieces(px, width.size, self.cut.columns, not self.cut.packed)
+            for first, count, ranges in cuts:
                 wide = len(ranges)
                 with f.loop(0, count) as j:
                     x = f.add(f.mul(j, wide), first)
@@ -250,21 +277,6 @@ class _Printer:
         self.tables[name] = table(name, [(span.start, len(span)) for span in spans])
         pair = f.at("{i64, i64}", f"@{name}", i)
         return f.let(f"load i64, ptr {pair}"), f.let(f"load i64, ptr {f.at('i64', pair, 1)}")
-
-    def _pieces(self, px: Phase) -> Iterator[tuple[int, int, Ranges]]:
-        """Runs of tiles that meet the same taps: their first column and number, and the taps."""
-        found: list[tuple[int, int, Ranges]] = []
-        for start, number, wide in segments(px.outputs, self.cut.columns):
-            for first in range(start, start + number * wide, wide):
-                ranges = tuple(self._taps(px, i) for i in range(first, first + wide))
-                if found and found[-1][2] == ranges:
-                    found[-1] = found[-1][0], found[-1][1] + 1, ranges
-                else:
-                    found.append((first, 1, ranges))
-        yield from found
-
-    def _taps(self, px: Phase, i: int) -> range:
-        return range(px.taps) if self.cut.packed else px.inside(i, self.c.axes[2].size)
 
     def _tile(self, phases: tuple[Phase, Phase, Phase], ranges: Ranges) -> str:
         key = sha256(f"{phases}{ranges}".encode()).hexdigest()[:8]
@@ -319,9 +331,7 @@ class _Printer:
             for t in taps:
                 met.setdefault(px.place + t * px.place_step + j * px.move, []).append((j, t))
         used = sorted({t for taps in ranges for t in taps})
-        weights = {
-            t: load(f, f.at(c.element, b, t * px.tap_step * c.groups)) for t in used
-        }
+        weights = {t: load(f, f.at(c.element, b, t * px.tap_step * c.groups)) for t in used}
         totals = [f.let(f"load {kind}, ptr {place}") for place in sums]
         for place, pairs in sorted(met.items()):
             x = load(f, f.at(c.element, a, place * self.strides[3]))

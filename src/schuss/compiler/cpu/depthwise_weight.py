@@ -2,24 +2,30 @@
 
     dw[t, c] = sum over n and positions p of x[n, q(p, t), c] * g[n, p, c]
 
-A part goes through its chunks of images and rows, which it packs into a slab with a border of
-zeros. For each vector of channels the sums of the taps are held in registers while the positions
-of a chunk go by. The sums of all slices of the chunks are added in order at the end. Rows of the
-result are taps, columns the channels.
+A part goes through chunks of images and rows. For each vector of channels the sums of the taps are
+held in registers while the positions of a chunk go by. Where x can be read in place, rows outside
+of it are read from a row of zeros, and the ends of rows leave taps out; elsewhere a chunk is packed
+into a slab with a border of zeros. The sums of all slices of the chunks are added in order at the
+end. Rows of the result are taps, columns the channels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import product as combinations
-from math import prod
 
 from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_plan import Convolution, lanes_for, segments
 from schuss.compiler.cpu.convolution_text import Slab, zeros
 from schuss.compiler.cpu.convolution_weight import Strides
-from schuss.compiler.cpu.depthwise import Vectors, wanted_parts
+from schuss.compiler.cpu.depthwise import (
+    UNROLLED,
+    Ranges,
+    Vectors,
+    is_readable,
+    pieces,
+    wanted_parts,
+)
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import fma, size
@@ -29,6 +35,8 @@ from schuss.compiler.cpu.matmul_text import Function
 from schuss.compiler.geometry import forward_axis
 
 _CHUNK = 256 << 10  # bytes of x and g, which should stay in a second-level cache
+_ZEROS = 64 << 10  # bytes of a row of zeros, at most
+_POSITIONS = 64  # for which sums are held in registers, at least
 _COLUMNS = 8  # positions that are added in a step, at most
 _CHAINS = 8  # sums that should be under way at a time
 
@@ -37,18 +45,20 @@ _CHAINS = 8  # sums that should be under way at a time
 class Plan:
     """How a gradient for the weights is cut.
 
-    A part has the sums of `channels` channels and of every `slices`-th chunk: `rows` rows of one
-    position along the depth of one image. In registers are the sums of up to `taps` taps at a time,
+    A part has the sums of `channels` channels of a slice, `chunks` chunks one after the other, each
+    `rows` rows of one position along the depth of one image. In registers are the sums of up to `taps` taps at a time,
     in `copies` that are added at the end, while `columns` positions are added in a step.
     """
 
     lanes: int
     channels: int
     slices: int
+    chunks: int
     rows: int
     taps: int
     copies: int
     columns: int
+    packed: bool
 
 
 def plan(c: Convolution, machine: Machine) -> Plan:
@@ -59,8 +69,11 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     taps = ceil_div(c.taps, ceil_div(c.taps, most))
     copies = min(ceil_div(_CHAINS, taps), most // taps)
     columns = min(_COLUMNS, width.outputs, machine.registers - taps * copies - 2)
-    rows, channels = height.outputs, c.groups
-    wanted = wanted_parts(c)
+    packed = not is_readable(c) or min(c.x_strides) < 0 or width.kernel > UNROLLED
+    packed |= _zeros(c) * size(c.element) > _ZEROS
+    rows, channels, wanted = height.outputs, c.groups, wanted_parts(c)
+    if not packed:  # as they come from memory
+        rows = min(rows, ceil_div(_POSITIONS, width.outputs))
 
     def needs() -> int:
         slab = depth.reach(1) * height.reach(rows) * width.reach(width.outputs)
@@ -69,14 +82,25 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     def chunks() -> int:
         return c.images * depth.outputs * ceil_div(height.outputs, rows)
 
-    while rows > 1 and (needs() > _CHUNK or chunks() < wanted):
+    while rows > 1 and ((packed and needs() > _CHUNK) or chunks() < wanted):
         rows = ceil_div(rows, 2)
     while channels > lanes and (
-        needs() > _CHUNK or chunks() * ceil_div(c.groups, channels) < wanted
+        (packed and needs() > _CHUNK) or chunks() * ceil_div(c.groups, channels) < wanted
     ):
         channels = ceil_to(ceil_div(channels, 2), lanes)
     slices = min(chunks(), ceil_div(wanted, ceil_div(c.groups, channels)))
-    return Plan(lanes, channels, slices, rows, taps, min(copies, columns), columns)
+    share = ceil_div(chunks(), slices)
+    slices = ceil_div(chunks(), share)
+    copies = min(copies, columns)
+    return Plan(lanes, channels, slices, share, rows, taps, copies, columns, packed)
+
+
+def _zeros(c: Convolution) -> int:
+    """Elements of a row of zeros, if any position looks at one outside of the input."""
+    inside = all(
+        axis.lowest >= 0 and axis.lowest + axis.reach(axis.most) <= axis.size for axis in c.axes[:2]
+    )
+    return 0 if inside else (c.axes[2].size - 1) * c.x_strides[3] + c.groups
 
 
 def lower_weight(
@@ -105,11 +129,12 @@ class _Printer:
         self.phases = [axis.phases[0] for axis in c.axes]
         shape = depth.reach(1), height.reach(cut.rows), width.reach(width.outputs)
         self.slab = Slab(c, shape, cut.channels, cut.lanes)
-        self.in_place = c.source == c.element and g_strides[4] == 1
+        self.strides = self.slab.strides if cut.packed else c.x_strides[:4]
         # g as the input of a convolution of one tap, to be packed as x is
         d, h, w = [forward_axis(a.outputs, 1, 1, 0, 1, a.outputs) for a in c.axes]
-        self.g = Convolution(c.dtype, c.images, c.groups, 1, 1, (d, h, w), g_strides)
-        self.g_slab = Slab(self.g, (1, cut.rows, width.outputs), cut.channels, cut.lanes)
+        g = Convolution(c.dtype, c.images, c.groups, 1, 1, (d, h, w), g_strides)
+        self.in_place = is_readable(g)
+        self.g_slab = Slab(g, (1, cut.rows, width.outputs), cut.channels, cut.lanes)
         self.g_strides = g_strides[:4] if self.in_place else self.g_slab.strides
         self.vectors = Vectors(c.element, cut.lanes)
         self.full = c.groups % cut.lanes == 0
@@ -147,9 +172,11 @@ class _Printer:
     def _multiply(self) -> Stage:
         c, cut = self.c, self.cut
         depth, height, _ = c.axes
-        slab_at = ceil_to(self._block() * self.bytes, ALIGN) if cut.slices == 1 else 0
-        g_at = ceil_to(slab_at + self.slab.elements(1) * self.bytes, ALIGN)
-        scratch = g_at + (0 if self.in_place else self.g_slab.elements(1) * self.bytes)
+        own = 0 if cut.slices > 1 else self._block()
+        x_count = self.slab.elements(1) if cut.packed else _zeros(c)
+        g_count = 0 if self.in_place else self.g_slab.elements(1)
+        x_at = ceil_to(own * self.bytes, ALIGN)
+        g_at = ceil_to(x_at + x_count * self.bytes, ALIGN)
         f = Function(
             f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
         )
@@ -160,29 +187,22 @@ class _Printer:
         if cut.slices > 1:
             total = f.at(c.element, f.word(2), f.mul("%part", self._block()))
         zeros(f, c.element, total, self._block())
-        slab, g_slab = f.at("i8", "%scratch", slab_at), f.at("i8", "%scratch", g_at)
+        packed_x, packed_g = f.at("i8", "%scratch", x_at), f.at("i8", "%scratch", g_at)
+        if not cut.packed:
+            zeros(f, c.element, packed_x, x_count)
         chunks = c.images * depth.outputs * self.row_blocks
-        with f.loop(part_slice, chunks, cut.slices) as chunk:
+        start = f.mul(part_slice, cut.chunks)
+        with f.loop(start, f.smaller(f.add(start, cut.chunks), chunks)) as chunk:
             rest, row_block = f.divide(chunk, self.row_blocks)
             n, z = f.divide(rest, depth.outputs)
             y = f.mul(row_block, cut.rows)
             rows = f.smaller(f.sub(height.outputs, y), cut.rows)
-            starts = (
-                f.add(f.mul(z, depth.move), depth.lowest),
-                f.add(f.mul(y, height.move), height.lowest),
-            )
-            images = n, f.add(n, 1)
-            self.slab.fill(f, f.word(0), images, starts, channels, self.slab.shape[:2], slab)
-            g = g_slab
-            if self.in_place:
-                place = f.add(f.mul(n, self.g_strides[0]), f.mul(z, self.g_strides[1]))
-                place = f.add(f.add(place, f.mul(y, self.g_strides[2])), channels[0])
-                g = f.at(c.element, f.word(1), place)
-            else:
-                self.g_slab.fill(f, f.word(1), images, (z, y), channels, (1, rows), g_slab)
+            x = self._x(f, (n, z, y), channels, packed_x)
+            g = self._g(f, (n, z, y), rows, channels, packed_g)
             for first, count in self.vectors.walk(f, channels[1], self.full):
-                a, b = f.at(c.element, slab, first), f.at(c.element, g, first)
-                self._add_rows(f, a, b, rows, f.at(c.element, total, first), sums)
+                a, b, outside = [f.at(c.element, p, first) for p in (x, g, packed_x)]
+                here = f.at(c.element, total, first)
+                self._add_rows(f, (a, outside), b, (z, y, rows), here, sums)
         if cut.slices == 1:
             self._finish(f, [total], channels)
         f.line("ret void")
@@ -190,66 +210,115 @@ class _Printer:
             *[matmul_pack.declaration(pack) for pack in self._packs()],
             self.vectors.needs(self.epilogue), self.epilogue, str(f), "",
         ])  # fmt: skip
+        scratch = g_at + g_count * self.bytes
         return Stage(text, self.name, self.channel_blocks * cut.slices, scratch)
 
+    def _x(
+        self, f: Function, at: tuple[str, str, str], channels: tuple[str, str], target: str
+    ) -> str:
+        """Where the first position of an image is, or would be, if all of it were in the slab."""
+        c, (n, *places), lows = self.c, at, self.slab.lows
+        if not self.cut.packed:
+            return f.at(c.element, f.word(0), f.add(f.mul(n, c.x_strides[0]), channels[0]))
+        z, y = [
+            f.add(f.mul(i, axis.move), low)
+            for i, axis, low in zip(places, c.axes[:2], lows[:2], strict=True)
+        ]
+        images = n, f.add(n, 1)
+        self.slab.fill(f, f.word(0), images, (z, y), channels, self.slab.shape[:2], target)
+        back = f.add(f.mul(z, self.strides[1]), f.mul(y, self.strides[2]))
+        return f.at(c.element, target, f.sub(0, f.add(back, lows[2] * self.strides[3])))
+
+    def _g(
+        self, f: Function, at: tuple[str, str, str], rows: str, channels: tuple[str, str],
+        target: str,
+    ) -> str:  # fmt: skip
+        """Where the first row of a chunk is in the gradient of y."""
+        n, z, y = at
+        if not self.in_place:
+            images = n, f.add(n, 1)
+            self.g_slab.fill(f, f.word(1), images, (z, y), channels, (1, rows), target)
+            return target
+        place = channels[0]
+        for i, stride in zip(at, self.g_strides, strict=False):
+            place = f.add(place, f.mul(i, stride))
+        return f.at(self.c.element, f.word(1), place)
+
     def _add_rows(
-        self, f: Function, a: str, b: str, rows: str, total: str, sums: list[str]
-    ) -> None:
-        """Add the positions of a chunk to the sums of all taps of a vector of channels."""
+        self, f: Function, x: tuple[str, str], b: str, at: tuple[str, str, str], total: str,
+        sums: list[str],
+    ) -> None:  # fmt: skip
+        """Add the positions of a chunk to the sums of all taps of a vector of channels.
+
+        `x` are the image and a row of zeros; `at` is where the chunk is, along depth and height,
+        and how many rows it has.
+        """
         c, cut, kind = self.c, self.cut, self.vectors.kind
-        width, move = c.axes[2], self.phases[2].move
-        align = size(c.element)
+        px, (z, y0, rows) = self.phases[2], at
+        cuts = list(pieces(px, c.axes[2].size, cut.columns, not cut.packed))
         for first, number, many in segments(c.taps, cut.taps):
             for start in range(first, first + number * many, many):
                 taps = range(start, start + many)
-                for i in range(many * cut.copies):
-                    f.line(f"store {kind} zeroinitializer, ptr {sums[i]}")
+                for place in sums[: many * cut.copies]:
+                    f.line(f"store {kind} zeroinitializer, ptr {place}")
                 with f.loop(0, rows) as y:
-                    step = self.phases[1].move * self.slab.strides[2]
-                    here = f.at(c.element, a, f.mul(y, step))
+                    lines = self._lines(f, x, (z, f.add(y0, y)), taps)
                     there = f.at(c.element, b, f.mul(y, self.g_strides[2]))
-                    for x0, count, wide in segments(width.outputs, cut.columns):
+                    for x0, count, ranges in cuts:
                         with f.loop(0, count) as j:
-                            x = f.add(f.mul(j, wide), x0)
-                            at = f.at(c.element, here, f.mul(x, move * self.slab.strides[3]))
-                            g = f.at(c.element, there, f.mul(x, self.g_strides[3]))
-                            self._add_columns(f, at, g, wide, taps, sums)
+                            column = f.add(f.mul(j, len(ranges)), x0)
+                            step = f.mul(column, px.move * self.strides[3])
+                            a = {t: f.at(c.element, line, step) for t, line in lines.items()}
+                            g = f.at(c.element, there, f.mul(column, self.g_strides[3]))
+                            self._add_columns(f, a, g, ranges, taps, sums)
                 for i, tap in enumerate(taps):
-                    place = f.at(c.element, total, tap * self.row)
-                    value = f.let(f"load {kind}, ptr {place}, align {align}")
-                    for copy in range(cut.copies):
-                        term = f.let(f"load {kind}, ptr {sums[i * cut.copies + copy]}")
+                    here = f.at(c.element, total, tap * self.row)
+                    value = f.let(f"load {kind}, ptr {here}, align {self.bytes}")
+                    for place in sums[i * cut.copies : (i + 1) * cut.copies]:
+                        term = f.let(f"load {kind}, ptr {place}")
                         value = f.let(f"fadd {kind} {value}, {term}")
-                    f.line(f"store {kind} {value}, ptr {place}, align {align}")
+                    f.line(f"store {kind} {value}, ptr {here}, align {self.bytes}")
+
+    def _lines(
+        self, f: Function, x: tuple[str, str], at: tuple[str, str], taps: range
+    ) -> dict[int, str]:
+        """For each row of taps the row of x that it meets, or zeros."""
+        c, found = self.c, {}
+        _, height, width = c.axes
+        for row in dict.fromkeys(tap // width.kernel for tap in taps):
+            address, inside = x[0], "true"
+            for axis, t in enumerate(divmod(row, height.kernel)):
+                phase = self.phases[axis]
+                i = f.add(f.mul(at[axis], phase.move), phase.place + t * phase.place_step)
+                address = f.at(c.element, address, f.mul(i, self.strides[1 + axis]))
+                if not self.cut.packed:
+                    good = f.let(f"icmp ult i64 {i}, {c.axes[axis].size}")
+                    inside = f.let(f"and i1 {inside}, {good}")
+            found[row] = f.choose(inside, "ptr", address, x[1]) if inside != "true" else address
+        return found
 
     def _add_columns(
-        self, f: Function, a: str, b: str, wide: int, taps: range, sums: list[str]
+        self, f: Function, a: dict[int, str], b: str, ranges: Ranges, taps: range, sums: list[str]
     ) -> None:
-        """Add `wide` positions to the sums of some taps."""
-        c, cut, kind = self.c, self.cut, self.vectors.kind
-        met: dict[int, list[tuple[int, int]]] = {}
+        """Add some positions to the sums of some taps; what several taps meet is loaded once."""
+        c, cut, kind, load = self.c, self.cut, self.vectors.kind, self.vectors.load
+        px = self.phases[2]
+        met: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for i, tap in enumerate(taps):
-            for j in range(wide):
-                place = self._place(tap) + j * self.phases[2].move * self.slab.strides[3]
-                met.setdefault(place, []).append((i * cut.copies + j % cut.copies, j))
-        g = [
-            self.vectors.load(f, f.at(c.element, b, j * self.g_strides[3])) for j in range(wide)
-        ]
+            row, t = divmod(tap, c.axes[2].kernel)
+            for j, inside in enumerate(ranges):
+                if t in inside:
+                    place = px.place + t * px.place_step + j * px.move
+                    pair = i * cut.copies + j % cut.copies, j
+                    met.setdefault((row, place), []).append(pair)
+        g = [load(f, f.at(c.element, b, j * self.g_strides[3])) for j in range(len(ranges))]
         totals = [f.let(f"load {kind}, ptr {place}") for place in sums[: len(taps) * cut.copies]]
-        for place, pairs in sorted(met.items()):
-            x = f.let(f"load {kind}, ptr {f.at(c.element, a, place)}, align {size(c.element)}")
+        for (row, place), pairs in sorted(met.items()):
+            x = load(f, f.at(c.element, a[row], place * self.strides[3]))
             for i, j in pairs:
                 totals[i] = f.let(fma(f, c.element, cut.lanes, x, g[j], totals[i]))
-        for value, place in zip(totals, sums, strict=False):
-            f.line(f"store {kind} {value}, ptr {place}")
-
-    def _place(self, tap: int) -> int:
-        """Where a tap is in the slab, from the first one on."""
-        place = 0
-        for axis in (2, 1, 0):
-            tap, t = divmod(tap, self.c.axes[axis].kernel)
-            place += t * self.phases[axis].place_step * self.slab.strides[1 + axis]
-        return place
+        for value, target in zip(totals, sums, strict=False):
+            f.line(f"store {kind} {value}, ptr {target}")
 
     def _finish(self, f: Function, totals: list[str], channels: tuple[str, str]) -> None:
         """Give sums to the epilogue, those of all slices added in order."""
