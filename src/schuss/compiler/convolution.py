@@ -1,14 +1,15 @@
 """Convolutions, on values with channels last, said in what targets know.
 
     kernels of one element     matrix products
-    one channel a group        sums over windows, which are loops
     everything else            `convolution` and `convolution_weight`, which targets have templates
                                for (geometry.py has what they mean)
 
 `convolution` (x, w) has rows of positions (N * counts, outputs), with w in `panels`: weights
 (groups, outputs, channels, taps) as (groups, panels, taps, channels, width), in the type of the
-sums, with zeros behind the last output. The gradient for the input is a convolution too.
-`convolution_weight` (x, g) is ([groups,] kernel * channels, outputs).
+sums, with zeros behind the last output; or, where groups are small, as (taps, channels, groups,
+outputs). The gradient for the input is a convolution too.
+`convolution_weight` (x, g) is ([groups,] kernel * channels, outputs),
+or, where groups are small, (kernel * channels, groups * outputs).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from schuss import dtypes
 from schuss.compiler.cpu.convolution import panel_width
+from schuss.compiler.cpu.depthwise import applies as has_small_groups
 from schuss.compiler.geometry import UNIT, Axis, forward_axis, input_axis
 from schuss.compiler.values import Shape, Value
 
@@ -40,11 +42,6 @@ def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any])
         weights = _permuted(b, b.reshape(w, w.shape[:2]), (1, 0))
         rows = b.reshape(rows, (math.prod(rows.shape[:-1]), rows.shape[-1]))
         return b.reshape(_product(b, rows, weights), result)
-    if w.shape[1] == 1 and w.shape[0] > groups > 1:
-        taps = _permuted(b, b.reshape(w, (groups, shape[1] // groups, *kernel)), _behind(w))
-        windows = b.reshape(_windows(b, x, kernel, named), _with_one(shape, kernel, groups))
-        y = b.map("multiply", windows, taps)
-        return b.reshape(_sum_of_taps(b, y, len(kernel)), result)
     axes = tuple(
         forward_axis(size, k, s, before, d, count)
         for size, k, s, (before, _), d, count in zip(
@@ -88,14 +85,6 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
         rows = b.reshape(rows, (math.prod(rows.shape[:-1]), rows.shape[-1]))
         columns = b.reshape(g, (math.prod(g.shape[:-1]), g.shape[-1]))
         return b.reshape(_product(b, _permuted(b, columns, (1, 0)), rows), shape)
-    if channels == 1 and outputs > 1 and groups > 1:
-        y = g.shape[0], g.shape[-1], *g.shape[1:-1]
-        windows = b.reshape(_windows(b, x, kernel, named), _with_one(y, kernel, groups))
-        each = b.reshape(g, (*g.shape[:-1], *[1] * rank, groups, outputs))
-        products = b.map("multiply", windows, each)
-        axes = tuple(range(rank + 1))
-        dw = b.add("sum", (products,), {"axes": axes}, products.shape[rank + 1 :], x.dtype)
-        return b.reshape(_permuted(b, dw, (rank, rank + 1, *range(rank))), shape)
     geometry = tuple(
         forward_axis(size, k, s, before, d, count)
         for size, k, s, (before, _), d, count in zip(
@@ -105,9 +94,11 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
     )  # fmt: skip
     named = {"axes": _three(geometry), "groups": groups, "outputs": outputs}
     taps = math.prod(kernel)
-    if channels == outputs == 1 and groups > 1:
-        made = b.add("convolution_weight", (x, g), named, (taps, groups), x.dtype)
-        return b.reshape(_permuted(b, made, (1, 0)), shape)
+    if has_small_groups(x.dtype, groups, channels, outputs):
+        matrix = taps * channels, groups * outputs
+        made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
+        made = b.reshape(made, (taps, channels, groups * outputs))
+        return b.reshape(_permuted(b, made, (2, 1, 0)), shape)
     lead = (groups,) if groups > 1 else ()
     matrix = (*lead, taps * channels, outputs)
     made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
@@ -209,8 +200,9 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     three, dtype = _three(axes), dtypes.accumulator(x.dtype)
     named = {"axes": three, "groups": groups, "outputs": outputs}
     rows = (math.prod(result[:-1]), groups * outputs)
-    if channels == outputs == 1 and groups > 1:
-        taps = _permuted(b, b.reshape(w, (groups, math.prod(kernel))), (1, 0))
+    if has_small_groups(x.dtype, groups, channels, outputs):
+        taps = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
+        taps = _permuted(b, taps, (3, 2, 0, 1))
         if dtype == x.dtype:
             taps = b.map("copy", taps)
         else:
@@ -222,44 +214,6 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     w = b.add("panels", (flat,), {"width": width}, packed, dtype)
     y = b.add("convolution", (x, w), named, rows, x.dtype)
     return b.reshape(y, result)
-
-
-def _windows(b: Builder, x: Value, kernel: Shape, named: dict[str, Any]) -> Value:
-    """All windows of x (N, sizes, C): (N, counts, kernel, C)."""
-    rank = len(kernel)
-    padding = named["padding"]
-    sizes = [size + sum(pair) for size, pair in zip(x.shape[1:-1], padding, strict=True)]
-    cut = [(0, x.shape[0], 1)]
-    cut += [(before, n, 1) for (before, _), n in zip(padding, x.shape[1:-1], strict=True)]
-    cut.append((0, x.shape[-1], 1))
-    padded = placed(b, x, (x.shape[0], *sizes, x.shape[-1]), cut)
-    first = _permuted(b, padded, (0, rank + 1, *range(1, rank + 1)))
-    taps = {key: tuple(named[key]) for key in ("stride", "dilation")} | {"kernel": tuple(kernel)}
-    counts = tuple(
-        (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(sizes, kernel, taps["stride"], taps["dilation"], strict=True)
-    )
-    shape = (*first.shape[:2], *counts, *kernel)
-    windows = b.add("windows", (first,), taps, shape, x.dtype)
-    return _permuted(b, windows, (0, *range(2, len(shape)), 1))
-
-
-def _behind(w: Value) -> tuple[int, ...]:
-    """(groups, outputs, kernel) -> (kernel, groups, outputs)"""
-    rank = len(w.shape) - 2
-    return (*range(2, 2 + rank), 0, 1)
-
-
-def _with_one(shape: Shape, kernel: Shape, groups: int) -> Shape:
-    """Of windows (N, counts, kernel, groups, 1)."""
-    return (shape[0], *shape[2:], *kernel, groups, 1)
-
-
-def _sum_of_taps(b: Builder, y: Value, rank: int) -> Value:
-    """(N, counts, kernel, ...) without the kernel."""
-    axes = tuple(range(1 + rank, 1 + 2 * rank))
-    shape = (*y.shape[: 1 + rank], *y.shape[1 + 2 * rank :])
-    return b.add("sum", (y,), {"axes": axes}, shape, y.dtype)
 
 
 def _permuted(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:

@@ -66,9 +66,8 @@ class Convolution:
         return prod(axis.kernel for axis in self.axes)
 
     @property
-    def is_depthwise(self) -> bool:
-        """Whether every channel is a group of its own."""
-        return self.channels == 1 and self.outputs == 1 and self.groups > 1
+    def all_outputs(self) -> int:
+        return self.groups * self.outputs
 
     @property
     def work(self) -> int:

@@ -1,16 +1,19 @@
-"""Depthwise convolutions of the CPU target: one channel and one output a group, channels last.
+"""Depthwise convolutions of the CPU target, and others with small groups, channels last.
 
-Vectors run along the channels, and a tile is a vector for each of some positions in a row, summed
-up in registers. Where x can be read in place, no copy of it is made: rows of taps that fall outside
-of the input are not entered, and the tiles at the ends of a row are functions of their own, without
-the taps that fall off there. Elsewhere (half precision, channels apart, wide kernels) a part packs
-what it needs into a slab with a border of zeros (convolution_text.py), in which no tap is outside.
+Vectors run along the outputs of many groups, where those of convolution.py run along the outputs
+of one: of a vector of channels, shuffles make one vector for each channel of a group, which in a
+depthwise convolution proper is what it was. A tile is a vector for each of some positions in a row,
+summed up in registers.
+
+Where x can be read in place, no copy of it is made: rows of taps that fall outside of the input are
+not entered, and the tiles at the ends of a row are functions of their own, without the taps that
+fall off there. Elsewhere (half precision, channels apart, wide kernels) a part packs what it needs
+into a slab with a border of zeros (convolution_text.py), in which no tap is outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product as combinations
@@ -22,11 +25,12 @@ from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Slab, table
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import fma, size
-from schuss.compiler.cpu.matmul_pack import declare_masked_load, mask_below, masked_load
-from schuss.compiler.cpu.matmul_plan import Machine, ceil_div, ceil_to
+from schuss.compiler.cpu.matmul_pack import declare_masked_load, mask_below, masked_load, shuffle
+from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
 from schuss.compiler.geometry import Phase
+from schuss.dtypes import DType
 
 Ranges = tuple[range, ...]  # of taps, for each column of a tile
 
@@ -34,15 +38,16 @@ _SLAB = 256 << 10  # bytes of packed input, which should stay in a second-level 
 _COLUMNS = 14  # of a tile, at most
 UNROLLED = 8  # taps of a row, up to which they are written out
 _PARTS = 16  # that a convolution should have, ...
+_MOST = 7  # channels of a group, at most
 PART = 200_000  # ... each of so many multiply-adds at least
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a depthwise convolution is cut.
+    """How such a convolution is cut.
 
     A part is `images` images, one position along the depth, `rows` positions of each phase along
-    the height, all of the width, and `channels` channels. Tiles have up to `columns` positions;
+    the height, all of the width, and `outputs` outputs. Tiles have up to `columns` positions;
     the taps of a row are written out if `unrolled`, else walked.
     """
 
@@ -50,38 +55,51 @@ class Plan:
     columns: int
     images: int
     rows: int
-    channels: int
+    outputs: int
     packed: bool
     unrolled: bool
 
 
+def applies(dtype: DType, groups: int, channels: int, outputs: int) -> bool:
+    """Whether these templates, and not those of convolution.py, should compute a convolution."""
+    lanes = this_machine().vector_bytes // size(ELEMENTS[str(dtype)][1])
+    return groups > 1 and outputs <= lanes // 2 and channels <= min(_MOST, 4 * outputs)
+
+
 def plan(c: Convolution, machine: Machine) -> Plan:
-    """Cut a depthwise convolution none of whose sizes is 0."""
+    """Cut a convolution none of whose sizes is 0."""
     depth, height, width = c.axes
-    lanes = lanes_for(machine, c.element, c.groups)
+    lanes = lanes_for(machine, c.element, c.all_outputs)
+    step = lanes // c.outputs * c.outputs
     widest = max(phase.taps for phase in width.phases)
     unrolled = widest <= UNROLLED
-    columns = min(_COLUMNS, machine.registers - (widest if unrolled else 1) - 2)
+    held = (widest if unrolled else 1) * min(c.channels, held_channels(machine, widest))
+    columns = min(_COLUMNS, machine.registers - held - 2)
     packed = not unrolled or not is_readable(c)
-    rows, channels = height.most, c.groups
+    rows, outputs = height.most, c.all_outputs
     if packed:
-        while rows > 1 and _slab_bytes(c, rows, channels) > _SLAB:
+        while rows > 1 and _slab_bytes(c, rows, outputs) > _SLAB:
             rows = ceil_div(rows, 2)
-        while channels > lanes and _slab_bytes(c, rows, channels) > _SLAB:
-            channels = ceil_to(ceil_div(channels, 2), lanes)
+        while outputs > step and _slab_bytes(c, rows, outputs) > _SLAB:
+            outputs = ceil_to(ceil_div(outputs, 2), step)
     images, wanted = 1, wanted_parts(c)
     while images * 2 * _PARTS <= c.images and images * c.work < PART:
         images *= 2
 
     def parts() -> int:
-        blocks = ceil_div(height.most, rows) * ceil_div(c.groups, channels)
+        blocks = ceil_div(height.most, rows) * ceil_div(c.all_outputs, outputs)
         return ceil_div(c.images, images) * depth.most * blocks
 
     while parts() < wanted and rows > 1:
         rows = ceil_div(rows, 2)
-    while parts() < wanted and channels > lanes:
-        channels = ceil_to(ceil_div(channels, 2), lanes)
-    return Plan(lanes, columns, images, rows, channels, packed, unrolled)
+    while parts() < wanted and outputs > step:
+        outputs = ceil_to(ceil_div(outputs, 2), step)
+    return Plan(lanes, columns, images, rows, outputs, packed, unrolled)
+
+
+def held_channels(machine: Machine, taps: int) -> int:
+    """Channels of a group whose weights for the taps of a row are held in registers together."""
+    return max(1, machine.registers * 3 // 8 // taps)
 
 
 def is_readable(c: Convolution) -> bool:
@@ -94,56 +112,105 @@ def wanted_parts(c: Convolution) -> int:
     return min(_PARTS, max(1, c.images * c.work // PART))
 
 
-def _slab_bytes(c: Convolution, rows: int, channels: int) -> int:
-    return prod(slab_shape(c, rows)) * channels * size(c.element)
+def _slab_bytes(c: Convolution, rows: int, outputs: int) -> int:
+    return prod(slab_shape(c, rows)) * outputs * c.channels // c.outputs * size(c.element)
 
 
 def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
-    """The launches of a depthwise convolution; words are x, the weights, and from 3 on the
-    epilogue's. Weights are dense: (taps of the three axes, channels), in the type of the sums.
+    """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
+
+    Weights are dense: (taps of the three axes, channels of a group, outputs of all groups), in the
+    type of the sums.
     """
-    cut = plan(c, machine or this_machine())
+    machine = machine or this_machine()
+    cut = plan(c, machine)
     epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
     key = sha256(f"{c}{cut}{epilogue}".encode()).hexdigest()[:16]
-    return _Printer(c, cut, epilogue, f"depthwise_{key}").print()
+    held = held_channels(machine, max(phase.taps for phase in c.axes[2].phases))
+    return _Printer(c, cut, held, epilogue, f"depthwise_{key}").print()
 
 
 class Vectors:
-    """Loads of vectors along channels, of which the last one may not be full."""
+    """Vectors along the outputs of several groups, and of the channels that these look at.
 
-    def __init__(self, element: str, lanes: int) -> None:
-        self.element, self.lanes = element, lanes
-        self.kind = f"<{lanes} x {element}>"
-        self._mask = ""
+    Where groups do not fill a vector, its last lanes are left out, and the ends of rows may fill
+    one in part: such vectors are loaded under a mask.
+    """
 
-    @contextmanager
-    def _masked(self, f: Function, count: str) -> Iterator[None]:
-        self._mask = mask_below(f, self.lanes, count)
-        yield
-        self._mask = ""
+    def __init__(self, c: Convolution, lanes: int) -> None:
+        self.c, self.element, self.lanes = c, c.element, lanes
+        self.kind = f"<{lanes} x {c.element}>"
+        self.step = lanes // c.outputs * c.outputs
+        taken = self.step // c.outputs * c.channels
+        self.taken = 1 << (taken - 1).bit_length()  # lanes of the vector of channels
+        self.full = self.step == lanes and self.taken == taken
+        self._masks: tuple[str, str] | None = None
 
-    def walk(self, f: Function, channels: str, always_full: bool) -> Iterator[tuple[str, str]]:
-        """The first channel and the number of channels of each vector; for use in `for`, whose
-        body is printed once for the full vectors and once for what is left.
+    def inputs(self, f: Function, outputs: str) -> str:
+        """The channels of so many outputs, those of whole groups."""
+        if self.c.channels == self.c.outputs:
+            return outputs
+        return f.mul(f.divide(outputs, self.c.outputs)[0], self.c.channels)
+
+    def slot(self, f: Function, first: str) -> str:
+        """Where a vector of outputs is, if each has a vector's memory for itself."""
+        if self.step == self.lanes:
+            return first
+        return f.mul(f.divide(first, self.step)[0], self.lanes)
+
+    def walk(self, f: Function, outputs: str) -> Iterator[tuple[str, str]]:
+        """The first output and the number of outputs of each vector, for a `for` whose body is
+        printed once for full vectors and once, if need be, for what is left.
         """
-        rest = "0" if always_full else f.let(f"and i64 {channels}, {self.lanes - 1}")
-        full = f.sub(channels, rest)
-        with f.loop(0, full, self.lanes) as first:
-            yield first, str(self.lanes)
-        if not always_full:
-            with f.when(f.let(f"icmp sgt i64 {rest}, 0")), self._masked(f, rest):
-                yield full, rest
+        done = "0"
+        if self.full:
+            exact = self.c.all_outputs % self.step == 0
+            rest = "0" if exact else f.let(f"and i64 {outputs}, {self.lanes - 1}")
+            done = f.sub(outputs, rest)
+            with f.loop(0, done, self.lanes) as first:
+                yield first, str(self.lanes)
+            if exact:
+                return
+        with f.loop(done, outputs, self.step) as first:
+            count = f.smaller(f.sub(outputs, first), self.step)
+            self._masks = (
+                mask_below(f, self.lanes, count),
+                mask_below(f, self.taken, self.inputs(f, count)),
+            )
+            yield first, count
+            self._masks = None
 
     def load(self, f: Function, pointer: str) -> str:
-        if self._mask:
-            return masked_load(f, self.element, self.lanes, pointer, self._mask)
-        return f.let(f"load {self.kind}, ptr {pointer}, align {size(self.element)}")
+        """A vector of outputs."""
+        return self._load(f, pointer, self.lanes, self._masks and self._masks[0])
+
+    def spread(self, f: Function, pointer: str, wanted: Sequence[int]) -> dict[int, str]:
+        """For each wanted channel of a group a vector with that channel of each output's group."""
+        c = self.c
+        x = self._load(f, pointer, self.taken, self._masks and self._masks[1])
+        if c.channels == c.outputs == 1:
+            return {0: x}
+        found = {}
+        for channel in wanted:
+            order = [lane // c.outputs * c.channels + channel for lane in range(self.step)]
+            order += order[-1:] * (self.lanes - self.step)
+            found[channel] = shuffle(f, c.element, (x, "poison"), self.taken, order)
+        return found
+
+    def _load(self, f: Function, pointer: str, lanes: int, mask: str | None) -> str:
+        if mask:
+            return masked_load(f, self.element, lanes, pointer, mask)
+        kind = f"<{lanes} x {self.element}>"
+        return f.let(f"load {kind}, ptr {pointer}, align {size(self.element)}")
 
     def needs(self, epilogue: str) -> str:
         """Declarations beside those of an epilogue."""
-        masked = declare_masked_load(self.element, self.lanes)
-        name = masked[masked.index("@") : masked.index("(")]
-        return SUMS_NEEDS(self.element, self.lanes) + ("" if f"{name}(" in epilogue else masked)
+        found = [SUMS_NEEDS(self.element, self.lanes)]
+        for lanes in {self.lanes: 0, self.taken: 0}:
+            masked = declare_masked_load(self.element, lanes)
+            if f"{masked[masked.index('@') : masked.index('(')]}(" not in epilogue:
+                found.append(masked)
+        return "".join(found)
 
 
 def pieces(phase: Phase, size: int, most: int, clipped: bool) -> Iterator[tuple[int, int, Ranges]]:
@@ -167,14 +234,16 @@ def pieces(phase: Phase, size: int, most: int, clipped: bool) -> Iterator[tuple[
 
 
 class _Printer:
-    def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
-        self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
+    def __init__(self, c: Convolution, cut: Plan, held: int, epilogue: str, name: str) -> None:
+        self.c, self.cut, self.held = c, cut, held
+        self.epilogue, self.name = epilogue, name
         self.row_blocks = ceil_div(c.axes[1].most, cut.rows)
-        self.channel_blocks = ceil_div(c.groups, cut.channels)
-        self.slab = Slab(c, slab_shape(c, cut.rows), cut.channels, cut.lanes)
+        self.output_blocks = ceil_div(c.all_outputs, cut.outputs)
+        channels = cut.outputs // c.outputs * c.channels
+        self.slab = Slab(c, slab_shape(c, cut.rows), channels, cut.lanes)
         self.strides = self.slab.strides if cut.packed else c.x_strides[:4]
-        self.vectors = Vectors(c.element, cut.lanes)
-        self.full = c.groups % cut.lanes == 0
+        self.tap = c.channels * c.all_outputs  # weights of a tap
+        self.vectors = Vectors(c, cut.lanes)
         self.functions: dict[str, str] = {}
         self.tables: dict[str, str] = {}
 
@@ -184,15 +253,15 @@ class _Printer:
         f = Function(
             f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
         )
-        rest, channel_block = f.divide("%part", self.channel_blocks)
+        rest, output_block = f.divide("%part", self.output_blocks)
         rest, row_block = f.divide(rest, self.row_blocks)
         image_block, z = f.divide(rest, depth.most)
         image0, y0 = f.mul(image_block, cut.images), f.mul(row_block, cut.rows)
-        channel = f.mul(channel_block, cut.channels)
-        channels = f.smaller(f.sub(c.groups, channel), cut.channels)
+        output = f.mul(output_block, cut.outputs)
+        outputs = output, f.smaller(f.sub(c.all_outputs, output), cut.outputs)
         y1 = f.smaller(f.add(y0, cut.rows), height.most)
         with f.loop(image0, f.smaller(f.add(image0, cut.images), c.images)) as n:
-            origin = self._origin(f, n, (z, y0), (channel, channels))
+            origin = self._origin(f, n, (z, y0), outputs)
             with f.loop(y0, y1) as y:
                 for phases in combinations(depth.phases, height.phases):
                     inside = [
@@ -200,7 +269,7 @@ class _Printer:
                         for at, phase in zip((z, y), phases, strict=True)
                     ]
                     with f.when(f.let(f"and i1 {inside[0]}, {inside[1]}")):
-                        self._row(f, phases, origin, (n, z, y), (channel, channels))
+                        self._row(f, phases, origin, (n, z, y), outputs)
         f.line("ret void")
         packs = list(dict.fromkeys(self.slab.packing.used())) if cut.packed else []
         text = "\n".join([
@@ -208,26 +277,27 @@ class _Printer:
             self.epilogue, *self.tables.values(), *self.functions.values(), str(f), "",
         ])  # fmt: skip
         shared = tuple(Source(matmul_pack.definition(p), (p.name,), shared=True) for p in packs)
-        parts = ceil_div(c.images, cut.images) * depth.most * self.row_blocks * self.channel_blocks
+        parts = ceil_div(c.images, cut.images) * depth.most * self.row_blocks * self.output_blocks
         scratch = self.slab.elements(1) * size(c.element) if cut.packed else 0
         return Lowered(shared, (Stage(text, self.name, parts, scratch),), 0)
 
-    def _origin(self, f: Function, n: str, at: tuple[str, str], channels: tuple[str, str]) -> str:
+    def _origin(self, f: Function, n: str, at: tuple[str, str], outputs: tuple[str, str]) -> str:
         """Where the first channel of the first position of an image is, or would be, if all of it
         were in the slab.
         """
         c = self.c
+        first, count = [self.vectors.inputs(f, each) for each in outputs]
         if not self.cut.packed:
-            return f.at(c.element, f.word(0), f.add(f.mul(n, c.x_strides[0]), channels[0]))
+            return f.at(c.element, f.word(0), f.add(f.mul(n, c.x_strides[0]), first))
         lows = self.slab.lows
         z, y = (
             f.add(f.mul(i, axis.move), low)
             for i, axis, low in zip(at, c.axes[:2], lows[:2], strict=True)
         )
-        if self.channel_blocks == 1:
-            channels = "0", str(c.groups)
+        if self.output_blocks == 1:
+            first, count = "0", str(c.groups * c.channels)
         self.slab.fill(
-            f, f.word(0), (n, f.add(n, 1)), (z, y), channels, self.slab.shape[:2], "%scratch"
+            f, f.word(0), (n, f.add(n, 1)), (z, y), (first, count), self.slab.shape[:2], "%scratch"
         )
         _, s_depth, s_row, s_column = self.strides
         back = f.add(f.add(f.mul(z, s_depth), f.mul(y, s_row)), lows[2] * s_column)
@@ -235,12 +305,12 @@ class _Printer:
 
     def _row(
         self, f: Function, phases: tuple[Phase, Phase], origin: str, at: tuple[str, str, str],
-        channels: tuple[str, str],
+        outputs: tuple[str, str],
     ) -> None:  # fmt: skip
         """The outputs of a row of positions, for phases along depth and height."""
         c, width = self.c, self.c.axes[2]
-        weights = f.at(c.element, f.word(1), channels[0])
-        m, counts, tap_row = at[0], [], width.kernel * c.groups
+        weights = f.at(c.element, f.word(1), outputs[0])
+        m, counts, tap_row = at[0], [], width.kernel * self.tap
         steps = (c.axes[1].kernel * tap_row, tap_row)
         for axis, phase in enumerate(phases):
             i, stride = at[1 + axis], self.strides[1 + axis]
@@ -254,7 +324,7 @@ class _Printer:
             m = f.add(f.mul(m, c.axes[axis].outputs), line)
         m = f.mul(m, width.outputs)
         for px in width.phases:
-            b = f.at(c.element, weights, px.tap * c.groups)
+            b = f.at(c.element, weights, px.tap * self.tap)
             cuts = pieces(px, width.size, self.cut.columns, not self.cut.packed)
             for first, count, ranges in cuts:
                 wide = len(ranges)
@@ -265,7 +335,7 @@ class _Printer:
                     f.line(
                         f"call void @{self._tile((*phases, px), ranges)}(ptr %args, ptr {a}, "
                         f"ptr {b}, i64 {counts[0]}, i64 {counts[1]}, i64 {here}, "
-                        f"i64 {channels[0]}, i64 {channels[1]})"
+                        f"i64 {outputs[0]}, i64 {outputs[1]})"
                     )
 
     def _inside(self, f: Function, axis: int, phase: Phase, i: str) -> tuple[str, str]:
@@ -289,16 +359,17 @@ class _Printer:
         c, kind, (pz, py, px) = self.c, self.vectors.kind, phases
         f = Function(
             f"define internal void @{name}(ptr %args, ptr noalias readonly %a, "
-            "ptr noalias readonly %b, i64 %deep, i64 %high, i64 %m, i64 %channel, i64 %channels) "
+            "ptr noalias readonly %b, i64 %deep, i64 %high, i64 %m, i64 %output, i64 %outputs) "
             "noinline"
         )
         sums = [f.let(f"alloca {kind}") for _ in ranges]
-        for first, count in self.vectors.walk(f, "%channels", self.full):
+        for first, count in self.vectors.walk(f, "%outputs"):
             for place in sums:
                 f.line(f"store {kind} zeroinitializer, ptr {place}")
             with f.loop(0, "%deep") as tz, f.loop(0, "%high") as ty:
-                a, b = f.at(c.element, "%a", first), f.at(c.element, "%b", first)
-                tap_row = c.axes[2].kernel * c.groups
+                a = f.at(c.element, "%a", self.vectors.inputs(f, first))
+                b = f.at(c.element, "%b", first)
+                tap_row = c.axes[2].kernel * self.tap
                 for phase, t, stride, step in (
                     (pz, tz, self.strides[1], c.axes[1].kernel * tap_row),
                     (py, ty, self.strides[2], tap_row),
@@ -310,13 +381,13 @@ class _Printer:
                 else:
                     with f.loop(0, px.taps) as t:
                         a = f.at(c.element, a, f.mul(t, px.place_step * self.strides[3]))
-                        b = f.at(c.element, b, f.mul(t, px.tap_step * c.groups))
+                        b = f.at(c.element, b, f.mul(t, px.tap_step * self.tap))
                         self._add_taps(f, px, (range(1),) * len(ranges), a, b, sums)
             for j, place in enumerate(sums):
                 value = f.let(f"load {kind}, ptr {place}")
                 f.line(
                     f"call void @epilogue(ptr %args, i64 0, i64 {f.add('%m', j * px.every)}, "
-                    f"i64 {f.add('%channel', first)}, {kind} {value}, i64 {count})"
+                    f"i64 {f.add('%output', first)}, {kind} {value}, i64 {count})"
                 )
         f.line("ret void")
         return str(f)
@@ -325,17 +396,23 @@ class _Printer:
         self, f: Function, px: Phase, ranges: Ranges, a: str, b: str, sums: list[str]
     ) -> None:
         """Add taps of a row to the sums of a tile; what several of them meet is loaded once."""
-        c, kind, load = self.c, self.vectors.kind, self.vectors.load
+        c, kind, vectors = self.c, self.vectors.kind, self.vectors
         met: dict[int, list[tuple[int, int]]] = {}
         for j, taps in enumerate(ranges):
             for t in taps:
                 met.setdefault(px.place + t * px.place_step + j * px.move, []).append((j, t))
         used = sorted({t for taps in ranges for t in taps})
-        weights = {t: load(f, f.at(c.element, b, t * px.tap_step * c.groups)) for t in used}
         totals = [f.let(f"load {kind}, ptr {place}") for place in sums]
-        for place, pairs in sorted(met.items()):
-            x = load(f, f.at(c.element, a, place * self.strides[3]))
-            for j, t in pairs:
-                totals[j] = f.let(fma(f, c.element, self.cut.lanes, x, weights[t], totals[j]))
+        for start in range(0, c.channels, self.held):
+            channels = range(start, min(start + self.held, c.channels))
+            weights = {}
+            for t, channel in combinations(used, channels):
+                row = t * px.tap_step * self.tap + channel * c.all_outputs
+                weights[t, channel] = vectors.load(f, f.at(c.element, b, row))
+            for column, pairs in sorted(met.items()):
+                x = vectors.spread(f, f.at(c.element, a, column * self.strides[3]), channels)
+                for channel, (j, t) in combinations(channels, pairs):
+                    terms = x[channel], weights[t, channel], totals[j]
+                    totals[j] = f.let(fma(f, c.element, self.cut.lanes, *terms))
         for total, target in zip(totals, sums, strict=True):
             f.line(f"store {kind} {total}, ptr {target}")

@@ -149,11 +149,12 @@ def _convolution(unit: Convolution) -> Calls:
         x_strides=_image_strides(unit.operands[0][1]),
     )
     epilogue = _epilogue(unit.kernel)
+    small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     if backward:
-        rule = lower_depthwise_weight if spec.is_depthwise else lower_weight
+        rule = lower_depthwise_weight if small else lower_weight
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
-        lowered = (depthwise if spec.is_depthwise else convolution).lower(spec, epilogue)
+        lowered = (depthwise if small else convolution).lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
