@@ -423,6 +423,36 @@ for _op in REDUCTIONS:
     _RULES[_op] = _reduce_rule(_op)
 
 
+@rule("cumprod")
+def _cumprod(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return inputs[0] if shape[attributes["axis"]] == 1 else None
+
+
+@rule("cumsum")
+def _cumsum(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """A few long rows: pieces side by side, each of which starts with the sum of those before."""
+    x, axis = inputs[0], attributes["axis"]
+    n, before = shape[axis], math.prod(shape[:axis])
+    if n == 1:
+        return x
+    size = math.gcd(n, _PIECE)
+    alone = axis == len(shape) - 1 and before <= 16 and len(inputs) == 1
+    if not alone or n < SPLIT_FROM or size < _PIECE // 8 or not dtypes.is_floating(dtype):
+        return None
+    count = n // size
+    pieces = b.reshape(x, (before, count, size))
+    totals = b.add("sum", (pieces,), {"axes": (2,)}, (before, count), dtype)
+    ends = b.add("cumsum", (totals,), {"axis": 1}, (before, count), dtype)
+    cut = ((0, before, 1), (0, count - 1, 1))
+    ends = b.add("slice", (ends,), {"cut": cut}, (before, count - 1), dtype)
+    zero = b.add(
+        "broadcast_to", (b.constant(0, dtype),), {"shape": (before, 1)}, (before, 1), dtype
+    )
+    starts = b.add("concat", (zero, ends), {"axis": 1}, (before, count), dtype)
+    running = b.add("cumsum", (pieces, starts), {"axis": 2}, pieces.shape, dtype)
+    return b.reshape(running, shape)
+
+
 def _position_rule(extreme: str) -> Rule:
     def apply(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
         """The first place that holds the extreme, or NaN where there is one."""

@@ -326,10 +326,10 @@ class _Printer:
         for px in width.phases:
             b = f.at(c.element, weights, px.tap * self.tap)
             cuts = pieces(px, width.size, self.cut.columns, not self.cut.packed)
-            for first, count, ranges in cuts:
+            for start, number, ranges in cuts:
                 wide = len(ranges)
-                with f.loop(0, count) as j:
-                    x = f.add(f.mul(j, wide), first)
+                with f.loop(0, number) as j:
+                    x = f.add(f.mul(j, wide), start)
                     a = f.at(c.element, origin, f.mul(x, px.move * self.strides[3]))
                     here = f.add(m, f.add(f.mul(x, px.every), px.first))
                     f.line(
