@@ -25,8 +25,8 @@ _CONVOLUTIONS = ("convolve", "convolve_weight", "convolve_input")
 
 def channels_last(graph: Graph) -> Graph:
     """The graph with convolutions, and all that goes with them, on values with channels last."""
-    if not any(value.op in (*_CONVOLUTIONS, "windows", "overlap") for value in graph.values):
-        return graph
+    if not any(value.op in (*_CONVOLUTIONS, "overlap") for value in graph.values):
+        return graph  # pooling alone is not worth the way there and back
     twins = _Twins()
     for value in graph.values:
         twins.take(value)

@@ -9,11 +9,12 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, matmul
+from schuss.compiler.cpu import attention, convolution, depthwise, matmul
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.crossing import straightened, turned
+from schuss.compiler.cpu.depthwise_weight import lower_weight as lower_depthwise_weight
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import Epilogue, print_loops
@@ -180,15 +181,17 @@ def _convolution(unit: Convolution) -> Calls:
         images=x.shape[0],
         groups=groups,
         channels=x.shape[-1] // groups,
-        outputs=value.shape[-1] if backward else named["outputs"],
+        outputs=named["outputs"],
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
     epilogue = _epilogue(unit.kernel)
+    small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     if backward:
-        lowered = lower_weight(spec, _image_strides(unit.operands[1][1]), epilogue)
+        rule = lower_depthwise_weight if small else lower_weight
+        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
-        lowered = convolution.lower(spec, epilogue)
+        lowered = (depthwise if small else convolution).lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
