@@ -91,7 +91,7 @@ class Jit:
             return self.function(*args, **kwargs)
         found: dict[Tensor, int] = {}
         objects: list[Any] = []
-        key: Any = [context.grad_enabled]
+        key: Any = [context.grad_enabled, context.autocast]
         for each in args:
             key.append(_describe(each, found, objects))
         if kwargs:

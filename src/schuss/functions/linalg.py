@@ -26,6 +26,7 @@ from schuss.functions.elementwise import (
     where,
 )
 from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
+from schuss.functions.precision import for_products
 from schuss.functions.reduction import max, min, sum
 from schuss.graph import apply
 from schuss.ops import contraction
@@ -42,7 +43,8 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     Axes before them broadcast, 1-d operands are vectors. Half precisions accumulate in float32.
     Raises ShapeError unless the inner sizes agree.
     """
-    a, b = operands("matmul", as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
+    a, b = for_products(as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
+    a, b = operands("matmul", a, b)
     if a.ndim == 0 or b.ndim == 0:
         raise fail(
             ShapeError, "matmul", "scalars cannot be multiplied as matrices", x=a, y=b, hint="use *"
@@ -87,7 +89,8 @@ def tensordot(
 
     Raises ShapeError where paired axes differ in size.
     """
-    a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
+    a, b = for_products(as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
+    a, b = operands("tensordot", a, b)
     if isinstance(axes, int):
         most = a.ndim if a.ndim < b.ndim else b.ndim
         if not 0 <= axes <= most:

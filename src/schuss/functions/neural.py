@@ -23,6 +23,7 @@ from schuss.functions.elementwise import (
     tanh,
     where,
 )
+from schuss.functions.precision import for_sums, plus_bias
 from schuss.functions.random import uniform
 from schuss.functions.reduction import max, mean, sum, var
 from schuss.graph import apply, labelled
@@ -104,7 +105,7 @@ def relu6(x: ArrayLike) -> Tensor:
 @array_api_names
 def softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow."""
-    x = floating(x, "softmax")
+    x = for_sums(floating(x, "softmax"))
     powers = exp(_below_largest(x, axis))
     return cast(powers / sum(powers, axis=axis, keepdims=True), x.dtype)
 
@@ -112,7 +113,7 @@ def softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
 @array_api_names
 def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, without overflow."""
-    x = floating(x, "log_softmax")
+    x = for_sums(floating(x, "log_softmax"))
     z = _below_largest(x, axis)  # not x - logsumexp(x), which loses the digits of large x
     return cast(z - log(sum(exp(z), axis=axis, keepdims=True)), x.dtype)
 
@@ -140,7 +141,7 @@ def linear(x: ArrayLike, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             weight=weight,
         )
     y = x @ weight.mT
-    return y if bias is None else y + bias
+    return y if bias is None else plus_bias(y, bias)
 
 
 def embedding(indices: ArrayLike, weight: Tensor) -> Tensor:
@@ -186,7 +187,7 @@ def normalize(
     eps: float,
 ) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias."""
-    x = as_tensor(x)
+    x = for_sums(as_tensor(x))
     y = cast((x - mean_) * rsqrt(variance + eps), x.dtype)
     if weight is not None:
         y = y * weight
@@ -201,7 +202,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Each sample brought to mean 0 and variance 1 over its last axes (Ba et al., 2016)."""
-    x = floating(x, "layer_norm")
+    x = for_sums(floating(x, "layer_norm"))
     shape = tuple(normalized_shape)
     if x.shape[x.ndim - len(shape) :] != shape or x.ndim < len(shape):
         raise fail(ShapeError, "layer_norm", f"the last axes of x must have the shape {shape}", x=x)

@@ -73,9 +73,7 @@ def definition(micro: Micro) -> str:
         "ptr noalias readonly %b, i64 %b_k, i64 %k, ptr noalias %tile, i64 %more)"
     )
     cells = [(r, v) for r in range(micro.rows) for v in range(micro.vectors)]
-    starts = [
-        f.at(micro.read, "%a", f.mul("%a_row", row)) for row in range(0, micro.rows, _GROUP)
-    ]
+    starts = [f.at(micro.read, "%a", f.mul("%a_row", row)) for row in range(0, micro.rows, _GROUP)]
     offsets = ["0", "%a_row", f.mul("%a_row", 2)]
     f.line("br label %loop")
     f.label("loop")

@@ -99,8 +99,8 @@ class Operand:
     def pack(self) -> Pack:
         """The function that packs it."""
         mode = matmul_pack.mode_for(self.lanes, self.line_stride, self.k_stride)
-        if self.mode == "stage" and mode == "copy":
-            mode = "rows"
+        if mode == "copy" and (self.mode == "stage" or self.step > self.lanes):
+            mode = "rows"  # so that a line of the cache is read once
         is_paired = self.reads == "pairs"
         return Pack(self.product.source, self.element, self.lanes, mode, is_paired)
 
@@ -131,20 +131,19 @@ class Operand:
         k = f.mul(piece, steps)
         length = f.smaller(f.sub(self.steps, k), steps)
         high = self.tall * (self.step + 1)
-        if high:
-            self._call_rows(f, batch, (0, high), self.step + 1, (k, length))
-        self._call_rows(f, batch, (high, self.extent - high), self.step, (k, length))
+        for first, lines, step in ((0, high, self.step + 1), (high, self.extent - high, self.step)):
+            if lines:
+                source = self.start(f, batch, str(first), k)
+                target = self.packed(f, batch, str(self.tall if first else 0), k)
+                self._call_rows(f, source, str(lines), step, self.length(f, k, length), target)
 
     def _call_rows(
-        self, f: Function, batch: str, lines: tuple[int, int], step: int, steps: tuple[str, str]
+        self, f: Function, source: str, lines: str, step: int, k: str, target: str
     ) -> None:
-        """Pack panels of `step` lines; `lines` and `steps` are the first and how many."""
-        source = self.start(f, batch, str(lines[0]), steps[0])
-        target = self.packed(f, batch, str(self.tall if lines[0] else 0), steps[0])
+        """Pack lines in panels of `step`."""
         f.line(
-            f"call void @{self.pack.name}(ptr {source}, i64 {self.k_stride}, i64 {lines[1]}, "
-            f"i64 {step}, i64 {self.length(f, *steps)}, ptr {target}, i64 {self.row}, "
-            f"i64 {self.panel(self.steps)})"
+            f"call void @{self.pack.name}(ptr {source}, i64 {self.k_stride}, i64 {lines}, "
+            f"i64 {step}, i64 {k}, ptr {target}, i64 {self.row}, i64 {self.panel(self.steps)})"
         )
 
     def start(self, f: Function, batch: str, line: str, k: str) -> str:
@@ -165,9 +164,12 @@ class Operand:
     def call_pack(
         self, f: Function, batch: str, lines: tuple[str, str], steps: tuple[str, str], target: str
     ) -> None:
-        """Pack lines, a vector of them at a time; `lines` and `steps` are the first and how many."""
+        """Pack the lines of a panel; `lines` and `steps` are the first and how many."""
         source = self.start(f, batch, lines[0], steps[0])
         k = self.length(f, *steps)
+        if self.pack.mode == "rows":
+            self._call_rows(f, source, lines[1], self.step, k, target)
+            return
         with f.loop(0, lines[1], self.lanes) as line:
             here = f.at(self.product.source, source, f.mul(line, self.line_stride))
             there = f.at(self.element, target, line)

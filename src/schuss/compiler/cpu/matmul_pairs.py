@@ -5,7 +5,8 @@
 For bfloat16 that is `vdpbf16ps` of AVX512-BF16, which adds up in float32: twice the multiply-adds
 of an instruction of float32. It rounds to nearest whatever the rounding mode, and takes subnormal
 numbers (below 2**-126) for zeros, those of the operands and those that it would return. For
-integers it is `pmaddwd` with an addition, in AVX512-VNNI one instruction (`vpdpwssd`), modulo 2**32.
+integers it is `pmaddwd` with an addition, one instruction (`vpdpwssd`) in AVX512-VNNI, both modulo
+2**32.
 """
 
 from __future__ import annotations

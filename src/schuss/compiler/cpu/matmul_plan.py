@@ -56,8 +56,10 @@ _REUSE = 128
 _OUTER_K = 16
 _OUTER_VALUES = 3072
 _OUTER_ROWS = 64
+# Each part packs for itself what would not be worth a stage: so many elements more in all.
+_NOT_A_STAGE = 8192
 # Up to so many rows, converting elements of B as they are read costs less than packing them.
-_FEW_ROWS = 4
+_FEW_ROWS = 3
 
 
 @dataclass(frozen=True)
@@ -187,14 +189,19 @@ def plan(product: Product, machine: Machine) -> Plan:
         product, (tiles, height + (tall > 0)), (panels, vectors * lanes), parts, slices, kernel
     )
     a_mode, b_mode = "direct", "direct"
+    alone = slices > 1 or parts == 1
     if kernel == "tile" and not _reads_a_in_place(product, reads):
-        a_mode = "part" if slices > 1 or panels == block_panels or parts == 1 else "stage"
+        again = ceil_div(panels, block_panels) - 1
+        is_small = again * product.m * product.k <= _NOT_A_STAGE
+        a_mode = "part" if alone or is_small else "stage"
     if kernel == "outer" and (
         product.n % lanes or product.m >= _OUTER_ROWS // 2 or not _reads_b_in_place(product, reads)
     ):
         b_mode = "part"  # also to align vectors, which are loaded for every row
     if kernel == "tile" and not _reads_b_in_place(product, reads):
-        b_mode = "part" if slices > 1 or tiles == block_tiles or parts == 1 else "stage"
+        again = ceil_div(tiles, block_tiles) - 1
+        is_small = again * product.n * product.k <= _NOT_A_STAGE
+        b_mode = "part" if alone or is_small else "stage"
     return Plan(
         kernel=kernel,
         reads=reads,
