@@ -173,7 +173,19 @@ def _same(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
 
 @rule("astype")
 def _astype(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    return inputs[0] if inputs[0].dtype == dtype else None
+    x = inputs[0]
+    if x.dtype == dtype:
+        return x
+    if x.op == "astype" and x.inputs[0].dtype == dtype and _holds(x.dtype, dtype):
+        return x.inputs[0]  # there and back
+    return None
+
+
+def _holds(wide: DType, narrow: DType) -> bool:
+    """Whether a floating dtype has all numbers of another."""
+    if not (dtypes.is_floating(wide) and dtypes.is_floating(narrow)):
+        return False
+    return dtypes.meet(wide, narrow) == wide
 
 
 @rule("reshape")

@@ -131,10 +131,10 @@ class Operand:
         k = f.mul(piece, steps)
         length = f.smaller(f.sub(self.steps, k), steps)
         high = self.tall * (self.step + 1)
-        for first, lines, step in ((0, high, self.step + 1), (high, self.extent - high, self.step)):
+        for start, lines, step in ((0, high, self.step + 1), (high, self.extent - high, self.step)):
             if lines:
-                source = self.start(f, batch, str(first), k)
-                target = self.packed(f, batch, str(self.tall if first else 0), k)
+                source = self.start(f, batch, str(start), k)
+                target = self.packed(f, batch, str(self.tall if start else 0), k)
                 self._call_rows(f, source, str(lines), step, self.length(f, k, length), target)
 
     def _call_rows(
