@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
@@ -35,6 +36,21 @@ if TYPE_CHECKING:
 
 # --- activations ---
 
+Activation = TypeVar("Activation", bound=Callable[..., Any])
+
+
+def _rounded_once(function: Activation) -> Activation:
+    """An activation of several steps, which half precisions go through in float32."""
+
+    @functools.wraps(function)
+    def call(x: ArrayLike, *args: Any, **kwargs: Any) -> Tensor:
+        x = floating(x, function.__name__)
+        if x.dtype not in dtypes.HALF:
+            return function(x, *args, **kwargs)
+        return cast(function(cast(x, dtypes.float32), *args, **kwargs), x.dtype)
+
+    return call  # type: ignore[return-value]
+
 
 def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Tensor:
     """x where positive, else x * negative_slope (Maas et al., 2013)."""
@@ -42,17 +58,20 @@ def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Tensor:
     return where(x > 0, x, x * negative_slope)
 
 
+@_rounded_once
 def elu(x: ArrayLike, alpha: float = 1.0) -> Tensor:
     """x where positive, else alpha * (exp(x) - 1) (Clevert et al., 2016)."""
     x = as_tensor(x)
     return where(x > 0, x, alpha * expm1(where(x > 0, 0, x)))
 
 
+@_rounded_once
 def selu(x: ArrayLike) -> Tensor:
     """The self-normalising elu (Klambauer et al., 2017)."""
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
+@_rounded_once
 def softplus(x: ArrayLike) -> Tensor:
     """log(1 + exp(x)), without overflow."""
     x = floating(x, "softplus")
@@ -65,12 +84,14 @@ def logsigmoid(x: ArrayLike) -> Tensor:
     return -softplus(-floating(x, "logsigmoid"))
 
 
+@_rounded_once
 def silu(x: ArrayLike) -> Tensor:
     """x * sigmoid(x), also called swish (Elfwing et al., 2018)."""
     x = floating(x, "silu")
     return x * sigmoid(x)
 
 
+@_rounded_once
 def gelu(x: ArrayLike, approximate: str = "none") -> Tensor:
     """x times the normal distribution function (Hendrycks, Gimpel, 2016); "tanh" is nearly it."""
     x = floating(x, "gelu")

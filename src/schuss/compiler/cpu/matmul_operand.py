@@ -131,11 +131,11 @@ class Operand:
         k = f.mul(piece, steps)
         length = f.smaller(f.sub(self.steps, k), steps)
         high = self.tall * (self.step + 1)
-        for start, lines, step in ((0, high, self.step + 1), (high, self.extent - high, self.step)):
-            if lines:
+        for start, width, step in ((0, high, self.step + 1), (high, self.extent - high, self.step)):
+            if width:
                 source = self.start(f, batch, str(start), k)
                 target = self.packed(f, batch, str(self.tall if start else 0), k)
-                self._call_rows(f, source, str(lines), step, self.length(f, k, length), target)
+                self._call_rows(f, source, str(width), step, self.length(f, k, length), target)
 
     def _call_rows(
         self, f: Function, source: str, lines: str, step: int, k: str, target: str
