@@ -125,7 +125,7 @@ def measure(workload: Workload, sides: Sequence[str], options: argparse.Namespac
     return row
 
 
-def compare(row: Row, tolerance: float) -> None:
+def compare(row: Row, tolerance: float = 1e-3) -> None:
     """Note the sides whose losses do not follow those of the first peer there is."""
     judges = [side for side in (*PEERS, *OURS) if side in row and row[side].curve]
     for side in judges[1:]:
@@ -232,7 +232,7 @@ def lines_of(
         "from the same weights and data. All sides take turns, in processes of their own "
         f"that are halted while others run: medians of {options.rounds} rounds, with their "
         "quartiles. The losses of the first "
-        f"{CURVE} steps follow PyTorch's within a thousandth of the way they go, a fiftieth in "
+        f"{CURVE} steps follow PyTorch's within a thousandth of the way they go, a hundredth in "
         "bfloat16, or the side does not count.",
         "",
         report.setting(packages, options.threads),

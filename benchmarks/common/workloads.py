@@ -276,7 +276,7 @@ def _mixed(workload: Workload) -> Workload:
     """The same with products in bfloat16, whose roundings each side has in other places."""
     title = f"{workload.title}, products in bfloat16"
     name = f"{workload.name}-bfloat16"
-    return replace(workload, name=name, title=title, precision="bfloat16", tolerance=0.02)
+    return replace(workload, name=name, title=title, precision="bfloat16", tolerance=0.01)
 
 
 _ALL += [_mixed(each) for each in _ALL if each.name in ("mlp-1024", "gpt")]
