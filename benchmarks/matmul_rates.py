@@ -226,8 +226,9 @@ def main() -> None:
         times = measure(sides(case, options.dtype), clock)
         work = 2e-9 * case.multiply_adds
         rates = [report.figure(work / times[each]) if each in times else "-" for each in columns]
-        best = min((times[each] for each in PEERS if each in times), default=0) / times["schuss"]
-        print(f"{case!s:36}{''.join(f'{each:>11}' for each in rates)}{best:13.2f}", flush=True)
+        peers = [times[each] for each in PEERS if each in times]
+        best = f"{min(peers) / times['schuss']:.2f}" if peers else "-"
+        print(f"{case!s:36}{''.join(f'{each:>11}' for each in rates)}{best:>13}", flush=True)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def test_pairs_at_edges_of_memory(machine, dtype, layout):
 def test_conversion_as_kernels_read(machine, dtype):
     """Few rows meet rows of B in place; few of both meet along k; few k are summed in registers."""
     check_layout("NN", dtype, [(1, 50, 40), (3, 100, 21), (2, 7, 300)], machine)
-    check_layout("NT", dtype, [(1, 50, 333), (4, 9, 64), (30, 3, 500)], machine)
+    check_layout("NT", dtype, [(1, 50, 333), (4, 9, 64), (30, 3, 500), (7, 30, 1001)], machine)
     check_layout("NN", dtype, [(9, 260, 3), (70, 80, 9), (40, 8, 2)], machine)
 
 
@@ -428,6 +428,7 @@ def test_printing_is_deterministic():
         ("float16", (1, 64, 640), "NT", "source"),
         ("float32", (64, 64, 64), "NN", "sums"),
         ("int8", (64, 64, 64), "NN", "pairs"),
+        ("int8", (1, 64, 640), "NT", "pairs"),
     ],
 )
 def test_what_kernels_read(dtype, shape, layout, reads):

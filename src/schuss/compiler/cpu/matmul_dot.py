@@ -19,7 +19,7 @@ from schuss.compiler.cpu.matmul_elements import (
 )
 from schuss.compiler.cpu.matmul_micro import declare_fma, fma, plus
 from schuss.compiler.cpu.matmul_pack import shuffle
-from schuss.compiler.cpu.matmul_pairs import add_products, declare_add_products
+from schuss.compiler.cpu.matmul_pairs import add_products, declare_add_products, paired
 from schuss.compiler.cpu.matmul_text import Function
 
 SIGNATURE = "(ptr, i64, i64, ptr, i64, i64, i64, ptr, i64)"
@@ -109,7 +109,7 @@ def definition(dot: Dot) -> str:
 
 def _declare_product(dot: Dot) -> str:
     if dot.pairs:
-        return declare_add_products(dot.source, dot.lanes)
+        return declare_add_products(paired(dot.source), dot.lanes)
     return declare_fma(dot.element, dot.lanes)
 
 
@@ -158,16 +158,15 @@ def _dots(
 
 def _operand(f: Function, dot: Dot, value: str) -> str:
     """A vector as loaded, as the product takes it."""
-    if not dot.pairs:
-        return converted(f, dot.read, dot.element, dot.lanes, value, dot.lanes > 4)
-    if dot.source != "bfloat":
-        return value
-    return f.let(f"bitcast <{dot.length} x i16> {value} to <{dot.length} x bfloat>")
+    if dot.source == "bfloat" and dot.pairs:
+        return f.let(f"bitcast <{dot.length} x i16> {value} to <{dot.length} x bfloat>")
+    element = paired(dot.source) if dot.pairs else dot.element
+    return converted(f, dot.read, element, dot.length, value, dot.lanes > 4)
 
 
 def _product(f: Function, dot: Dot, x: str, y: str, z: str) -> str:
     if dot.pairs:
-        return add_products(f, dot.source, dot.lanes, x, y, z)
+        return add_products(f, paired(dot.source), dot.lanes, x, y, z)
     return fma(f, dot.element, dot.lanes, x, y, z)
 
 

@@ -176,7 +176,7 @@ class Plan:
 def plan(product: Product, machine: Machine) -> Plan:
     """Cut a product, all of whose sizes but k are at least 1, for a machine."""
     lanes = machine.vector_bytes // size(product.element)
-    kernel = _kernel(product, lanes)
+    kernel = _kernel(product, lanes, machine)
     reads = _reads(product, kernel, machine)
     tiles, height, tall, vectors = _tiles(product, machine.registers, lanes, kernel)
     panels = ceil_div(product.n, vectors * lanes)
@@ -222,14 +222,15 @@ def plan(product: Product, machine: Machine) -> Plan:
     )
 
 
-def _kernel(product: Product, lanes: int) -> str:
+def _kernel(product: Product, lanes: int, machine: Machine) -> str:
     """Which kernel suits a product."""
-    if 0 < product.k <= (_OUTER_K if product.n > 4 * lanes else _OUTER_K // 4):
+    writes_most = product.n > 4 * lanes and product.dtype not in machine.pairs
+    if 0 < product.k <= (_OUTER_K if writes_most else _OUTER_K // 4):
         return "outer"
     along_k = product.a_strides[-1] == 1 and product.b_strides[-2] == 1
     # A dot product costs as much as a few vectors of k to start and to end; packing B costs as
     # much as a few rows of A; and a narrow C leaves lanes of the other kernels empty.
-    if along_k and product.element in ("float", "double"):
+    if along_k and (product.element in ("float", "double") or product.dtype in machine.pairs):
         few = product.m <= 4 and product.k >= 2 * lanes
         some = product.m <= 2 * lanes or product.n <= min(12, 3 * lanes // 2)
         if few or (some and product.k >= 8 * lanes):

@@ -109,8 +109,10 @@ class Stages:
         """The micro-kernels in use, for each height of tiles and width of panels."""
         if self.plan.kernel != "tile":
             return []
+        source, is_paired = self._read()
+        source = paired(source) if is_paired else source
         return [
-            Micro(self.product.element, lanes, rows, vectors, *self._read())
+            Micro(self.product.element, lanes, rows, vectors, source, is_paired)
             for rows in self._heights()
             for lanes, vectors in self._widths()
         ]
@@ -123,11 +125,9 @@ class Stages:
         return [Dot(element, plan.lanes, rows, *self._read())] if is_dot else []
 
     def _read(self) -> tuple[str, bool]:
-        """What kernels read that is not of the type of the sums, and whether that is pairs."""
-        if self.plan.reads == "sums":
-            return "", False
-        is_paired = self.plan.reads == "pairs"
-        return paired(self.product.source) if is_paired else self.product.source, is_paired
+        """The type that kernels read if it is not that of the sums, and whether in pairs."""
+        reads = self.plan.reads
+        return "" if reads == "sums" else self.product.source, reads == "pairs"
 
     def _packs(self) -> list[Pack]:
         """The packing functions in use."""
