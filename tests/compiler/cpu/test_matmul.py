@@ -8,11 +8,13 @@ import ctypes
 import mmap
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from schuss import settings
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source, compile_kernels
 from schuss.compiler.cpu.matmul import Machine, Product, lower, plain_epilogue, this_machine
@@ -415,7 +417,13 @@ def test_printing_is_deterministic():
     assert first == second
 
 
-@needs_pairs
+def test_pairs_are_those_of_the_processor():
+    assert ("bfloat16" in this_machine().pairs) == host().has_bf16_dot
+    flags = Path("/proc/cpuinfo")
+    if flags.exists() and host().is_x86 and not settings.cpu():
+        assert host().has_bf16_dot == ("avx512_bf16" in flags.read_text())
+
+
 @pytest.mark.parametrize(
     ("dtype", "shape", "layout", "reads"),
     [
