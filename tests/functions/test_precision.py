@@ -102,7 +102,7 @@ def test_the_rest_takes_what_it_is_given(name):
             assert OTHERS[name](normal(6, 6, dtype=dtype)).dtype == dtype
 
 
-def test_bias_is_added_before_rounding():
+def test_bias_is_added_in_float32():
     """1 + 2**-8 needs a digit more than bfloat16 has; adding 2**-8 makes it 1 + 2**-7."""
     x, bias = schuss.tensor([[1.0, 2.0**-8]]), schuss.tensor([2.0**-8])
     weight = schuss.tensor([[1.0, 0.0]])

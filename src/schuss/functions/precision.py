@@ -31,8 +31,8 @@ def autocast(dtype: Any = dtypes.bfloat16, enabled: bool = True) -> Iterator[Non
     Parameters stay in float32. Inside,
 
     - matrix products (`@`, `matmul`, `tensordot`, `einsum`, `nn.Linear`), convolutions and
-      attention take their float32 operands in `dtype`, and their results have it. Sums are gathered
-      in float32, to which biases of layers are added before the result is rounded;
+      attention take their float32 operands in `dtype`, and their results have it. Their sums are
+      gathered in float32, and biases of layers are added in float32;
     - reductions (`sum`, `mean`, `var`, `std`, `prod`, `logsumexp`, running sums), `softmax`,
       `log_softmax`, layer and batch norm and all losses take half precisions in float32, and their
       results are float32;
