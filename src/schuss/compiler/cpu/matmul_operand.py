@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.matmul_elements import size
@@ -98,11 +98,13 @@ class Operand:
     @property
     def pack(self) -> Pack:
         """The function that packs it."""
-        mode = matmul_pack.mode_for(self.lanes, self.line_stride, self.k_stride)
-        if mode == "copy" and (self.mode == "stage" or self.step > self.lanes):
-            mode = "rows"  # so that a line of the cache is read once
-        is_paired = self.reads == "pairs"
-        return Pack(self.product.source, self.element, self.lanes, mode, is_paired)
+        strides, is_paired = (self.line_stride, self.k_stride), self.reads == "pairs"
+        pack = matmul_pack.choose(
+            self.product.source, self.element, self.lanes, *strides, is_paired
+        )
+        if pack.mode == "copy" and (self.mode == "stage" or self.step > self.lanes):
+            return replace(pack, mode="rows")  # so that a line of the cache is read once
+        return pack
 
     @property
     def pieces(self) -> tuple[int, int]:

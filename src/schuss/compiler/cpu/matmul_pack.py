@@ -53,11 +53,15 @@ class Pack:
         return f"schuss_pack_{self.mode}_{self.source}_{element}{self.lanes}"
 
 
-def mode_for(lanes: int, width_stride: int, k_stride: int) -> str:
-    """The mode of the fastest packing function for a matrix with these strides."""
+def choose(
+    source: str, element: str, lanes: int, width_stride: int, k_stride: int, pairs: bool = False
+) -> Pack:
+    """The fastest packing function for a matrix with these strides."""
     if width_stride == 1:
-        return "copy"
-    return "transpose" if k_stride == 1 and lanes <= _LARGEST_TRANSPOSE else "strided"
+        return Pack(source, element, lanes, "copy", pairs)
+    if k_stride == 1 and lanes <= _LARGEST_TRANSPOSE:
+        return Pack(source, element, lanes, "transpose", pairs)
+    return Pack(source, element, lanes, "strided", pairs)
 
 
 def declaration(pack: Pack) -> str:
