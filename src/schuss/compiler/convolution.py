@@ -1,6 +1,5 @@
 """Convolutions, on values with channels last, said in what targets know.
 
-    kernels of one element     matrix products
     one channel a group        sums over windows, which are loops
     everything else            `convolution` and `convolution_weight`, which targets have templates
                                for (geometry.py has what they mean)
@@ -35,11 +34,6 @@ def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any])
     """x (N, sizes, C), w (O, C / groups, kernel) -> (N, counts, O); `shape` is (N, O, counts)."""
     groups, kernel = named["groups"], w.shape[2:]
     result = (shape[0], *shape[2:], shape[1])
-    if _is_pointwise(kernel, named):
-        rows = _every(b, x, shape[2:], named["stride"])
-        weights = _permuted(b, b.reshape(w, w.shape[:2]), (1, 0))
-        rows = b.reshape(rows, (math.prod(rows.shape[:-1]), rows.shape[-1]))
-        return b.reshape(_product(b, rows, weights), result)
     if w.shape[1] == 1 and groups > 1:
         taps = _permuted(b, b.reshape(w, (groups, shape[1] // groups, *kernel)), _behind(w))
         windows = b.reshape(_windows(b, x, kernel, named), _with_one(shape, kernel, groups))
@@ -60,13 +54,6 @@ def of_input(b: Builder, g: Value, w: Value, shape: Shape, named: dict[str, Any]
     """g (N, counts, O), w (O, C / groups, kernel) -> (N, sizes, C); `shape` is (N, C, sizes)."""
     groups, kernel = named["groups"], w.shape[2:]
     result = (shape[0], *shape[2:], shape[1])
-    if _is_pointwise(kernel, named):
-        rows = b.reshape(g, (math.prod(g.shape[:-1]), g.shape[-1]))
-        dx = _product(b, rows, b.reshape(w, w.shape[:2]))
-        dx = b.reshape(dx, (*g.shape[:-1], shape[1]))
-        spans = zip(g.shape[1:-1], named["stride"], strict=True)
-        cut = [(0, shape[0], 1), *[(0, count, s) for count, s in spans], (0, shape[1], 1)]
-        return placed(b, dx, result, cut)
     axes = tuple(
         input_axis(size, k, s, before, d, count)
         for size, k, s, (before, _), d, count in zip(
@@ -85,11 +72,6 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
     """x (N, sizes, C), g (N, counts, O) -> (O, C / groups, kernel)."""
     groups, kernel, rank = named["groups"], shape[2:], len(shape) - 2
     channels, outputs = shape[1], shape[0] // groups
-    if _is_pointwise(kernel, named):
-        rows = _every(b, x, g.shape[1:-1], named["stride"])
-        rows = b.reshape(rows, (math.prod(rows.shape[:-1]), rows.shape[-1]))
-        columns = b.reshape(g, (math.prod(g.shape[:-1]), g.shape[-1]))
-        return b.reshape(_product(b, _permuted(b, columns, (1, 0)), rows), shape)
     if channels == 1 and groups > 1:
         y = g.shape[0], g.shape[-1], *g.shape[1:-1]
         windows = b.reshape(_windows(b, x, kernel, named), _with_one(y, kernel, groups))
@@ -189,18 +171,6 @@ def placed(b: Builder, part: Value, shape: Shape, cut: list[tuple[int, int, int]
     return b.add("pieces", (part,), {"cuts": (tuple(cut),)}, shape, part.dtype)
 
 
-def _is_pointwise(kernel: Shape, named: dict[str, Any]) -> bool:
-    unpadded = all(tuple(pair) == (0, 0) for pair in named["padding"])
-    return named["groups"] == 1 and all(k == 1 for k in kernel) and unpadded
-
-
-def _every(b: Builder, x: Value, counts: Shape, stride: Shape) -> Value:
-    """The positions of x (N, sizes, C) that windows of one element look at."""
-    spans = zip(counts, stride, strict=True)
-    cut = ((0, x.shape[0], 1), *[(0, count, s) for count, s in spans], (0, x.shape[-1], 1))
-    return b.add("slice", (x,), {"cut": cut}, (x.shape[0], *counts, x.shape[-1]), x.dtype)
-
-
 def _three(axes: tuple[Axis, ...]) -> tuple[Axis, Axis, Axis]:
     first, second, third = ((UNIT,) * 3 + axes)[-3:]
     return first, second, third
@@ -289,7 +259,3 @@ def _sum_of_taps(b: Builder, y: Value, rank: int) -> Value:
 def _permuted(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
     shape = tuple(x.shape[axis] for axis in axes)
     return b.add("permute", (x,), {"axes": axes}, shape, x.dtype)
-
-
-def _product(b: Builder, x: Value, y: Value) -> Value:
-    return b.add("matmul", (x, y), {}, (x.shape[0], y.shape[1]), x.dtype)

@@ -631,7 +631,7 @@ def _goes_along_rows(kernel: Kernel) -> bool:
     """Whether the innermost loop finds all that it touches side by side."""
     touched = [position_of(line) for line in kernel.lines]
     touched += [store.affine for store in kernel.stores]
-    return all(affine is None or affine[-2] in (0, 1) for affine in touched)
+    return all(affine is None or affine[-2:-1] in ((), (0,), (1,)) for affine in touched)
 
 
 def _memory_operands(value: Value) -> Sequence[Value]:
