@@ -26,7 +26,7 @@ from schuss.training import Accuracy, Trainer
 RESULTS = Path(__file__).with_name("PRECISION.md")
 PRECISIONS = ("float32", "bfloat16", "float16")
 EPOCHS = 15
-STEPS = {"mlp-1024": 200, "gpt": 100}
+STEPS = {"mlp-1024": 200, "gpt": 60}
 SHOWN = 5  # losses of a curve
 
 
@@ -101,7 +101,7 @@ def lines_of(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5, help="of the recipe (5)")
+    parser.add_argument("--seeds", type=int, default=3, help="of the recipe (3)")
     parser.add_argument("--quick", action="store_true", help="one seed, few steps; prints only")
     options = parser.parse_args()
     seeds, epochs = (1, 1) if options.quick else (options.seeds, EPOCHS)
