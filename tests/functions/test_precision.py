@@ -202,14 +202,24 @@ def test_vmap_and_jvp():
     assert y.dtype == t.dtype == schuss.bfloat16
 
 
-def test_weights_are_cast_as_they_lie_in_memory():
-    """A transpose is taken of the cast, which forward and backward pass then share."""
-    weight = normal(5, 6).requires_grad_()
-    with schuss.autocast():
-        y = normal(4, 6) @ weight.mT
-    assert [each.op.name for each in y._node.inputs] == ["astype", "permute"]
-    y.astype(schuss.float32).sum().backward()
-    assert weight.grad.shape == weight.shape
+@pytest.mark.usefixtures("one_tier")
+def test_repeated_calls_see_their_own_operands():
+    """What is recorded again and again is remembered: neither the block around it, nor the operand
+    behind a transpose, may be taken for that of another call.
+    """
+    weight = normal(3, 4)
+    for i in range(4):
+        a = normal(4, 5)
+        for enabled in (True, False):
+            with schuss.autocast(enabled=enabled):
+                y = nn.functional.linear(a.mT, weight)
+                z = schuss.softmax(y)
+            assert (y.dtype, z.dtype) == (
+                schuss.bfloat16 if enabled else schuss.float32,
+                schuss.float32,
+            ), i
+            want = a.numpy().T @ weight.numpy().T
+            np.testing.assert_allclose(y.numpy().astype(np.float32), want, atol=0.1)
 
 
 @pytest.mark.usefixtures("one_tier")

@@ -48,8 +48,6 @@ def is_map(value: Value) -> bool:
         dtypes.is_complex(each.dtype) for each in (value, *value.inputs)
     ):
         return False
-    if value.op == "floor_divide" and dtypes.is_floating(value.dtype):
-        return False  # the standard's quotients of infinities: left to the host
     if value.op in _FLOATING_ONLY:
         return dtypes.is_floating(value.dtype)
     return True

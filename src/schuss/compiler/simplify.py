@@ -177,6 +177,12 @@ def _astype(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def
         return x
     if x.op == "astype" and x.inputs[0].dtype == dtype and _holds(x.dtype, dtype):
         return x.inputs[0]  # there and back
+    if x.op == "permute" and dtype.itemsize < x.dtype.itemsize:
+        # Axes change places in the narrower dtype: a cast goes through memory in order, all uses of
+        # a weight share one, and the gradient of a transpose is a product that can be turned.
+        inner = x.inputs[0]
+        cast = b.add("astype", (inner,), attributes, inner.shape, dtype)
+        return b.add("permute", (cast,), x.attributes, shape, dtype)
     return None
 
 
@@ -210,6 +216,10 @@ def _permute(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
         x, axes = x.inputs[0], tuple(inner[axis] for axis in axes)
     if axes == tuple(range(len(axes))):
         return x
+    if x.op == "astype" and x.inputs[0].dtype.itemsize < dtype.itemsize:  # see _astype
+        narrow = x.inputs[0]
+        turned = b.add("permute", (narrow,), {"axes": axes}, shape, narrow.dtype)
+        return b.add("astype", (turned,), x.attributes, shape, dtype)
     if x is inputs[0]:
         return None
     return b.add("permute", (x,), {"axes": axes}, shape, dtype)
@@ -433,6 +443,36 @@ _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"
             "any": "logical_or", "all": "logical_and"}  # fmt: skip
 for _op in REDUCTIONS:
     _RULES[_op] = _reduce_rule(_op)
+
+
+@rule("cumprod")
+def _cumprod(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return inputs[0] if shape[attributes["axis"]] == 1 else None
+
+
+@rule("cumsum")
+def _cumsum(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """A few long rows: pieces side by side, each of which starts with the sum of those before."""
+    x, axis = inputs[0], attributes["axis"]
+    n, before = shape[axis], math.prod(shape[:axis])
+    if n == 1:
+        return x
+    size = math.gcd(n, _PIECE)
+    alone = axis == len(shape) - 1 and before <= 16 and len(inputs) == 1
+    if not alone or n < SPLIT_FROM or size < _PIECE // 8 or not dtypes.is_floating(dtype):
+        return None
+    count = n // size
+    pieces = b.reshape(x, (before, count, size))
+    totals = b.add("sum", (pieces,), {"axes": (2,)}, (before, count), dtype)
+    ends = b.add("cumsum", (totals,), {"axis": 1}, (before, count), dtype)
+    cut = ((0, before, 1), (0, count - 1, 1))
+    ends = b.add("slice", (ends,), {"cut": cut}, (before, count - 1), dtype)
+    zero = b.add(
+        "broadcast_to", (b.constant(0, dtype),), {"shape": (before, 1)}, (before, 1), dtype
+    )
+    starts = b.add("concat", (zero, ends), {"axis": 1}, (before, count), dtype)
+    running = b.add("cumsum", (pieces, starts), {"axis": 2}, pieces.shape, dtype)
+    return b.reshape(running, shape)
 
 
 def _position_rule(extreme: str) -> Rule:

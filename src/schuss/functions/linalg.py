@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from schuss import dtypes
+from schuss.context import context
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import (
     ArrayLike,
@@ -15,6 +16,7 @@ from schuss.functions.arguments import (
     cast,
     floating,
     operands,
+    quick_operands,
 )
 from schuss.functions.elementwise import (
     abs,
@@ -28,7 +30,7 @@ from schuss.functions.elementwise import (
 from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
 from schuss.functions.precision import for_products
 from schuss.functions.reduction import max, min, sum
-from schuss.graph import apply
+from schuss.graph import apply, record, wrap
 from schuss.ops import contraction
 from schuss.ops.infer import normalize_axis
 from schuss.ops.linalg import solve as solve_op
@@ -43,6 +45,9 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     Axes before them broadcast, 1-d operands are vectors. Half precisions accumulate in float32.
     Raises ShapeError unless the inner sizes agree.
     """
+    met = quick_operands(x1, x2) if context.autocast is None else None
+    if met is not None and len(met[0].shape) == len(met[1].shape) == 2:
+        return wrap(record(contraction.matmul, met, {}))
     a, b = for_products(as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
     a, b = operands("matmul", a, b)
     if a.ndim == 0 or b.ndim == 0:

@@ -35,6 +35,8 @@ def _integers(where: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` alike."""
     if len(values) == 1 and isinstance(values[0], Iterable):
         values = tuple(values[0])
+    if {*map(type, values)} == {int}:
+        return values
     if any(isinstance(each, bool) or not isinstance(each, (int, np.integer)) for each in values):
         raise fail(ArgumentError, where, f"takes integers, got {values}")
     return tuple(int(each) for each in values)
@@ -44,7 +46,7 @@ def reshape(x: ArrayLike, /, shape: Axes, *more: int, copy: bool | None = None) 
     """The same elements in another shape; one size may be -1 and follows from the others."""
     x = as_tensor(x, "reshape")
     sizes = _integers("reshape", (shape, *more))
-    if sizes.count(-1) > 1 or any(n < -1 for n in sizes):
+    if sizes.count(-1) > 1 or (sizes and min(sizes) < -1):
         raise fail(
             ArgumentError, "reshape", "sizes are not negative, but for one -1", x=x, shape=sizes
         )
@@ -75,7 +77,8 @@ def matrix_transpose(x: ArrayLike, /) -> Tensor:
     x = as_tensor(x, "matrix_transpose")
     if x.ndim < 2:
         raise fail(ShapeError, "matrix_transpose", "needs at least 2 axes", x=x)
-    return apply(ops.permute, x, axes=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    axes = (1, 0) if x.ndim == 2 else (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)
+    return apply(ops.permute, x, axes=axes)
 
 
 def moveaxis(x: ArrayLike, source: Axes, destination: Axes, /) -> Tensor:

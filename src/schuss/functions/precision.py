@@ -13,8 +13,6 @@ from schuss import dtypes
 from schuss.context import context
 from schuss.errors import ArgumentError, fail
 from schuss.functions.arguments import cast
-from schuss.graph import apply, wrap
-from schuss.ops.movement import permute
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -63,17 +61,7 @@ def for_products(*xs: Tensor) -> tuple[Tensor, ...]:
         return xs
     if any(x.dtype != dtypes.float32 and x.dtype not in dtypes.HALF for x in xs):
         return xs
-    return tuple(_cast(x, wanted) for x in xs)
-
-
-def _cast(x: Tensor, dtype: dtypes.DType) -> Tensor:
-    """x in another dtype. A transpose is taken of the cast, not cast: that goes through memory in
-    order, and forward and backward pass share what it makes of a weight.
-    """
-    node = x._node
-    if node.op is not permute or x.dtype == dtype:
-        return cast(x, dtype)
-    return apply(permute, _cast(wrap(node.inputs[0]), dtype), **node.attributes)
+    return tuple(cast(x, wanted) for x in xs)
 
 
 def for_sums(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.compiler.cpu import math
+from schuss.compiler.cpu.remainder import remainder
 from schuss.compiler.cpu.text import Text, constant, register_type, suffix, vector
 from schuss.dtypes import DType
 
@@ -223,10 +224,13 @@ def _divided(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str, str]:
 
 
 def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str, str]:
-    """As NumPy's divmod: from the exact remainder, so that q * b + r is a."""
+    """As NumPy's divmod: from the exact remainder, so that q * b + r is a.
+
+    Quotients of infinities are the standard's limits.
+    """
     kind, (a, b) = kind_of(out, lanes), xs
     zero, one = number(0, out, lanes), number(1, out, lanes)
-    mod = t.new(f"frem {kind} {a}, {b}")
+    mod = remainder(t, a, b, dtypes.accumulator(out), lanes)
     left = t.new(f"fcmp une {kind} {mod}, {zero}")
     b_negative = t.new(f"fcmp olt {kind} {b}, {zero}")
     mod_negative = t.new(f"fcmp olt {kind} {mod}, {zero}")
@@ -235,7 +239,7 @@ def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str
     shift = t.new(f"and {bits} {differ}, {left}")
     shifted = _select(t, shift, t.new(f"fadd {kind} {mod}, {b}"), mod, out, lanes)
     signed_zero = _intrinsic(t, "copysign", out, lanes, zero, b)
-    remainder = _select(t, left, shifted, signed_zero, out, lanes)
+    modulus = _select(t, left, shifted, signed_zero, out, lanes)
     rest = t.new(f"fsub {kind} {a}, {mod}")
     div = t.new(f"fdiv {kind} {rest}, {b}")
     div = _select(t, shift, t.new(f"fsub {kind} {div}, {one}"), div, out, lanes)
@@ -247,8 +251,14 @@ def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str
     tiny = _intrinsic(t, "copysign", out, lanes, zero, plain)
     is_zero = t.new(f"fcmp oeq {kind} {div}, {zero}")
     whole = _select(t, is_zero, tiny, whole, out, lanes)
+    # Nothing is left to round where the divisor is 0, or one of them infinite.
+    infinity = number(np.inf, out, lanes)
+    sizes = [_intrinsic(t, "fabs", out, lanes, x) for x in (a, b)]
+    infinite = [t.new(f"fcmp oeq {kind} {size}, {infinity}") for size in sizes]
     nothing = t.new(f"fcmp oeq {kind} {b}, {zero}")
-    return _select(t, nothing, plain, whole, out, lanes), remainder
+    for each in infinite:
+        nothing = t.new(f"or {bits} {nothing}, {each}")
+    return _select(t, nothing, plain, whole, out, lanes), modulus
 
 
 # --- rounding, signs, tests ---
@@ -417,21 +427,34 @@ def _astype(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
 def _to_integer(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
     """Towards zero, by way of 64 bits, whose upper ones are cut off for the narrow types."""
     wide = out if out.itemsize == 8 else (dtypes.int64 if out.itemsize == 4 else dtypes.int32)
-    a, b = register_type(start), register_type(wide)
-    whole = _saturated(t, "fptosi", x, a, b, lanes)
+    signed = dtypes.int64 if wide == dtypes.uint64 else wide
+    whole = _saturated(t, x, start, signed, lanes)
     if wide == dtypes.uint64:  # numbers below 0 wrap around, as they do for the narrow types
-        upper = _saturated(t, "fptoui", x, a, b, lanes)
+        upper = _saturated(t, x, start, wide, lanes)
         below = _compare(t, "lt", x, number(0, start, lanes), start, lanes)
         whole = _select(t, below, whole, upper, wide, lanes)
     if wide.itemsize == out.itemsize:
         return whole
-    return t.new(f"trunc {vector(b, lanes)} {whole} to {kind_of(out, lanes)}")
+    return t.new(f"trunc {kind_of(wide, lanes)} {whole} to {kind_of(out, lanes)}")
 
 
-def _saturated(t: Text, name: str, x: str, a: str, b: str, lanes: int) -> str:
-    """Towards zero; what does not fit becomes the nearest that does, NaN becomes 0."""
-    full = f"llvm.{name}.sat.{suffix(b, lanes)}.{suffix(a, lanes)}"
-    return t.call(vector(b, lanes), full, (vector(a, lanes), x))
+def _saturated(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
+    """Towards zero; what does not fit becomes the nearest that does, NaN becomes 0.
+
+    LLVM's own instruction for this goes from lane to lane.
+    """
+    a, b = kind_of(start, lanes), kind_of(out, lanes)
+    info = np.iinfo(out)
+    end = float(info.max) + (0 if out.itemsize == 8 else 1)  # rounds up to it for 64 bits
+    not_below = t.new(f"fcmp oge {a} {x}, {number(float(info.min), start, lanes)}")
+    not_above = t.new(f"fcmp olt {a} {x}, {number(end, start, lanes)}")
+    inside = t.new(f"and {vector('i1', lanes)} {not_below}, {not_above}")
+    safe = _select(t, inside, x, number(0, start, lanes), start, lanes)
+    whole = t.new(f"{'fptosi' if is_signed(out) else 'fptoui'} {a} {safe} to {b}")
+    high = t.new(f"fcmp oge {a} {x}, {number(end, start, lanes)}")
+    whole = _select(t, high, number(int(info.max), out, lanes), whole, out, lanes)
+    low = t.new(f"fcmp olt {a} {x}, {number(float(info.min), start, lanes)}")
+    return _select(t, low, number(int(info.min), out, lanes), whole, out, lanes)
 
 
 def rounded(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:

@@ -79,7 +79,7 @@ class Product:
 
     Strides count elements and may be zero or negative: those of A are one for each batch axis,
     then m, then k; those of B one for each batch axis, then k, then n. `batch` has the sizes of
-    the batch axes and may be empty. Any size may be 0.
+    the batch axes and may be empty. Any size may be 0. With `b_packed`, B has been packed before.
     """
 
     dtype: str
@@ -89,6 +89,7 @@ class Product:
     k: int
     a_strides: tuple[int, ...]
     b_strides: tuple[int, ...]
+    b_packed: bool = False
 
     def __post_init__(self) -> None:
         assert self.dtype in ELEMENTS, self.dtype
@@ -132,9 +133,9 @@ class Plan:
 
     `a_mode` and `b_mode` say where kernels read an operand: 'direct' in place, 'stage' from a copy
     in the workspace that a stage before has packed, 'part' from a copy that each part packs for
-    itself in its scratch memory. `reads` says what elements they find there: 'sums', of the type of
-    the sums, 'source', of the operand's own, which they convert, or 'pairs' of the latter, for
-    which `slice_k` and `k_block` count pairs.
+    itself in its scratch memory, 'packed' from one that was there before. `reads` says what they
+    find there: 'sums', of the type of the sums, 'source', of the operand's own, which they
+    convert, or 'pairs' of the latter, for which `slice_k` and `k_block` count pairs.
     """
 
     kernel: str
@@ -202,6 +203,9 @@ def plan(product: Product, machine: Machine) -> Plan:
         again = ceil_div(tiles, block_tiles) - 1
         is_small = again * product.n * product.k <= _NOT_A_STAGE
         b_mode = "part" if alone or is_small else "stage"
+    if product.b_packed:
+        assert kernel == "tile"
+        b_mode = "packed"
     return Plan(
         kernel=kernel,
         reads=reads,

@@ -100,7 +100,7 @@ class Stages:
         """All stages in order."""
         stages = [self._multiply()]
         if self.a.staged or self.b.staged:
-            stages.insert(0, self._pack())
+            stages.insert(0, self.pack())
         if self.plan.slices > 1:
             stages.append(self._add_slices())
         return tuple(stages)
@@ -131,7 +131,7 @@ class Stages:
 
     def _packs(self) -> list[Pack]:
         """The packing functions in use."""
-        used = [x.pack for x in (self.a, self.b) if x.mode != "direct"]
+        used = [x.pack for x in (self.a, self.b) if x.mode in ("stage", "part")]
         if self.packs_last:
             used.append(self.b.pack)
         return list(dict.fromkeys(used))
@@ -167,7 +167,7 @@ class Stages:
             lines.append(self.epilogue)
         return "\n".join([*lines, str(f)]) + "\n"
 
-    def _pack(self) -> Stage:
+    def pack(self) -> Stage:
         """Pack all of A, B or both."""
         f, name = self._kernel("pack")
         is_a = f.let(f"icmp slt i64 %part, {self.a.parts}")
@@ -346,7 +346,7 @@ class Stages:
         part.
         """
         stride = str(self.b.unit * self.b.row)
-        if self.plan.b_mode == "stage":
+        if self.plan.b_mode in ("stage", "packed"):
             return self.b.packed(f, block.batch, j, block.k), stride
         packed = f.at("i8", "%scratch", self._scratch().b)
         place = block.batch, (first, columns), (block.k, block.length), packed
