@@ -32,7 +32,7 @@ def make(workload: Workload, variant: str, weights: Arrays, batch: Any) -> Calla
     Args:
         variant: "plain" or "jit".
     """
-    model = network(workload.name, LIBRARY)
+    model = network(workload.network, LIBRARY)
     model.load_state_dict(weights, strict=False)  # the rest are statistics of normalisation
     x, y = (schuss.tensor(each) for each in batch)
     y = y if workload.labels is None else y.reshape(-1)
@@ -41,7 +41,8 @@ def make(workload: Workload, variant: str, weights: Arrays, batch: Any) -> Calla
 
     def step(x: Any, y: Any) -> Any:
         optimizer.zero_grad()
-        loss = loss_function(model(x), y)
+        with schuss.autocast(enabled=workload.precision == "bfloat16"):
+            loss = loss_function(model(x), y)
         loss.backward()
         optimizer.step()
         return loss

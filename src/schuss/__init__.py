@@ -67,6 +67,7 @@ from schuss.functions.manipulation import (  # isort: skip
     flip, moveaxis, pad, permute_dims, repeat, reshape, roll, split, squeeze, stack, tile, unstack,
 )  # fmt: skip
 from schuss.functions.neural import log_softmax, softmax  # isort: skip
+from schuss.functions.precision import autocast  # isort: skip
 from schuss.functions.reduction import (  # isort: skip
     all, any, argmax, argmin, argsort, cumulative_prod, cumulative_sum, logsumexp, max, mean, min,
     prod, std, sum, var,
@@ -99,7 +100,7 @@ __array_api_version__ = "2024.12"
 __all__ = [
     "Device", "Generator", "Run", "Tensor", "__version__", "abs", "acos", "acosh", "add", "all",
     "allclose", "angle", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin",
-    "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "bfloat16", "bincount",
+    "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "autocast", "bfloat16", "bincount",
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
     "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_shapes",
     "broadcast_to", "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",

@@ -41,6 +41,7 @@ TENSOR = {
 
 NAMESPACE = {
     "Parameter": "schuss.nn.Parameter",
+    "amp": "schuss.autocast, schuss.optim.GradScaler",
     "as_tensor": "schuss.asarray",
     "autograd": "schuss.grad(f)(x), and x.backward()",
     "bmm": "schuss.matmul",

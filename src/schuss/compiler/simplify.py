@@ -173,7 +173,25 @@ def _same(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
 
 @rule("astype")
 def _astype(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    return inputs[0] if inputs[0].dtype == dtype else None
+    x = inputs[0]
+    if x.dtype == dtype:
+        return x
+    if x.op == "astype" and x.inputs[0].dtype == dtype and _holds(x.dtype, dtype):
+        return x.inputs[0]  # there and back
+    if x.op == "permute" and dtype.itemsize < x.dtype.itemsize:
+        # Axes change places in the narrower dtype: a cast goes through memory in order, all uses of
+        # a weight share one, and the gradient of a transpose is a product that can be turned.
+        inner = x.inputs[0]
+        cast = b.add("astype", (inner,), attributes, inner.shape, dtype)
+        return b.add("permute", (cast,), x.attributes, shape, dtype)
+    return None
+
+
+def _holds(wide: DType, narrow: DType) -> bool:
+    """Whether a floating dtype has all numbers of another."""
+    if not (dtypes.is_floating(wide) and dtypes.is_floating(narrow)):
+        return False
+    return dtypes.meet(wide, narrow) == wide
 
 
 @rule("reshape")
@@ -199,6 +217,10 @@ def _permute(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
         x, axes = x.inputs[0], tuple(inner[axis] for axis in axes)
     if axes == tuple(range(len(axes))):
         return x
+    if x.op == "astype" and x.inputs[0].dtype.itemsize < dtype.itemsize:  # see _astype
+        narrow = x.inputs[0]
+        turned = b.add("permute", (narrow,), {"axes": axes}, shape, narrow.dtype)
+        return b.add("astype", (turned,), x.attributes, shape, dtype)
     if x is inputs[0]:
         return None
     return b.add("permute", (x,), {"axes": axes}, shape, dtype)

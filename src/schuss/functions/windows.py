@@ -13,6 +13,7 @@ from schuss.errors import ArgumentError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast
 from schuss.functions.creation import ones
 from schuss.functions.manipulation import concat, pad, reshape
+from schuss.functions.precision import for_products, plus_bias
 from schuss.functions.reduction import max, mean, sum
 from schuss.graph import apply
 from schuss.ops import contraction
@@ -78,6 +79,7 @@ def _convolution(
 ) -> Tensor:
     x = as_tensor(x, where_)
     _check_convolution(where_, rank, x, weight, groups)
+    x, weight = for_products(x, weight)
     steps = per_axis(where_, "stride", stride, rank, 1)
     spread = per_axis(where_, "dilation", dilation, rank, 1)
     around = pairs_of_padding(where_, padding, weight.shape[2:], steps, spread)
@@ -91,7 +93,7 @@ def _convolution(
         dilation=spread,
         groups=groups,
     )
-    return y if bias is None else y + reshape(bias, (-1,) + (1,) * rank)
+    return y if bias is None else plus_bias(y, reshape(bias, (-1,) + (1,) * rank))
 
 
 def _check_convolution(where_: str, rank: int, x: Tensor, weight: Tensor, groups: int) -> None:

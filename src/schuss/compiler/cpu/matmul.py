@@ -16,7 +16,7 @@ It gets each element of C once, in vectors: `value` holds C[batch, m, n + i] for
 1 <= count <= L and `batch` counts through the batch axes in row-major order; its other elements are
 anything. It computes and stores what it likes, but not to A or B. Its text may declare what it
 calls: the modules declare only functions of their own. T is the type that the product is summed in:
-float32 for half precision, int32 for int8, else the dtype itself.
+float32 for half precision, int32 for integers of 8 and 16 bits, else the dtype itself.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from hashlib import sha256
 
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
-from schuss.compiler.cpu.matmul_micro import size
-from schuss.compiler.cpu.matmul_pack import mask_below
+from schuss.compiler.cpu.matmul_elements import mask_below, size
 from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Plan, Product, plan
 from schuss.compiler.cpu.matmul_stages import Stage, Stages
 from schuss.compiler.cpu.matmul_text import Function
@@ -139,7 +138,10 @@ def this_machine() -> Machine:
     """The machine that kernels are compiled for."""
     here = host()
     many = here.vector_bits == 512 or not here.is_x86
-    return Machine(here.vector_bits // 8, registers=32 if many else 16)
+    pairs = ("bfloat16",) if here.has_bf16_dot else ()
+    if here.is_x86:
+        pairs = (*pairs, "int8", "uint8", "int16", "uint16")
+    return Machine(here.vector_bits // 8, 32 if many else 16, pairs)
 
 
 def plain_epilogue(product: Product) -> PrintEpilogue:
