@@ -423,6 +423,12 @@ for _op in REDUCTIONS:
     _RULES[_op] = _reduce_rule(_op)
 
 
+@rule("first_max")
+def _first_max(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """They differ in their gradients only."""
+    return b.add("max", inputs, attributes, shape, dtype)
+
+
 def _position_rule(extreme: str) -> Rule:
     def apply(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
         """The first place that holds the extreme, or NaN where there is one."""
