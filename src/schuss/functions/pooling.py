@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def _max_pool(
     dilation: Sizes,
     ceil_mode: bool,
     return_indices: bool,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Any:
     x = as_tensor(x, where_)
     places = _Windows(where_, rank, x, kernel_size, stride, padding, dilation, ceil_mode)
     view = places.of(x, np.iinfo(x.dtype).min if dtypes.is_integral(x.dtype) else -math.inf)
@@ -126,7 +126,7 @@ def _indices(places: _Windows, view: Tensor, y: Tensor) -> Tensor:
 
 def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False,
-               return_indices: bool = False) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+               return_indices: bool = False) -> Any:  # fmt: skip
     """The largest element of each window: (N, C, L) -> (N, C, L').
 
     Args:
@@ -147,7 +147,7 @@ def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: 
 
 def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False,
-               return_indices: bool = False) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+               return_indices: bool = False) -> Any:  # fmt: skip
     """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). See `max_pool1d`.
 
     Positions count through the rows of a plane: h * W + w.
@@ -158,7 +158,7 @@ def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: 
 
 def max_pool3d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False,
-               return_indices: bool = False) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+               return_indices: bool = False) -> Any:  # fmt: skip
     """The largest element of each window: (N, C, D, H, W) -> (N, C, D', H', W'). See `max_pool2d`."""
     return _max_pool("max_pool3d", 3, x, kernel_size, stride, padding, dilation, ceil_mode,
                      return_indices)  # fmt: skip
@@ -301,9 +301,9 @@ def _adaptive(
             ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x
         )
     given = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * rank
-    kept = zip(given, x.shape[2:], strict=False) if len(given) == rank else ()
-    sizes = tuple(n if count is None else count for count, n in kept) or output_size
-    counts = per_axis(where_, "output_size", sizes, rank, 1)
+    if len(given) == rank:
+        given = tuple(n if c is None else c for c, n in zip(given, x.shape[2:], strict=True))
+    counts = per_axis(where_, "output_size", given, rank, 1)
     for i in reversed(range(rank)):  # rows come last, so that the first of equals has the gradient
         x = _adaptive_axis(x, 2 + i, counts[i], largest)
     return x

@@ -28,46 +28,46 @@ class _AdaptivePool(Function):
 class MaxPool1d(_MaxPool):
     """The largest element of each window: (N, C, L) -> (N, C, L'). See `max_pool1d`."""
 
-    function = staticmethod(windows.max_pool1d)
+    function = staticmethod(pooling.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
     """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). See `max_pool1d`."""
 
-    function = staticmethod(windows.max_pool2d)
+    function = staticmethod(pooling.max_pool2d)
 
 
 class AvgPool1d(_AvgPool):
     """The mean of each window: (N, C, L) -> (N, C, L'). See `avg_pool1d`."""
 
-    function = staticmethod(windows.avg_pool1d)
+    function = staticmethod(pooling.avg_pool1d)
 
 
 class AvgPool2d(_AvgPool):
     """The mean of each window: (N, C, H, W) -> (N, C, H', W'). See `avg_pool1d`."""
 
-    function = staticmethod(windows.avg_pool2d)
+    function = staticmethod(pooling.avg_pool2d)
 
 
 class AdaptiveAvgPool1d(_AdaptivePool):
     """Means over windows so chosen that the result is (N, C, output_size)."""
 
-    function = staticmethod(windows.adaptive_avg_pool1d)
+    function = staticmethod(pooling.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptivePool):
     """Means over windows so chosen that the result is (N, C, *output_size)."""
 
-    function = staticmethod(windows.adaptive_avg_pool2d)
+    function = staticmethod(pooling.adaptive_avg_pool2d)
 
 
 class AdaptiveMaxPool1d(_AdaptivePool):
     """Largest elements over windows so chosen that the result is (N, C, output_size)."""
 
-    function = staticmethod(windows.adaptive_max_pool1d)
+    function = staticmethod(pooling.adaptive_max_pool1d)
 
 
 class AdaptiveMaxPool2d(_AdaptivePool):
     """Largest elements over windows so chosen that the result is (N, C, *output_size)."""
 
-    function = staticmethod(windows.adaptive_max_pool2d)
+    function = staticmethod(pooling.adaptive_max_pool2d)
