@@ -47,17 +47,13 @@ class _Windows:
             )
         self.sizes = x.shape[2:]
         self.kernel = per_axis(where_, "kernel_size", kernel_size, rank, 1)
-        self.stride = (
-            self.kernel if stride is None else per_axis(where_, "stride", stride, rank, 1)
-        )
+        self.stride = self.kernel if stride is None else per_axis(where_, "stride", stride, rank, 1)
         self.padding = per_axis(where_, "padding", padding, rank, 0)
         self.dilation = per_axis(where_, "dilation", dilation, rank, 1)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
             raise fail(ArgumentError, where_, "padding may be half the kernel at most",
                        padding=self.padding, kernel_size=self.kernel)  # fmt: skip
-        each = zip(
-            self.sizes, self.kernel, self.stride, self.padding, self.dilation, strict=True
-        )
+        each = zip(self.sizes, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         self.behind = [
             p + (_to_complete(n, k, s, p, d) if ceil_mode else 0) for n, k, s, p, d in each
         ]
@@ -66,9 +62,7 @@ class _Windows:
     def of(self, x: Tensor, fill: float) -> Tensor:
         """The windows (N, C, counts..., kernel...), with `fill` around x."""
         x = pad(x, list(zip(self.padding, self.behind, strict=True)), fill)
-        return apply(
-            windows_op, x, kernel=self.kernel, stride=self.stride, dilation=self.dilation
-        )
+        return apply(windows_op, x, kernel=self.kernel, stride=self.stride, dilation=self.dilation)
 
     def counted(self, count_include_pad: bool) -> np.ndarray | None:
         """How many elements of each window count (counts...), or None where all do."""

@@ -143,9 +143,7 @@ def _cubic(t: float, a: float = -0.75) -> float:
     return ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
 
 
-def _resampled(
-    x: Tensor, axis: int, count: int, ratio: Fraction, mode: str, align: bool
-) -> Tensor:
+def _resampled(x: Tensor, axis: int, count: int, ratio: Fraction, mode: str, align: bool) -> Tensor:
     """One axis of x at other positions.
 
     Where few weights repeat, as at whole scale factors, the result is woven of as many slices of x,
@@ -178,9 +176,7 @@ def _resampled(
     return reshape(y, (*x.shape[:axis], count, *x.shape[axis + 1 :]))
 
 
-def _woven(
-    x: Tensor, axis: int, count: int, step: int, phases: tuple[_Phase, ...]
-) -> Tensor:
+def _woven(x: Tensor, axis: int, count: int, step: int, phases: tuple[_Phase, ...]) -> Tensor:
     """Each phase from slices of x, `step` apart, then phase beside phase."""
     n, turns = x.shape[axis], -(-count // len(phases))
     last = max(each.first + len(each.weights) for each in phases) + (turns - 1) * step

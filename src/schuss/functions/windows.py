@@ -327,9 +327,7 @@ def fold(x: ArrayLike, output_size: Sizes, kernel_size: Sizes, dilation: Sizes =
     view = reshape(x, (x.shape[0], x.shape[1] // size, *kernel, *counts))
     view = apply(permute, view, axes=inverse(_kernel_first(rank)))
     y = apply(overlap, view, sizes=padded, stride=steps, dilation=spread)
-    inside: tuple[Any, ...] = tuple(
-        slice(p, p + n) for p, n in zip(around, sizes, strict=True)
-    )
+    inside: tuple[Any, ...] = tuple(slice(p, p + n) for p, n in zip(around, sizes, strict=True))
     return y[(..., *inside)]
 
 
