@@ -202,3 +202,129 @@ def test_printed_conv() -> None:
         "groups=2, bias=False)  # 36 parameters"
     )
     assert repr(nn.Linear(2, 3, bias=False)) == "Linear(2, 3, bias=False)  # 6 parameters"
+
+
+# --- three axes, other padding, transposed ---
+
+
+def test_conv3d(rng: Rng, check_layer: Check) -> None:
+    """With a kernel of one plane it is conv2d of each plane."""
+    layer = nn.Conv3d(2, 4, (1, 3, 2), padding=(0, 1, 0), groups=2, dtype=schuss.float64)
+    x = rng.standard_normal((2, 2, 3, 4, 5))
+    y = layer(schuss.tensor(x)).numpy()
+    for i in range(3):
+        flat = schuss.tensor(x[:, :, i])
+        plane = F.conv2d(flat, layer.weight[:, :, 0], layer.bias, padding=(1, 0), groups=2)
+        np.testing.assert_allclose(y[:, :, i], plane.numpy(), rtol=1e-12)
+    check_layer(nn.Conv3d(1, 2, 2), rng.standard_normal((1, 1, 2, 3, 2)))
+
+
+@pytest.mark.parametrize(("mode", "numpys"), [("reflect", "reflect"), ("replicate", "edge"),
+                                              ("circular", "wrap")])  # fmt: skip
+def test_padding_mode(mode: str, numpys: Any, rng: Rng, check_layer: Check) -> None:
+    layer = nn.Conv2d(2, 3, (4, 3), padding="same", padding_mode=mode, dtype=schuss.float64)
+    x = rng.standard_normal((1, 2, 5, 4))
+    wide = schuss.tensor(np.pad(x, [(0, 0), (0, 0), (1, 2), (1, 1)], mode=numpys))
+    expected = F.conv2d(wide, layer.weight, layer.bias)
+    np.testing.assert_allclose(layer(schuss.tensor(x)).numpy(), expected.numpy(), rtol=1e-12)
+    check_layer(layer, x)
+    with pytest.raises(ArgumentError, match="Conv2d: padding_mode is one of zeros, reflect"):
+        nn.Conv2d(1, 1, 1, padding_mode="mirror")
+
+
+def transposed(
+    x: np.ndarray,
+    w: np.ndarray,
+    stride: int = 1,
+    padding: int = 0,
+    output_padding: int = 0,
+    groups: int = 1,
+    dilation: int = 1,
+) -> np.ndarray:
+    """Over one axis: each element adds its multiple of the kernel to the result."""
+    (n, c, length), (_, part, k) = x.shape, w.shape
+    whole = (length - 1) * stride + dilation * (k - 1) + 1 + output_padding
+    y = np.zeros((n, part * groups, whole))
+    for i, place, o, tap in np.ndindex(c, length, part, k):
+        group = i // (c // groups)
+        at = place * stride + tap * dilation
+        y[:, group * part + o, at] += x[:, i, place] * w[i, o, tap]
+    return y[:, :, padding : whole - padding]
+
+
+TRANSPOSED: list[dict[str, int]] = [
+    {}, {"stride": 2}, {"stride": 2, "padding": 1, "output_padding": 1}, {"padding": 2},
+    {"stride": 3, "output_padding": 2, "groups": 2}, {"dilation": 2, "padding": 1},
+    {"dilation": 3, "output_padding": 2}, {"groups": 4, "stride": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", TRANSPOSED, ids=str)
+def test_transposed(options: dict[str, int], rng: Rng, check_layer: Check) -> None:
+    layer = nn.ConvTranspose1d(4, 8, 3, **options, dtype=schuss.float64)
+    x = rng.standard_normal((2, 4, 5))
+    weight, bias = layer.weight.numpy(), layer.bias.numpy()
+    y = layer(schuss.tensor(x)).numpy()
+    np.testing.assert_allclose(y, transposed(x, weight, **options) + bias[:, None], atol=1e-12)
+    check_layer(layer, x)
+    image = nn.ConvTranspose2d(4, 8, (1, 3), **rows_of(options), dtype=schuss.float64)
+    image.weight.assign(layer.weight[:, :, None])
+    image.bias.assign(layer.bias)
+    z = image(schuss.tensor(x[:, :, None])).numpy()
+    np.testing.assert_allclose(z[:, :, 0], y, atol=1e-12)
+
+
+def rows_of(options: dict[str, int]) -> dict[str, Any]:
+    """The same along the second axis, nothing along the first."""
+    none = {"stride": 1, "dilation": 1, "padding": 0, "output_padding": 0}
+    return {key: (none[key], n) if key in none else n for key, n in options.items()}
+
+
+def test_it_is_the_transpose(rng: Rng) -> None:
+    """<conv(x), y> = <x, transposed(y)>."""
+    x, y = rng.standard_normal((1, 2, 4, 5, 4)), rng.standard_normal((1, 3, 2, 3, 2))
+    w = schuss.tensor(rng.standard_normal((3, 2, 3, 3, 3)))
+    there = F.conv3d(schuss.tensor(x), w, stride=2, padding=1)
+    back = F.conv_transpose3d(schuss.tensor(y), w, None, 2, 1, (1, 0, 1))
+    assert (there.numpy() * y).sum() == pytest.approx((back.numpy() * x).sum(), rel=1e-10)
+
+
+def test_output_size() -> None:
+    layer = nn.ConvTranspose2d(1, 1, 3, stride=2, padding=1)
+    x = schuss.ones((1, 1, 4, 4))
+    assert layer(x, output_size=(7, 8)).shape == (1, 1, 7, 8)
+    assert layer(x, output_size=(1, 1, 8, 8)).shape == (1, 1, 8, 8)
+    message = r"ConvTranspose2d: output_size must lie between \(7, 7\) and \(8, 8\)"
+    for size in ((9, 8), (6, 8), (8,)):
+        with pytest.raises(ArgumentError, match=message):
+            layer(x, output_size=size)
+
+
+def test_transposed_errors() -> None:
+    x, w = schuss.ones((1, 4, 5)), schuss.ones((4, 2, 3))
+    with pytest.raises(ShapeError, match=r"ConvTranspose1d: expects 4 input channels on axis 1"):
+        nn.ConvTranspose1d(4, 2, 3)(schuss.ones((1, 3, 5)))
+    with pytest.raises(ShapeError, match="conv_transpose1d: x has 3 channels, the weight takes 4"):
+        F.conv_transpose1d(x[:, :3], w)
+    with pytest.raises(ShapeError, match=r"conv_transpose2d: x must have the 4 axes"):
+        F.conv_transpose2d(x, w)
+    with pytest.raises(ArgumentError, match="groups must divide the input channels"):
+        F.conv_transpose1d(x, w, groups=3)
+    message = "output_padding must be smaller than stride or dilation"
+    with pytest.raises(ArgumentError, match=message):
+        F.conv_transpose1d(x, w, None, 2, 0, 2)
+    with pytest.raises(ShapeError, match="conv_transpose1d: the padding leaves nothing"):
+        F.conv_transpose1d(x[:, :, :1], w, padding=2)
+    with pytest.raises(ShapeError, match="unfold: x must have batch, channels, and axes to slide"):
+        F.unfold(schuss.ones((3, 4)), 2)
+    with pytest.raises(ShapeError, match=r"fold: x must have the shape \(N, C \* 4, 6\)"):
+        F.fold(x, (3, 4), 2)
+
+
+def test_printed_transposed() -> None:
+    layer = nn.ConvTranspose1d(2, 4, 3, stride=2, padding=1, output_padding=1)
+    assert repr(layer) == (
+        "ConvTranspose1d(2, 4, kernel_size=(3,), stride=(2,), padding=(1,), output_padding=(1,))"
+        "  # 28 parameters"
+    )
+    assert "padding_mode='circular'" in repr(nn.Conv1d(1, 1, 3, padding_mode="circular"))

@@ -236,6 +236,22 @@ def test_dropout_probability(p: float) -> None:
         F.dropout(schuss.ones(1), p)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_dropout_of_channels(rank: int) -> None:
+    layer = getattr(nn, f"Dropout{rank}d")(0.25)
+    x = schuss.ones((40, 50, *(2,) * rank))
+    y = layer(x).numpy()
+    flat = y.reshape(2000, -1)
+    assert (flat == flat[:, :1]).all(), "whole channels"
+    assert set(np.unique(flat)) == {np.float32(0), np.float32(4 / 3)}
+    assert (flat[:, 0] == 0).mean() == pytest.approx(0.25, abs=0.05)
+    assert (layer.eval()(x).numpy() == 1).all()
+    assert (getattr(nn, f"Dropout{rank}d")(1.0)(x).numpy() == 0).all()
+    message = f"dropout{rank}d: x must have {rank + 2} axes, batch and channels first"
+    with pytest.raises(ShapeError, match=message):
+        layer(schuss.ones((2, 2)))
+
+
 # --- shapes and sequences ---
 
 

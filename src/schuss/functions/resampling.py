@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def _target(
     x: Tensor, size: int | Sequence[int] | None, scale: float | Sequence[float] | None
 ) -> tuple[list[int], list[Fraction]]:
     """The new sizes, and how far apart in x neighbours of the result are."""
-    given = size if scale is None else scale
+    given: Any = size if scale is None else scale
     if given is None or (size is not None and scale is not None):
         raise fail(ArgumentError, "interpolate", "needs either size or scale_factor", size=size,
                    scale_factor=scale)  # fmt: skip
@@ -252,7 +252,7 @@ def channel_shuffle(x: ArrayLike, groups: int) -> Tensor:
     return reshape(permute_dims(parts, (0, 2, 1, *range(3, 3 + len(sizes)))), x.shape)
 
 
-def _check_factor(where_: str, name: str, factor: int) -> None:
+def _check_factor(where_: str, name: str, factor: Any) -> None:
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
         raise fail(ArgumentError, where_, f"{name} must be a positive integer", **{name: factor})
 

@@ -24,7 +24,6 @@ class _Convolution(Module):
 
     rank = 0
     function: Callable[..., Tensor]
-    padding: Sizes | str
 
     def _settle(
         self,

@@ -24,7 +24,7 @@ class _MaxUnpool(Function):
     def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0) -> None:
         super().__init__(kernel_size=kernel_size, stride=stride, padding=padding)
 
-    def forward(
+    def forward(  # type: ignore[override]  # of two inputs
         self, x: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
     ) -> Tensor:
         x, indices = (tensor_argument(type(self).__name__, each) for each in (x, indices))
@@ -71,19 +71,19 @@ class MaxPool3d(_MaxPool):
 
 
 class MaxUnpool1d(_MaxUnpool):
-    """The way back of `MaxPool1d(..., return_indices=True)`, of (x, indices). See `max_unpool1d`."""
+    """The way back of `MaxPool1d(..., return_indices=True)`, of (x, indices)."""
 
     function = staticmethod(pooling.max_unpool1d)
 
 
 class MaxUnpool2d(_MaxUnpool):
-    """The way back of `MaxPool2d(..., return_indices=True)`, of (x, indices). See `max_unpool1d`."""
+    """The way back of `MaxPool2d(..., return_indices=True)`, of (x, indices)."""
 
     function = staticmethod(pooling.max_unpool2d)
 
 
 class MaxUnpool3d(_MaxUnpool):
-    """The way back of `MaxPool3d(..., return_indices=True)`, of (x, indices). See `max_unpool1d`."""
+    """The way back of `MaxPool3d(..., return_indices=True)`, of (x, indices)."""
 
     function = staticmethod(pooling.max_unpool3d)
 

@@ -125,5 +125,5 @@ def spectral_norm(
 def _check_axis(where: str, module: Module, name: str, dim: int | None) -> Tensor:
     value = parameter_of(where, module, name)
     if dim is not None and not -value.ndim <= dim < value.ndim:
-        raise fail(ShapeError, where, f"{name} has no axis {dim}", **{name: value})
+        raise fail(ShapeError, where, f"{name} has no axis {dim}", weight=value)
     return value

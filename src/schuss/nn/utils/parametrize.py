@@ -39,7 +39,7 @@ class Parametrized(Module):
         value = first(*[getattr(self, name) for name in self._names()])
         for rule in later:
             value = rule(value)
-        return value  # type: ignore[no-any-return]
+        return value
 
     def originals(self) -> list[Parameter]:
         """What is learned."""
@@ -53,7 +53,7 @@ def _inverse(rule: Module, value: Tensor) -> Any:
 
 
 def register_parametrization(module: Module, tensor_name: str, parametrization: Module) -> Module:
-    """Let the attribute `tensor_name` of a layer be computed by `parametrization`; returns the layer.
+    """Let `parametrization` compute the attribute `tensor_name` of a layer; returns the layer.
 
     A second one on the same attribute is applied to the value of the first.
 
@@ -81,7 +81,7 @@ def register_parametrization(module: Module, tensor_name: str, parametrization: 
 def parameter_of(where: str, module: Module, name: str) -> Tensor:
     """The parameter of this name, or the value that is computed in its place, or ModuleError."""
     if is_parametrized(module, name):
-        return getattr(module, name)  # type: ignore[no-any-return]
+        return getattr(module, name)
     value = vars(module).get(name)
     if not isinstance(value, Parameter):
         raise fail(ModuleError, where, f"{type(module).__name__} has no parameter {name!r}")
