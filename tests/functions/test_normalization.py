@@ -49,7 +49,7 @@ def test_rms_norm() -> None:
     np.testing.assert_allclose(y.numpy(), expected, rtol=1e-10)
     for dtype in (np.float32, np.float64):  # the default is that of the dtype
         tiny = np.zeros(4, dtype)
-        tiny[0] = 1e-9
+        tiny[0] = 1e-12
         expected = tiny / np.sqrt(np.finfo(dtype).eps)
         np.testing.assert_allclose(rms_norm(tiny, (4,)).numpy(), expected, rtol=1e-5)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss.errors import ArgumentError, ShapeError
+from schuss.errors import ArgumentError, DTypeError, OutOfBoundsError, ShapeError
 from schuss.execution import tiers
 from schuss.functions import pooling
 

@@ -1,4 +1,4 @@
-"""What layers are made of: activations, softmax, dropout, normalisation; `windows` has convolutions."""
+"""What layers are made of: activations, softmax, dropout, layer norm; `windows` convolves."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: 
         padding: how much of nothing is put on both sides, at most half of `kernel_size`.
         dilation: the distance of a window's elements from each other.
         ceil_mode: let a last window begin where it does not fit completely: L' is rounded up.
-        return_indices: give the positions of these elements too, int64 (N, C, L'), for `max_unpool`.
+        return_indices: give their positions too, int64 (N, C, L'), for `max_unpool1d`.
 
     L' = (L + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1. Of equal elements the first
     one has the gradient and the position.
@@ -153,7 +153,7 @@ def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: 
 def max_pool3d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False,
                return_indices: bool = False) -> Any:  # fmt: skip
-    """The largest element of each window: (N, C, D, H, W) -> (N, C, D', H', W'). See `max_pool2d`."""
+    """The largest element of each window: (N, C, D, H, W) -> (N, C, D', H', W'). As `max_pool2d`."""
     return _max_pool("max_pool3d", 3, x, kernel_size, stride, padding, dilation, ceil_mode,
                      return_indices)  # fmt: skip
 

@@ -50,8 +50,8 @@ def interpolate(
         align_corners: for the linear and cubic modes, whether the middles of the outermost elements
             stay where they are; by default their outer edges do.
 
-    Positions are computed exactly, not in floating point. Keys, "Cubic convolution interpolation for
-    digital image processing" (1981).
+    Positions are computed exactly, not in floating point.
+    Keys, "Cubic convolution interpolation for digital image processing" (1981).
     Raises ShapeError for other axes, ArgumentError for settings that do not fit together.
     """
     x = as_tensor(x, "interpolate")
@@ -221,7 +221,7 @@ def pixel_shuffle(x: ArrayLike, upscale_factor: int) -> Tensor:
 
 
 def pixel_unshuffle(x: ArrayLike, downscale_factor: int) -> Tensor:
-    """Pixels as channels, the way back of `pixel_shuffle`: (..., C, H r, W r) -> (..., C r r, H, W).
+    """The way back of `pixel_shuffle`: (..., C, H r, W r) -> (..., C r r, H, W).
 
     Raises ShapeError where r does not divide the sizes.
     """
@@ -240,7 +240,8 @@ def pixel_unshuffle(x: ArrayLike, downscale_factor: int) -> Tensor:
 def channel_shuffle(x: ArrayLike, groups: int) -> Tensor:
     """The channels of x (N, C, ...) dealt out: the first of each group, then the second of each ...
 
-    Zhang et al., "ShuffleNet" (2018). Raises ShapeError where the groups do not divide the channels.
+    Zhang et al., "ShuffleNet" (2018).
+    Raises ShapeError where the groups do not divide the channels.
     """
     x = as_tensor(x, "channel_shuffle")
     _check_factor("channel_shuffle", "groups", groups)

@@ -12,7 +12,7 @@ from schuss import nn
 from schuss.errors import ArgumentError, ModuleError, ShapeError
 from schuss.nn.utils.parametrizations import spectral_norm, weight_norm
 
-Check = Any
+pytestmark = pytest.mark.usefixtures("reference_tier")  # many shapes, each of them once
 
 
 @pytest.mark.parametrize(("dim", "axes"), [(0, (1, 2)), (1, (0, 2)), (-1, (0, 1)), (None, None)])
@@ -49,8 +49,8 @@ def test_spectral_norm(kind: Any) -> None:
     before = layer.weight.numpy()
     rows = before.swapaxes(0, 1) if kind is nn.ConvTranspose1d else before
     largest = np.linalg.svd(rows.reshape(5, -1), compute_uv=False)[0]
-    spectral_norm(layer, n_power_iterations=200)
-    np.testing.assert_allclose(layer.weight.numpy(), before / largest, rtol=1e-4)
+    spectral_norm(layer, n_power_iterations=60)
+    np.testing.assert_allclose(layer.weight.numpy(), before / largest, rtol=1e-3)
 
 
 def test_power_iterations_in_training_only() -> None:

@@ -74,7 +74,7 @@ def test_training(replayed: bool) -> None:
 def test_copies_and_trees() -> None:
     layer: Any = parametrize.register_parametrization(nn.Linear(2, 2), "weight", Symmetric())
     twin = copy.deepcopy(layer)
-    twin.parametrizations["weight"].original.assign(np.zeros((2, 2)))
+    twin.parametrizations["weight"].original.assign(schuss.zeros((2, 2)))
     assert (twin.weight.numpy() == 0).all()
     assert (layer.weight.numpy() != 0).any()
     x = schuss.ones((1, 2))
