@@ -30,6 +30,8 @@ from schuss.nn.convolution import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from schuss.nn.ctc import CTCLoss
+from schuss.nn.inference import InferenceModel
 from schuss.nn.layers import (
     Dropout,
     Dropout1d,
@@ -134,6 +136,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Buffer",
+    "CTCLoss",
     "ChannelShuffle",
     "CircularPad1d",
     "CircularPad2d",
@@ -160,6 +163,7 @@ __all__ = [
     "HingeLoss",
     "HuberLoss",
     "Identity",
+    "InferenceModel",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",

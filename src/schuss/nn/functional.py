@@ -66,6 +66,7 @@ from schuss.functions.windows import (
     fold,
     unfold,
 )
+from schuss.nn.ctc import ctc_loss
 from schuss.nn.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -102,6 +103,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "dropout1d",
     "dropout2d",
