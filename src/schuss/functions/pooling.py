@@ -153,7 +153,7 @@ def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: 
 def max_pool3d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False,
                return_indices: bool = False) -> Any:  # fmt: skip
-    """The largest element of each window: (N, C, D, H, W) -> (N, C, D', H', W'). As `max_pool2d`."""
+    """As `max_pool2d`, for volumes: (N, C, D, H, W) -> (N, C, D', H', W')."""
     return _max_pool("max_pool3d", 3, x, kernel_size, stride, padding, dilation, ceil_mode,
                      return_indices)  # fmt: skip
 
