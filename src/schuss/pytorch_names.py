@@ -73,7 +73,13 @@ NN = {
     "ModuleList": "a plain list: layers in it are found",
     "ParameterDict": "a plain dict: parameters in it are found",
     "ParameterList": "a plain list: parameters in it are found",
-    "utils": "schuss.optim.clip_grad_norm and clip_grad_value",
+}
+
+UTILS = {
+    "clip_grad_norm_": "schuss.optim.clip_grad_norm",
+    "clip_grad_value_": "schuss.optim.clip_grad_value",
+    "spectral_norm": "schuss.nn.utils.parametrizations.spectral_norm",
+    "weight_norm": "schuss.nn.utils.parametrizations.weight_norm",
 }
 
 MODULE = {

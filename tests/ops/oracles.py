@@ -461,6 +461,7 @@ ORACLES: dict[str, Oracle] = {
     "sum": reduce(math.fsum),
     "prod": reduce(math.prod),
     "max": reduce(max),
+    "first_max": reduce(max),
     "min": reduce(min),
     "any": reduce(any),
     "all": reduce(all),

@@ -454,6 +454,12 @@ for _op in REDUCTIONS:
     _RULES[_op] = _reduce_rule(_op)
 
 
+@rule("first_max")
+def _first_max(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """They differ in their gradients only."""
+    return b.add("max", inputs, attributes, shape, dtype)
+
+
 @rule("cumprod")
 def _cumprod(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
     return inputs[0] if shape[attributes["axis"]] == 1 else None

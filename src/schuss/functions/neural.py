@@ -1,4 +1,4 @@
-"""What layers are made of: activations, softmax, dropout, normalisation; `windows` has the rest."""
+"""What layers are made of: activations, softmax, dropout, layer norm; `windows` convolves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, floating, same
+from schuss.functions.creation import ones
 from schuss.functions.elementwise import (
     abs,
     clip,
@@ -205,6 +206,43 @@ def dropout(
     return where(keep, x * (1 / (1 - p)), 0)
 
 
+def _dropout_of_channels(
+    where_: str, rank: int, x: ArrayLike, p: float, training: bool, generator: Generator | None
+) -> Tensor:
+    x = as_tensor(x, where_)
+    if x.ndim != rank + 2:
+        problem = f"x must have {rank + 2} axes, batch and channels first"
+        raise fail(ShapeError, where_, problem, x=x)
+    if not training or not 0 < p < 1:
+        return dropout(x, p, training=training)
+    keep = dropout(ones((*x.shape[:2], *(1,) * rank), dtype=x.dtype), p, generator=generator)
+    return x * keep
+
+
+def dropout1d(
+    x: ArrayLike, p: float = 0.5, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
+    """Each channel of each sample (N, C, L) 0 with probability p, the others divided by 1 - p.
+
+    Tompson et al., "Efficient object localization using convolutional networks" (2015).
+    """
+    return _dropout_of_channels("dropout1d", 1, x, p, training, generator)
+
+
+def dropout2d(
+    x: ArrayLike, p: float = 0.5, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
+    """As `dropout1d`, for images (N, C, H, W)."""
+    return _dropout_of_channels("dropout2d", 2, x, p, training, generator)
+
+
+def dropout3d(
+    x: ArrayLike, p: float = 0.5, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
+    """As `dropout1d`, for volumes (N, C, D, H, W)."""
+    return _dropout_of_channels("dropout3d", 3, x, p, training, generator)
+
+
 # --- normalisation ---
 
 
@@ -246,6 +284,9 @@ def layer_norm(
 
 __all__ = [
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
     "embedding",
     "gelu",
