@@ -37,7 +37,7 @@ from schuss.version import __version__
 from schuss.autodiff import (  # isort: skip
     check_gradients, checkpoint, custom_gradient, custom_jvp, fixed_point, gauss_newton_at, gnvp,
     grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
-    value_and_grad, vjp, vmap,
+    scan, value_and_grad, vjp, vmap,
 )  # fmt: skip
 from schuss.compiler.cpu.host import get_num_threads, set_num_threads  # isort: skip
 from schuss.execution import Run, last_run  # isort: skip
@@ -118,7 +118,7 @@ __all__ = [
     "negative", "newaxis", "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot",
     "ones", "ones_like", "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod",
     "quantile", "real", "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type",
-    "roll", "rot90", "round", "rsqrt", "searchsorted", "segment_max", "segment_mean",
+    "roll", "rot90", "round", "rsqrt", "scan", "searchsorted", "segment_max", "segment_mean",
     "segment_min", "segment_sum", "set_num_threads", "sigmoid", "sign", "signbit", "sin",
     "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
     "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensor",

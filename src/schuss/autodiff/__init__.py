@@ -17,6 +17,7 @@ from schuss.autodiff.jacobians import (
     jacobian,
     jacrev,
 )
+from schuss.autodiff.scan import scan
 from schuss.autodiff.transforms import grad, value_and_grad, vjp
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "jacrev",
     "jvp",
     "linearize",
+    "scan",
     "value_and_grad",
     "vjp",
     "vmap",
