@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from schuss.autodiff.backward import propagate, tape
+from schuss.autodiff.recording import conjugated
 from schuss.compiler.emit import COST
 from schuss.compiler.values import VIEWS
 from schuss.context import grad_mode
 from schuss.dtypes import is_differentiable
-from schuss.graph import Node, ancestors, wrap
+from schuss.graph import Node, ancestors, apply
 from schuss.ops.body import Type, body_of, derive_once, stand_in, types_of
 from schuss.ops.elementwise import add
 from schuss.ops.loop import HISTORY, Loop
-from schuss.graph import apply
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -88,7 +88,9 @@ def record_gradient(
                 held = roots.get(result._node)
                 roots[result._node] = g if held is None else apply(add, held, g)
         targets = frozenset(x._node for x in made if x.requires_grad)
-        found = propagate(tape(*roots), roots, targets)
+        inside = {node: conjugated(g) for node, g in roots.items()}  # rules run inside of a walk
+        found = propagate(tape(*inside), inside, targets)
+        found = {node: conjugated(g) for node, g in found.items()}
     return Recorded(*loop.sorted(made), values, results, seeds, found)
 
 
@@ -144,4 +146,4 @@ def with_residuals(loop: Loop, inputs: Sequence[Tensor]) -> Loop:
     return _extended(loop, types_of(inputs), moving) if any(moving) else loop
 
 
-__all__ = ["Recorded", "record_gradient", "with_residuals", "wrap"]
+__all__ = ["Recorded", "record_gradient", "with_residuals"]

@@ -150,14 +150,15 @@ def gradient(g: Tensor, y: Tensor, *inputs: Tensor, loop: Loop) -> list[Any]:
     count = len(loop.carries)
     given = [k in histories for k in range(count)]
     given += [count + i in ys for i in range(len(loop.ys))]
-    moving = tuple([x.requires_grad for x in inputs])
+    moving = tuple([x.requires_grad or not y.requires_grad for x in inputs])
     made: Adjoint = adjoint(loop, types_of(inputs), moving, tuple(given))
     stacks = _Stacks(loop, lay, y, inputs, histories, ys)
     floating = [k for k in range(count) if is_differentiable(carries[k].dtype)]
     entering = [ends[k] if k in ends else zeros(carries[k].shape, carries[k].dtype)
                 for k in floating]  # fmt: skip
     entering += [zeros(each.shape, each.dtype) for each in made.sums]
-    wanted = [carries[k].requires_grad for k in floating] + [True] * len(made.sums)
+    first_carry = loop.invariants + loop.xs
+    wanted = [moving[first_carry + k] for k in floating] + [True] * len(made.sums)
     last, stacked = run_loop(
         made.body, invariants, [stacks.of(each) for each in made.xs], entering,
         loop.length, not loop.reverse, wanted,
