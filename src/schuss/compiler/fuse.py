@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -32,6 +33,8 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.kernel import Kernel, collapse, moved, position_of
+from schuss.compiler.repeat import CannotRepeatError, repeat
+from schuss.compiler.simplify import simplify
 from schuss.compiler.units import Assemble, Attention, Host, Loops, Product, ScatterAdd, Unit
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, strides_of, users_of
 
@@ -397,7 +400,12 @@ class _Fusion:
         )
         return locate(value, (*batch, *rows), sizes, self.forced)
 
-    def _single(self, anchor: Value) -> Unit:
+    def _single(self, anchor: Value) -> Unit | None:
+        if anchor.op == "loop_check":  # the loop itself writes it
+            return None
+        if anchor.op == "scan":
+            with suppress(CannotRepeatError):
+                return self._repeat(anchor)
         if anchor.op in ("concat", "slice_update", "pieces") and lowered(anchor):
             return self._assemble(anchor)
         if anchor.op == "scatter_add" and scatters_rows(anchor):
@@ -405,6 +413,14 @@ class _Fusion:
         if anchor.op in ("attention", "attention_gradient"):
             return self._attention(anchor)
         return Host(anchor, [chain_of(each, self.forced) for each in anchor.inputs])
+
+    def _repeat(self, anchor: Value) -> Unit:
+        checks = [each for each in self.users[anchor] if each.op == "loop_check"]
+
+        def found(value: Value, index: Index, sizes: Sequence[int]) -> tuple[Value, Affine]:
+            return locate(value, index, sizes, self.forced)
+
+        return repeat(anchor, checks, found, simplify, fuse)
 
     def _attention(self, anchor: Value) -> Attention:
         """Operands over the axes of the queries' batch and their own last two."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.compiler import convolution
+from schuss.compiler.repeat import CannotRepeatError, steps_of
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
 
@@ -124,6 +125,13 @@ class _Builder:
             found = rule(self, inputs, attributes, shape, dtype)
             if found is not None:
                 return found
+        return self.enter(op, inputs, attributes, shape, dtype)
+
+    def enter(
+        self, op: str, inputs: tuple[Value, ...], attributes: dict[str, Any], shape: Shape,
+        dtype: DType,
+    ) -> Value:  # fmt: skip
+        """The value as it is, found again where it is known."""
         key = (op, inputs, frozen(attributes), shape, dtype)
         known = self.known.get(key)
         if known is None:
@@ -326,6 +334,20 @@ def _check(b: _Builder, index: Value, n: int, wrap: bool, ignored: int | None = 
         axes = tuple(range(len(outside.shape)))
         outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
     b.checks.append(outside)
+
+
+@rule("scan")
+def _scan(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """Whether an index in some step points outside is a value of its own, step by step."""
+    value = b.enter("scan", inputs, attributes, shape, dtype)
+    try:
+        steps = simplify(steps_of(attributes["loop"], inputs, [None] * len(inputs)))
+    except CannotRepeatError:
+        return value
+    for i in range(len(steps.checks)):
+        length = (attributes["loop"].length,)
+        b.checks.append(b.add("loop_check", (value,), {"index": i}, length, dtypes.bool_))
+    return value
 
 
 @rule("convolve")

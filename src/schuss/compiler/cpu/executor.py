@@ -16,6 +16,11 @@ upper half of `@ticket`; the caller after PATIENCE, on `@left`. Both follow the 
 no wake-up is lost: who goes to sleep first says so and then looks again (the kernel does, in one
 step with falling asleep); who has news first changes the word and then looks whether somebody
 sleeps. All of these are sequentially consistent.
+
+Waves may be run several times over, as the body of a loop. What changes from one time to the next
+are addresses: after the last wave of a loop, to each word of its launches is added what the table
+of steps says, one number after even rounds and one after odd rounds, so that buffers can take
+turns. So a loop is a few numbers, however long it runs.
 """
 
 from __future__ import annotations
@@ -30,16 +35,20 @@ PATIENCE = 50_000
 
 # Sizes of the structures below, in words of 8 bytes. `runtime` fills them in.
 LAUNCH_WORDS = 6
-WAVE_WORDS = 6
+WAVE_WORDS = 7
 SEQUENCE_WORDS = 6
+LOOP_WORDS = 6
 
 OK, FAILED, EXHAUSTED = 0, 1, 2  # what @schuss_run returns
 
 _TYPES = """
 %Launch = type { ptr, ptr, i64, i64, i64, ptr }
 ;   kernel, args, parts, parts of the wave up to here, bytes of scratch, wave
-%Wave = type { ptr, i64, i64, i64, i64, i64 }
-;   launches, how many, parts of all, whether to look at the status, first word, out of memory
+%Wave = type { ptr, i64, i64, i64, i64, i64, ptr }
+;   launches, how many, parts of all, whether to look at the status, first word, out of memory, the
+;   loop that ends here
+%Loop = type { ptr, i64, i64, i64, ptr, i64 }
+;   first wave, rounds, first word, the word behind the last, steps (two for each word), this round
 %Sequence = type { ptr, ptr, ptr, ptr, %Scratch }
 ;   slots, words, args, waves, scratch for a run without the pool
 %Scratch = type { ptr, i64 }
@@ -414,7 +423,7 @@ copy:
   %w1 = add i64 %w, 1
   br label %gather
 wave:
-  %one = phi ptr [ %first_wave, %gather ], [ %next, %fine ]
+  %one = phi ptr [ %first_wave, %gather ], [ %next, %onward ], [ %back, %step ]
   %over = icmp eq ptr %one, %last_wave
   br i1 %over, label %end, label %enter
 enter:
@@ -450,8 +459,50 @@ status_now:
   %good = icmp eq i64 %failed, 0
   br i1 %good, label %fine, label %end
 fine:
+  %loop_at = getelementptr %Wave, ptr %one, i64 0, i32 6
+  %loop = load ptr, ptr %loop_at
+  %ends = icmp ne ptr %loop, null
+  br i1 %ends, label %round, label %onward
+onward:
   %next = getelementptr %Wave, ptr %one, i64 1
   br label %wave
+round:
+  %round_at = getelementptr %Loop, ptr %loop, i64 0, i32 5
+  %this = load i64, ptr %round_at
+  %after = add i64 %this, 1
+  %rounds_at = getelementptr %Loop, ptr %loop, i64 0, i32 1
+  %rounds = load i64, ptr %rounds_at
+  %last_round = icmp eq i64 %after, %rounds
+  br i1 %last_round, label %done, label %again
+done:
+  store i64 0, ptr %round_at
+  br label %onward
+again:
+  store i64 %after, ptr %round_at
+  %odd = and i64 %this, 1
+  %back = load ptr, ptr %loop
+  %from_at = getelementptr %Loop, ptr %loop, i64 0, i32 2
+  %from = load i64, ptr %from_at
+  %to_at = getelementptr %Loop, ptr %loop, i64 0, i32 3
+  %to = load i64, ptr %to_at
+  %steps_at = getelementptr %Loop, ptr %loop, i64 0, i32 4
+  %steps = load ptr, ptr %steps_at
+  br label %step
+step:
+  %i = phi i64 [ %from, %again ], [ %i1, %move ]
+  %j = phi i64 [ %odd, %again ], [ %j1, %move ]
+  %on = icmp ult i64 %i, %to
+  br i1 %on, label %move, label %wave
+move:
+  %by_at = getelementptr i64, ptr %steps, i64 %j
+  %by = load i64, ptr %by_at
+  %word_here = getelementptr i64, ptr %args, i64 %i
+  %address = load i64, ptr %word_here
+  %moved = add i64 %address, %by
+  store i64 %moved, ptr %word_here
+  %i1 = add i64 %i, 1
+  %j1 = add i64 %j, 2
+  br label %step
 end:
   %code = phi i64 [ 0, %wave ], [ 2, %no_memory ], [ 1, %status_now ]
   br i1 %owner, label %give_back, label %out
