@@ -157,6 +157,9 @@ class _Builder:
         shape = np.broadcast_shapes(*[each.shape for each in inputs])
         return self.add(op, inputs, attributes or {}, shape, dtype or inputs[-1].dtype)
 
+    def cut(self, x: Value, cut: Any, shape: Shape) -> Value:
+        return self.add("slice", (x,), {"cut": cut}, shape, x.dtype)
+
     def reshape(self, x: Value, shape: Shape) -> Value:
         return self.add("reshape", (x,), {"shape": shape}, shape, x.dtype)
 
@@ -214,8 +217,30 @@ def _permute(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
 
 @rule("slice")
 def _slice(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    whole = all(c == (0, n, 1) for c, n in zip(attributes["cut"], inputs[0].shape, strict=True))
-    return inputs[0] if whole else None
+    x, cut = inputs[0], tuple(attributes["cut"])
+    if all(c == (0, n, 1) for c, n in zip(cut, x.shape, strict=True)):
+        return x
+    if x.op == "slice":
+        return b.cut(x.inputs[0], _cut_of_cut(x.attributes["cut"], cut), shape)
+    if x.op == "pieces" and cut in x.attributes["cuts"]:
+        return x.inputs[x.attributes["cuts"].index(cut)]
+    if x.op == "reshape" and len(x.inputs[0].shape) == 1 and _is_front(x.shape, cut):
+        beside = math.prod(shape[1:])
+        part = b.cut(x.inputs[0], ((cut[0][0] * beside, math.prod(shape), 1),), (math.prod(shape),))
+        return b.reshape(part, shape)
+    return None
+
+
+def _cut_of_cut(first: Any, second: Any) -> Any:
+    """Two slices, one after the other, as one."""
+    pairs = zip(first, second, strict=True)
+    return tuple((a + b * s, n, s * t) for (a, _, s), (b, n, t) in pairs)
+
+
+def _is_front(shape: Shape, cut: Any) -> bool:
+    """Whether a slice takes neighbours along the first axis, and all of the others."""
+    rest = zip(cut[1:], shape[1:], strict=True)
+    return cut[0][2] == 1 and all(c == (0, n, 1) for c, n in rest)
 
 
 @rule("slice_update")
