@@ -33,6 +33,7 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.kernel import Kernel, collapse, moved, position_of
+from schuss.compiler.lookup import is_lookup
 from schuss.compiler.repeat import CannotRepeatError, repeat
 from schuss.compiler.simplify import simplify
 from schuss.compiler.units import Assemble, Attention, Host, Loops, Product, ScatterAdd, Unit
@@ -505,8 +506,15 @@ class _Fusion:
     def _scatter(self, anchor: Value) -> ScatterAdd:
         x, part, index = anchor.inputs
         fill = self._copy(anchor, x, [(0, n, 1) for n in x.shape])
-        memory = [_memory(each, self.forced) for each in (part, index)]
-        return ScatterAdd(anchor, fill, memory[0], memory[1])
+        rows, places = (self._dense(each) for each in (part, index))
+        return ScatterAdd(anchor, fill, rows, places)
+
+    def _dense(self, value: Value) -> tuple[Value, int]:
+        """Where the elements of a value lie in row-major order: a memory, and the first of them."""
+        found = dense_start(value, self.forced)
+        if found is None:
+            raise NotAffineError(value)
+        return found
 
 
 def _in_order(groups: list[Group]) -> list[Group]:
@@ -603,6 +611,8 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[:1]
     if value.op == "scatter_add" and scatters_rows(value):
         return value.inputs[1:]
+    if value.op == "scan":  # which looks up rows by itself
+        return [m for x in value.inputs for m in (x.inputs if is_lookup(x) else (x,))]
     if is_map(value) or (value.op in ("concat", "slice_update", "pieces") and lowered(value)):
         return ()
     if (value.op in REDUCTIONS and lowered(value)) or value.op in VIEWS:
@@ -618,16 +628,25 @@ def scatters_rows(value: Value) -> bool:
         and tuple(value.attributes["axes"]) == (0,)
         and value.dtype in (dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64)
         and index.dtype == dtypes.int64
-        and _is_dense(part)
-        and _is_dense(index)
+        and all(_memory(each, set()).strides is None for each in (part, index))
+        and all(_memory(each, set()).op != "constant" for each in (part, index))
     )
 
 
-def _is_dense(value: Value) -> bool:
-    """Whether the memory of a value has its elements in row-major order."""
-    while value.op == "reshape":
+def dense_start(value: Value, forced: set[Value]) -> tuple[Value, int] | None:
+    """The memory that has the elements of a value next to each other, and where they begin."""
+    start = 0
+    while value.op in VIEWS and value not in forced:
+        if value.op == "slice" and value.shape and 0 not in value.shape:
+            (first, _, step), *rest = value.attributes["cut"]
+            whole = zip(rest, value.inputs[0].shape[1:], strict=True)
+            if step != 1 or any(cut != (0, n, 1) for cut, n in whole):
+                return None
+            start += first * math.prod(value.shape[1:])
+        elif value.op != "reshape":
+            return None
         value = value.inputs[0]
-    return value.op not in VIEWS and value.strides is None
+    return None if value.strides is not None else (value, start)
 
 
 def _memory(value: Value, forced: set[Value]) -> Value:

@@ -13,6 +13,7 @@ from schuss import dtypes
 from schuss.compiler.index import Affine, identity
 from schuss.compiler.kernel import Kernel, collapse
 from schuss.compiler.layout import layout
+from schuss.compiler.lookup import is_lookup
 from schuss.compiler.units import Host, Moving, Repeat, Unit
 from schuss.compiler.values import VIEWS, Graph, Shape, Value, strides_of
 from schuss.ops.loop import HISTORY, LAST, Layout, Loop, layout_of
@@ -52,11 +53,11 @@ def steps_of(loop: Loop, inputs: Sequence[Value], places: Sequence[Value | None]
             found.append(enter(Value("input", (), {}, shape, dtype)))
             graph.inputs.append(found[-1])
             continue
-        if given.op == "broadcast_to":
-            enter(given.inputs[0])
-        found.append(enter(given))
-        if given.op == "input":
-            graph.inputs.append(given)
+        for each in (*given.inputs, given):
+            enter(each)
+            if each.op == "input":
+                graph.inputs.append(each)
+        found.append(given)
     for literal in loop.body.literals:
         if literal.shape or dtypes.is_complex(literal.dtype):
             raise CannotRepeatError
@@ -107,6 +108,9 @@ class _Builder:
         inputs = [self._invariant(each) for each in invariants] + [self._x(each) for each in xs]
         inputs += [self._carry(k, each) for k, each in enumerate(carries)]
         graph = layout(simplify(steps_of(loop, self.value.inputs, inputs)))
+        for each in graph.values:
+            if each.op == "rows":  # whose index has been checked, unlike that of a gather
+                each.op = "gather"
         self._own_memories(graph)
         units = fuse(graph)
         if any(isinstance(unit, (Host, Repeat)) for unit in units):
@@ -128,6 +132,9 @@ class _Builder:
         return self._input(given.shape, memory, affine, 0)
 
     def _x(self, given: Value) -> Value:
+        if is_lookup(given):  # a step looks up its rows, and only that
+            table, index = self._invariant(given.inputs[0]), self._x(given.inputs[1])
+            return Value("rows", (table, index), given.attributes, given.shape[1:], given.dtype)
         memory, affine = self.locate(given, identity(given.shape), given.shape)
         step, rest = affine[0], affine[1:]
         if self.loop.reverse:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
-from schuss.compiler import convolution
+from schuss.compiler import convolution, lookup
 from schuss.compiler.repeat import CannotRepeatError, steps_of
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
@@ -194,7 +194,7 @@ def _reshape(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
         return x
     if x.op == "reshape":
         return b.reshape(x.inputs[0], shape)
-    return None
+    return lookup.reshaped(b, x, shape)
 
 
 @rule("broadcast_to")
@@ -210,8 +210,9 @@ def _permute(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
         x, axes = x.inputs[0], tuple(inner[axis] for axis in axes)
     if axes == tuple(range(len(axes))):
         return x
-    if x is inputs[0]:
-        return None
+    rows = lookup.reordered(b, x, axes)
+    if rows is not None or x is inputs[0]:
+        return rows
     return b.add("permute", (x,), {"axes": axes}, shape, dtype)
 
 
@@ -261,7 +262,7 @@ def _add(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
     """Parts of zeros added up, as the gradients of slices are, are parts side by side."""
     x, y = inputs
     if x.op != "pieces" or y.op != "pieces" or x.shape != y.shape:
-        return None
+        return lookup.added(b, "add", inputs, shape, dtype)
     mine, theirs = x.attributes["cuts"], y.attributes["cuts"]
     if any(not _disjoint(one, other) for one in mine for other in theirs):
         return None
@@ -334,6 +335,8 @@ def _indexed(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
     if number is not None and len(inputs) == 1 + len(indices):  # gathered from one number
         everywhere = b.constant(number, dtype)
         return b.add("broadcast_to", (everywhere,), {"shape": shape}, shape, dtype)
+    if len(inputs) == 3 and len(indices) == 1:
+        return lookup.sums(b, inputs, attributes, shape, dtype)
     return None
 
 
@@ -359,6 +362,11 @@ def _check(b: _Builder, index: Value, n: int, wrap: bool, ignored: int | None = 
         axes = tuple(range(len(outside.shape)))
         outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
     b.checks.append(outside)
+
+
+@rule("matmul")
+def _matmul(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return lookup.product(b, *inputs, shape, dtype)
 
 
 @rule("scan")

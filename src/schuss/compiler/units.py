@@ -72,21 +72,25 @@ class Assemble:
 
 @dataclass(eq=False, slots=True)
 class ScatterAdd:
-    """Rows of `part` added to rows of what `fill` wrote, at the places in `index`."""
+    """Rows of `part` added to rows of what `fill` wrote, at the places in `index`.
+
+    Both are memories and the elements there with which they begin.
+    """
 
     value: Value
     fill: Kernel
-    part: Value
-    index: Value
+    part: tuple[Value, int]
+    index: tuple[Value, int]
 
     def reads(self) -> list[Value]:
-        return [*self.fill.read(), self.part, self.index]
+        return [*self.fill.read(), self.part[0], self.index[0]]
 
     def writes(self) -> list[Value]:
         return [self.value]
 
     def __str__(self) -> str:
-        return f"{self.fill}\nadd rows {self.part.name} at {self.index.name} to {self.value.name}"
+        names = f"{self.part[0].name} at {self.index[0].name}"
+        return f"{self.fill}\nadd rows {names} to {self.value.name}"
 
 
 @dataclass(eq=False, slots=True)

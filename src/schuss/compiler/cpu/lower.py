@@ -168,12 +168,17 @@ def _attention(unit: Attention) -> Calls:
 def _scatter_add(unit: ScatterAdd) -> Calls:
     value = unit.value
     columns = math.prod(value.shape[1:])
-    rows = unit.index.size
+    rows = math.prod(value.inputs[2].shape)
     text, parts = print_scatter_add("kernel", value.dtype, value.shape[0], columns, rows)
     if not parts:
         return Calls((_kernel(unit.fill),))
     source, name = _named(text, "kernel")
-    words = (Place(value), Place(unit.part), Place(unit.index))
+    (part, first), (index, start) = unit.part, unit.index
+    words = (
+        Place(value),
+        Place(part, first * part.dtype.itemsize),
+        Place(index, start * index.dtype.itemsize),
+    )
     return Calls((_kernel(unit.fill), (Call(source, name, parts, 0, words),)))
 
 
