@@ -2,6 +2,7 @@
 
 from schuss.autodiff.backward import backward
 from schuss.autodiff.batching import vmap
+from schuss.autodiff.branches import cond, while_loop
 from schuss.autodiff.check import check_gradients
 from schuss.autodiff.checkpoint import checkpoint
 from schuss.autodiff.custom import custom_gradient, custom_jvp
@@ -24,6 +25,7 @@ __all__ = [
     "backward",
     "check_gradients",
     "checkpoint",
+    "cond",
     "custom_gradient",
     "custom_jvp",
     "fixed_point",
@@ -43,4 +45,5 @@ __all__ = [
     "value_and_grad",
     "vjp",
     "vmap",
+    "while_loop",
 ]

@@ -13,7 +13,7 @@ from schuss.autodiff.loop_split import run_loop
 from schuss.autodiff.recording import require_function
 from schuss.autodiff.tracing import Traced, trace
 from schuss.errors import ArgumentError, ArgumentTypeError, ShapeError, fail
-from schuss.graph import OUTPUT, Op, Sample, apply, define
+from schuss.graph import OUTPUT, Op, Sample, apply, define, wrap
 from schuss.ops import loop as loops
 from schuss.ops.body import Type, aside, body_of, stand_in
 from schuss.ops.broadcast import zeros
@@ -106,10 +106,12 @@ def scan(
     new, ys, y_structure = _returned(traced, structure, carries)
     if not count:
         return init, y_structure.unflatten([zeros((0, *y.shape), y.dtype) for y in ys])
-    body, invariants = traced.body([*new, *ys], order=(1, 0))
+    invariants = traced.invariants([*new, *ys])
+    body = traced.body([*new, *ys], invariants, order=(1, 0))
     last, stacks = run_loop(
-        body, invariants, parts, carries, count, bool(reverse), [True] * len(carries)
-    )
+        body, [wrap(each) for each in invariants], parts, carries, count, bool(reverse),
+        [True] * len(carries),
+    )  # fmt: skip
     return structure.unflatten(last), y_structure.unflatten(stacks)
 
 

@@ -12,7 +12,7 @@ from schuss import trees
 from schuss.autodiff.custom import has_rules
 from schuss.context import context, one_example
 from schuss.errors import GradientError, TransformError, fail
-from schuss.graph import Node, ancestors, data, wrap
+from schuss.graph import Node, ancestors, data
 from schuss.ops.body import Body, Type, body_of, stand_in
 
 if TYPE_CHECKING:
@@ -38,19 +38,15 @@ class Traced:
     first: int
 
     def body(
-        self, results: Sequence[Tensor], order: Sequence[int]
-    ) -> tuple[Body, list[Tensor]]:
-        """The body, of invariants and then of the arguments in this order; and the invariants.
-
-        Invariants are what the function uses from outside, or computes from that alone.
-        """
-        nodes = [each._node for each in results]
+        self, results: Sequence[Tensor], invariants: Sequence[Node], order: Sequence[int]
+    ) -> Body:
+        """The body, of invariants and then of the arguments in this order."""
         inner = [x._node for i in order for x in self.stand_ins[i]]
-        invariants = self.invariants(nodes)
-        return body_of(nodes, [*invariants, *inner]), [wrap(node) for node in invariants]
+        return body_of([each._node for each in results], [*invariants, *inner])
 
-    def invariants(self, nodes: Sequence[Node]) -> list[Node]:
-        """What the nodes use that is the same for all steps."""
+    def invariants(self, results: Sequence[Tensor]) -> list[Node]:
+        """What the results use from outside, or what is computed from that alone."""
+        nodes = [each._node for each in results]
         varying = {x._node for part in self.stand_ins for x in part}
         found: dict[Node, None] = {}
         for node in ancestors(nodes, lambda n: n.number >= self.first and n.op is not None):
