@@ -69,14 +69,14 @@ def _by_dtype(kinds: Sequence[DType]) -> list[Flags]:
     return [tuple(kind == dtype for kind in kinds) for dtype in dict.fromkeys(kinds)]
 
 
-def _unpacked(op: Op, inputs: Sequence[Tensor], body: Body, kinds: Sequence[DType],
+def _unpacked(op: Op, inputs: Sequence[Tensor], like: Body, kinds: Sequence[DType],
               **attributes: Any) -> list[Tensor]:  # fmt: skip
-    """Record an op, once for each dtype of its results: all of them. `body` tells their shapes."""
+    """Record an op, once for each dtype of its results: all of them. `like` tells their shapes."""
     found: dict[int, Tensor] = {}
-    types = types_of(inputs[: body.inputs])
+    types = types_of(inputs[: like.inputs])
     for wanted in _by_dtype(kinds):
         y = apply(op, *inputs, **attributes, wanted=wanted)
-        for part in _layout(body, types, wanted)[0]:
+        for part in _layout(like, types, wanted)[0]:
             found[part.index] = part_of(y, part)
     return [found[i] for i in sorted(found)]
 

@@ -58,8 +58,8 @@ def record_gradient(
     """Record a step and what it does with gradients.
 
     `moving` tells which invariants and xs want a gradient, `given` which results have one. New
-    carries always have: the gradient that the step behind says, plus, where `given`, that of the
-    history (whose seed comes then at index -1 - k).
+    carries of floating dtypes always have: the gradient that the step behind says, plus, where
+    `given`, that of the history (whose seed comes then at index -1 - k).
     """
     invariants, xs, carries = loop.sorted(types)
     steps = [Type(x.shape[1:], x.dtype) for x in xs]
@@ -75,18 +75,15 @@ def record_gradient(
     roots: dict[Node, Tensor] = {}
     with grad_mode(False):
         for i, result in enumerate(results):
-            if not result.requires_grad:
+            if not is_differentiable(result.dtype):
                 continue
-            g = None
-            if i < len(carries):
-                g = seeds[i] = stand_in(Type(result.shape, result.dtype))
-            if given(i):
-                other = stand_in(Type(result.shape, result.dtype))
-                seeds[i if g is None else -1 - i] = other
-                g = other if g is None else apply(add, g, other)
-            if g is not None:
-                held = roots.get(result._node)
-                roots[result._node] = g if held is None else apply(add, held, g)
+            places = [i] if i < len(carries) else []
+            places += [-1 - i if places else i] if given(i) else []
+            for place in places:
+                g = seeds[place] = stand_in(Type(result.shape, result.dtype))
+                if result.requires_grad:
+                    held = roots.get(result._node)
+                    roots[result._node] = g if held is None else apply(add, held, g)
         targets = frozenset(x._node for x in made if x.requires_grad)
         inside = {node: conjugated(g) for node, g in roots.items()}  # rules run inside of a walk
         found = propagate(tape(*inside), inside, targets)

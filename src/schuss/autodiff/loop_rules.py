@@ -69,12 +69,8 @@ def _adjoint(
     count = len(loop.carries)
     known = _known(loop, recorded)
     found = recorded.found
-    gk = [
-        found.get(x._node, seed) for x, seed in
-        zip(recorded.carries, _carry_seeds(recorded), strict=True)
-    ]  # fmt: skip
-    gk = [g if x._node in found else zeros(g.shape, g.dtype)
-          for g, x in zip(gk, recorded.carries, strict=True)]  # fmt: skip
+    floating = [x for x in recorded.carries if is_differentiable(x.dtype)]
+    gk = [found[x._node] if x._node in found else zeros(x.shape, x.dtype) for x in floating]
     entering = [*known, *[seed._node for seed in recorded.seeds.values()]]
     gx = [found[x._node] for x in recorded.xs if x._node in found]
     totals = Totals(_varying(recorded, [*found.values()]), loop.length)
