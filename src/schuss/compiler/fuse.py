@@ -421,7 +421,7 @@ class _Fusion:
         def found(value: Value, index: Index, sizes: Sequence[int]) -> tuple[Value, Affine]:
             return locate(value, index, sizes, self.forced)
 
-        return repeat(anchor, checks, found, simplify, fuse)
+        return repeat(anchor, checks, found, simplify, _fuse_steps)
 
     def _attention(self, anchor: Value) -> Attention:
         """Operands over the axes of the queries' batch and their own last two."""
@@ -515,6 +515,12 @@ class _Fusion:
         if found is None:
             raise NotAffineError(value)
         return found
+
+
+def _fuse_steps(steps: Graph) -> list[Unit]:
+    from schuss.compiler.merge import merge
+
+    return merge(fuse(steps), {*steps.outputs, *steps.checks})
 
 
 def _in_order(groups: list[Group]) -> list[Group]:

@@ -10,6 +10,10 @@ through a wave can never take a part of the next one by mistake, and the caller 
 workers that have taken nothing. What describes a wave can be read once a part of it is taken, for
 the wave cannot end before.
 
+Which part it is, two more counters say: the caller and every second worker take parts from the
+front, the others from the end. So when waves are repeated, as in a training step or in a loop, each
+thread comes back to much the same parts, whose data its own cache still has.
+
 Nobody waits actively for long. Who has nothing to do spins, after POLITE nanoseconds offers the
 processor to others between its looks, and then sleeps: a worker after SPIN nanoseconds, on the
 upper half of `@ticket`; the caller after PATIENCE, on `@left`. Both follow the same order so that
@@ -64,6 +68,8 @@ _STATE = """
 @workers = hidden global i32 0                  ; workers with this number and above leave
 @launches = hidden global ptr null, align 64    ; of the wave
 @parts = hidden global i64 0                    ; of the wave
+@front = hidden global i64 0, align 64          ; parts taken from the front of the wave
+@back = hidden global i64 0, align 64           ; and from its end
 @scratch = hidden global %Scratch zeroinitializer  ; of the caller
 """
 
@@ -131,8 +137,8 @@ none:
   ret void
 }
 
-; Take parts of the published wave until none is left.
-define internal void @take_parts(ptr %scratch) {
+; Take parts of the published wave until none is left: from the front, or from the end.
+define internal void @take_parts(ptr %scratch, i1 %from_end) {
 entry:
   br label %look
 look:
@@ -148,14 +154,22 @@ take:
   %taken = extractvalue { i64, i1 } %pair, 1
   br i1 %taken, label %mine_now, label %look
 mine_now:
-  %parts = load i64, ptr @parts
-  %number = sub i64 %parts, %remaining
   %first = load ptr, ptr @launches
+  br i1 %from_end, label %take_last, label %take_first
+take_first:
+  %ahead = atomicrmw add ptr @front, i64 1 monotonic, align 8
   %unset = icmp eq ptr %launch, null
   %from = select i1 %unset, ptr %first, ptr %launch
   br label %find
+take_last:
+  %parts = load i64, ptr @parts
+  %behind = atomicrmw add ptr @back, i64 1 monotonic, align 8
+  %up_to = sub i64 %parts, %behind
+  %last_one = sub i64 %up_to, 1
+  br label %find
 find:
-  %mine = phi ptr [ %from, %mine_now ], [ %after, %next ]
+  %number = phi i64 [ %ahead, %take_first ], [ %last_one, %take_last ], [ %number, %next ]
+  %mine = phi ptr [ %from, %take_first ], [ %first, %take_last ], [ %after, %next ]
   %end_at = getelementptr %Launch, ptr %mine, i64 0, i32 3
   %end_part = load i64, ptr %end_at
   %here = icmp ult i64 %number, %end_part
@@ -225,6 +239,8 @@ define void @schuss_worker(i32 %number) {
 entry:
   %scratch = alloca %Scratch
   store %Scratch zeroinitializer, ptr %scratch
+  %even = and i32 %number, 1
+  %from_end = icmp eq i32 %even, 0
   br label %fresh
 fresh:
   %start = call i64 @now()
@@ -236,7 +252,7 @@ round:
   %work = icmp ne i64 %remaining, 0
   br i1 %work, label %take, label %pause
 take:
-  call void @take_parts(ptr %scratch)
+  call void @take_parts(ptr %scratch, i1 %from_end)
   br label %fresh
 pause:
   call void @pause()
@@ -336,6 +352,8 @@ define internal void @run_together(ptr %first, i64 %parts) {
 entry:
   store ptr %first, ptr @launches
   store i64 %parts, ptr @parts
+  store atomic i64 0, ptr @front monotonic, align 8
+  store atomic i64 0, ptr @back monotonic, align 8
   %parts32 = trunc i64 %parts to i32
   store atomic i32 %parts32, ptr @left monotonic, align 4
   %step = add i64 %parts, 4294967296
@@ -344,7 +362,7 @@ entry:
   call void @call_workers(i32 %others)
   br label %mine
 mine:
-  call void @take_parts(ptr @scratch)
+  call void @take_parts(ptr @scratch, i1 false)
   %start = call i64 @now()
   br label %round
 round:
