@@ -28,7 +28,7 @@ from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul_micro import size
 from schuss.compiler.cpu.matmul_pack import mask_below
-from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Product, plan
+from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Product, by_rows, plan
 from schuss.compiler.cpu.matmul_stages import Stage, Stages
 from schuss.compiler.cpu.matmul_text import Function
 
@@ -69,10 +69,18 @@ def lower(
     turned = product.n == 1 and product.m > 1
     if turned:
         product, print_epilogue = _transposed(product), _one_by_one(print_epilogue)
-    cut = plan(product, machine or this_machine())
-    packs_right = packs_right and not turned and cut.kernel == "tile" and cut.a_mode != "stage"
-    if packs_right:
-        cut = replace(cut, b_mode="stage")
+    machine = machine or this_machine()
+    cut = plan(product, machine)
+    if packs_right and not turned:
+        *batch, k, n = product.b_strides
+        packed = replace(product, b_strides=(*batch, max(k, n), 1))  # as it will lie
+        other = plan(packed, machine)
+        packs_right = other.kernel == "tile"
+        if packs_right:
+            a_mode = "part" if other.a_mode == "stage" else other.a_mode
+            cut = by_rows(product, machine, replace(other, a_mode=a_mode, b_mode="stage"))
+    else:
+        packs_right = False
     epilogue = print_epilogue("epilogue", cut.lanes, product.accumulator)
     key = sha256(f"{product}{cut}{turned}{epilogue}".encode()).hexdigest()[:16]
     stages = Stages(product, cut, epilogue, f"matmul_{key}", (1, 0) if turned else (0, 1))
