@@ -7,6 +7,7 @@ the table, looked up; and rows that are added up by symbol are multiplied by the
     table[i] + b                    (table + b)[i]
     table[i].T @ g                  table.T @ (rows of g added up by i)
     (g @ w) added up by i           (g added up by i) @ w
+    sum of all rows of g            sum of (g added up by i), where that is there
 
 Whether it is done depends on shapes alone. Sums are formed in another order than as written.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.values import Value
+from schuss.compiler.values import VIEWS, Value
 
 _SHRINKS = 2  # the table has so many times fewer rows than are looked up, at least
 _EXACT = (dtypes.float32, dtypes.float64)
@@ -141,10 +142,61 @@ def sums(b: Any, inputs: tuple[Value, ...], attributes: Any, shape: Any, dtype: 
     return b.enter("scatter_add", (x, part, index), attributes, shape, dtype)
 
 
+def added_up_rows(values: list[Value]) -> dict[tuple[Value, int], Value]:
+    """Where rows are added up by an index, from zeros: by the memory of the rows, and their length.
+
+    The sum of all rows is then the sum of few.
+    """
+    found = {}
+    for value in values:
+        if value.op == "scatter_add" and len(value.inputs) == 3 and len(value.shape) == 2:
+            x, part, index = value.inputs
+            if _is_zero(x) and _shrinks(x, index) and tuple(value.attributes["axes"]) == (0,):
+                found[_rows(part), part.shape[-1]] = value
+    return found
+
+
+def column_sum(
+    b: Any, value: Value, known: dict[tuple[Value, int], Value], renamed: dict[Value, Value]
+) -> Value | None:
+    """The sum of all rows, where these are also added up by an index: of what that gives."""
+    if value.op != "sum" or len(value.shape) != 1 or value.dtype not in _EXACT:
+        return None
+    (x,) = value.inputs
+    sums = known.get((_rows(x), value.shape[0]))
+    last = len(x.shape) - 1
+    if sums is None or last in value.attributes["axes"] or len(value.attributes["axes"]) != last:
+        return None
+    part, index = (_brought_forward(b, each, renamed) for each in sums.inputs[1:])
+    if part is None or index is None:
+        return None
+    small = _added_up(b, sums.shape, part, index, sums.attributes)
+    return b.add("sum", (small,), {"axes": (0,)}, value.shape, value.dtype)
+
+
+def _brought_forward(b: Any, value: Value, renamed: dict[Value, Value]) -> Value | None:
+    """A value that may come later, where only views lie between it and what is known."""
+    chain = [value]
+    while chain[-1] not in renamed:
+        if chain[-1].op not in VIEWS:
+            return None
+        chain.append(chain[-1].inputs[0])
+    found = renamed[chain.pop()]
+    for view in reversed(chain):
+        found = b.again(view, (found,))
+    return found
+
+
+def _rows(value: Value) -> Value:
+    while value.op == "reshape":
+        value = value.inputs[0]
+    return value
+
+
 def _is_zero(value: Value) -> bool:
     while value.op in ("broadcast_to", "reshape"):
         value = value.inputs[0]
     return value.op == "constant" and value.attributes["value"] == 0
 
 
-__all__ = ["added", "is_lookup", "product", "reordered", "reshaped", "sums"]
+__all__ = ["added", "added_up_rows", "column_sum", "is_lookup", "product", "reordered", "reshaped", "sums"]

@@ -43,14 +43,20 @@ def simplify(graph: Graph) -> Graph:
 def turned(graph: Graph) -> Graph:
     """Products that are only looked at transposed become products of the transposed operands.
 
-    The gradient of a weight (out, in) is recorded as the transpose of a product (in, out).
+    The gradient of a weight (out, in) is recorded as the transpose of a product (in, out). Sums of
+    rows that are also added up by an index become sums of the few that this gives.
     """
     users = users_of(graph.values)
     wanted = {*graph.outputs, *graph.checks}
+    sums = lookup.added_up_rows(graph.values)
     builder = _Builder()
     renamed: dict[Value, Value] = {}
     for value in graph.values:
         inputs = tuple([renamed[each] for each in value.inputs])
+        fewer = lookup.column_sum(builder, value, sums, renamed) if sums else None
+        if fewer is not None:
+            renamed[value] = fewer
+            continue
         if value.op in ("input", "constant"):
             renamed[value] = builder.keep(value)
         elif value.op == "permute" and _only_turned(value.inputs[0], users, wanted):
@@ -105,6 +111,9 @@ class _Builder:
         self.checks: list[Value] = []
 
     def keep(self, value: Value) -> Value:
+        """An input, or a constant: one for all that are equal."""
+        if value.op == "constant":
+            return self.enter("constant", (), value.attributes, value.shape, value.dtype)
         if value.number < 0 or value not in self.known:
             value.number = len(self.values)
             self.known[value] = value
