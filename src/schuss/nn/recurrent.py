@@ -1,4 +1,4 @@
-"""Recurrent layers: cells of one step, and layers that run them over time with `schuss.scan`.
+"""Recurrent layers: cells of one step, and layers that run them over time, as `schuss.scan` does.
 
 Names, argument order, parameters and the order of gates are PyTorch's, so that state dicts fit.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 from schuss import dtypes
-from schuss.autodiff.scan import scan
+from schuss.autodiff.loop_split import run_loop
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import as_tensor
 from schuss.functions.creation import arange, zeros
@@ -20,6 +21,7 @@ from schuss.functions.neural import dropout, linear
 from schuss.nn import init
 from schuss.nn.arguments import floating_argument, positive
 from schuss.nn.module import Module, Parameter
+from schuss.ops.body import Body, Type, body_of, derive_once, stand_in, types_of
 from schuss.philox import Generator
 from schuss.tensor import Tensor
 
@@ -32,6 +34,7 @@ State = tuple[Tensor, ...]
 # once, and what makes the state's share; it returns the new state, whose first part is the output.
 
 
+@cache
 def _rnn(activation: Callable[[Tensor], Tensor]) -> Any:
     def step(x: Tensor, share: Callable[[Tensor], Tensor], bias: Any, state: State) -> State:
         gates = x + share(state[0])
@@ -204,6 +207,28 @@ def _nonlinearity(layer: str, name: str) -> str:
 # --- layers ---
 
 
+def _record_step(step: Any, names: tuple[str, ...], masked: bool, types: tuple[Type, ...]) -> Body:
+    """A step of a layer as a body: of the weights (turned), a row of x, its mask, and the state."""
+    xs = [stand_in(each) for each in types]
+    weights = dict(zip(names, xs, strict=False))
+    row, *rest = xs[len(names) :]
+    valid, state = (rest[0], tuple(rest[1:])) if masked else (None, tuple(rest))
+    mine = row @ weights["weight_ih"]
+    if "bias_ih" in weights:
+        mine = mine + weights["bias_ih"]
+    new = step(mine, lambda h: h @ weights["weight_hh"], weights.get("bias_hh"), state)
+    if "weight_hr" in weights:
+        new = (new[0] @ weights["weight_hr"], *new[1:])
+    y = new[0]
+    if valid is not None:  # behind the end of a sequence the state stays as it is
+        y = where(valid, y, zeros((), dtype=y.dtype))
+        new = tuple(where(valid, a, b) for a, b in zip(new, state, strict=True))
+    return body_of([each._node for each in (*new, y)], [x._node for x in xs])
+
+
+_body_of_step = derive_once(_record_step)
+
+
 class _Layer(_Recurrent):
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
@@ -273,30 +298,22 @@ class _Layer(_Recurrent):
         self, suffix: str, x: Tensor, start: State, mask: Tensor | None, reverse: bool
     ) -> tuple[Tensor, State]:
         """One layer in one direction: (T, N, in) -> (T, N, out), and the state at the end."""
-        part = {key: getattr(self, f"{key}_{suffix}", None)
-                for key in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")}  # fmt: skip
-        w, u = part["weight_ih"].mT, part["weight_hh"].mT
-        project = None if part["weight_hr"] is None else part["weight_hr"].mT
-        bias, inner = part["bias_ih"], part["bias_hh"]
-        if bias is not None and self._adds_biases:
-            bias, inner = bias + inner, None
-        step = self._step()
-
-        def one(state: State, given: Any) -> tuple[State, Tensor]:
-            row, valid = given
-            mine = row @ w if bias is None else row @ w + bias
-            new = step(mine, lambda h: h @ u, inner, state)
-            if project is not None:
-                new = (new[0] @ project, *new[1:])
-            y = new[0]
-            if valid is not None:  # behind the end of a sequence the state stays as it is
-                y = where(valid, y, zeros((), dtype=y.dtype))
-                pairs = zip(new, state, strict=True)
-                new = tuple(where(valid, a, b) for a, b in pairs)
-            return new, y
-
-        end, y = scan(one, start, (x, mask), reverse=reverse)
-        return y, end
+        weights = {key: getattr(self, f"{key}_{suffix}", None)
+                   for key in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")}  # fmt: skip
+        if self.bias and self._adds_biases:
+            weights["bias_ih"], weights["bias_hh"] = weights["bias_ih"] + weights["bias_hh"], None
+        names = tuple(key for key, each in weights.items() if each is not None)
+        used = [each.mT if each.ndim == 2 else each for each in weights.values() if each is not None]
+        rows = [x] if mask is None else [x, mask]
+        width = self._widths[0]
+        if not x.shape[0]:
+            return zeros((0, x.shape[1], width), dtype=x.dtype), start
+        steps = tuple(Type(each.shape[1:], each.dtype) for each in rows)
+        types = (*types_of(used), *steps, *types_of(start))
+        body = _body_of_step(self._step(), names, mask is not None, types)
+        wanted = [True] * self.states
+        end, (y,) = run_loop(body, used, rows, start, x.shape[0], reverse, wanted)
+        return y, tuple(end)  # type: ignore[arg-type]  # all of them are wanted
 
     _adds_biases = True  # whether both biases are added to the same sum
 
