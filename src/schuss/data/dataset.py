@@ -96,7 +96,7 @@ class ArrayDataset(Dataset[Any]):
         Raises ArgumentError if the transform is random and there is no generator: drawing from a
         shared one would make samples depend on the order in which threads read them.
         """
-        sample = self._take(_checked_index(index, len(self)))
+        sample = self._take(checked_index(index, len(self)))
         if self._transform is None:
             return sample
         if not self.random:
@@ -161,7 +161,7 @@ class Subset(Dataset[Any]):
         return None if batch is None else batch(self.indices[indices])
 
     def _inner(self, index: int) -> int:
-        return int(self.indices[_checked_index(index, len(self))])
+        return int(self.indices[checked_index(index, len(self))])
 
 
 def random_split(
@@ -218,7 +218,7 @@ def _as_array(value: Any) -> np.ndarray:
     return array
 
 
-def _checked_index(index: Any, length: int) -> int:
+def checked_index(index: Any, length: int) -> int:
     """One integer, counted from the end if negative."""
     try:
         number = operator.index(index)
