@@ -20,7 +20,8 @@ from schuss.compiler.values import REDUCTIONS, VIEWS, Shape, Value, strides_of
 
 # The elementwise primitives that kernels know, with what they cost beside an addition.
 _CHEAP = """
-    negative relu abs sign floor ceil trunc round isnan isinf isfinite logical_not bitwise_invert
+    copy negative relu abs sign floor ceil trunc round isnan isinf isfinite logical_not
+    bitwise_invert
     add subtract multiply masked_product maximum minimum copysign equal not_equal less less_equal
     logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift
     bitwise_right_shift where astype positions gather

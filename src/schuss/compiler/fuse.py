@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from schuss import dtypes
+from schuss.compiler.channels import channels_last
 from schuss.compiler.emit import COST, Emitter, NotInStepError, canonical, is_map, position
 from schuss.compiler.index import (
     Affine,
@@ -36,25 +37,41 @@ from schuss.compiler.kernel import Kernel, collapse, moved, position_of
 from schuss.compiler.lookup import is_lookup
 from schuss.compiler.repeat import CannotRepeatError, repeat
 from schuss.compiler.simplify import simplify
-from schuss.compiler.units import Assemble, Attention, Host, Loops, Product, ScatterAdd, Unit
+from schuss.compiler.units import (
+    Assemble,
+    Attention,
+    Convolution,
+    Host,
+    Loops,
+    Panels,
+    Product,
+    ScatterAdd,
+    Unit,
+)
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, strides_of, users_of
 
+_CONTRACTIONS = ("matmul", "convolution", "convolution_weight")
 _MOST_COST = 48  # of one expression between anchors
 _MOST_LOADS = 10
 _MOST_GROUP_COST = 400
 _RECOMPUTED_COST = 24  # up to which an anchor is computed again instead of stored
+_REPEATED_COST = 3  # up to which it is computed again for each of many rows
+_MANY_ROWS = 64
 
 
 def fuse(graph: Graph) -> list[Unit]:
     """The units that compute the graph's outputs, each after those that it needs."""
     forced: set[Value] = set()
     while True:
+        fusion = _Fusion(graph, forced)
         try:
-            return _Fusion(graph, forced).units()
+            units = fusion.units()
         except NotAffineError as problem:  # a reshape that has to move memory
-            if problem.value in forced:
-                raise
-            forced.add(problem.value)
+            fusion.unseen.add(problem.value)
+        if not fusion.unseen:
+            return units
+        assert not fusion.unseen & forced, fusion.unseen & forced
+        forced |= fusion.unseen
 
 
 @dataclass(eq=False, slots=True)
@@ -118,6 +135,7 @@ class _Fusion:
         self.loads: dict[Value, frozenset[Value]] = {}
         self.group_of: dict[Value, Group] = {}
         self.groups: list[Group] = []
+        self.unseen: set[Value] = set()  # reshapes that turned out to move memory
 
     def units(self) -> list[Unit]:
         self._choose_anchors()
@@ -157,7 +175,10 @@ class _Fusion:
             return True
         if cost > _MOST_COST or len(loads) > _MOST_LOADS:
             return True
-        if len(self._distinct_users(value)) < 2:
+        users = self._distinct_users(value)
+        if cost >= _REPEATED_COST and any(_repeats(value, user) for user in users):
+            return True
+        if len(users) < 2:
             return False
         return cost > _RECOMPUTED_COST or sum(each.size >= value.size for each in loads) >= 2
 
@@ -287,6 +308,8 @@ class _Fusion:
         if group.kind == "product":
             place = position(anchor, trial.place(anchor), len(sizes))
             trial.kernel.store(anchor, place, 0, anchor.dtype)
+            if group.anchors[0].op == "convolution_weight" and not _goes_along_rows(trial.kernel):
+                return False
             return _columns_stay_whole(trial.kernel, group.anchors[0].shape)
         return True
 
@@ -337,17 +360,24 @@ class _Fusion:
         units: list[Unit] = []
         for group in _in_order(self.groups)[::-1]:
             stored = [anchor for anchor in group.anchors if anchor in asked]
-            if group.kind == "product":
-                unit: Unit | None = self._product(group, stored, asked)
-            elif group.kind in ("loops", "column"):
-                unit = self._loops(group, stored) if stored else None
-            else:
-                unit = self._single(group.anchors[0])
+            try:
+                unit = self._unit(group, stored)
+            except NotAffineError as problem:
+                self.unseen.add(problem.value)
+                asked.update(*[self.loads[i] for a in group.anchors for i in a.inputs])
+                continue
             if unit is not None:
                 asked.update(unit.reads())
                 units.append(unit)
         units.reverse()
         return units
+
+    def _unit(self, group: Group, stored: list[Value]) -> Unit | None:
+        if group.kind == "product":
+            return self._product(group, stored)
+        if group.kind in ("loops", "column"):
+            return self._loops(group, stored) if stored else None
+        return self._single(group.anchors[0])
 
     def _loops(self, group: Group, stored: list[Value]) -> Loops:
         sizes = _column_sizes(group.anchors[0]) if group.kind == "column" else None
@@ -375,7 +405,7 @@ class _Fusion:
         for anchor in stored:
             emitter.store(anchor)
 
-    def _product(self, group: Group, stored: list[Value], asked: set[Value]) -> Unit | None:
+    def _product(self, group: Group, stored: list[Value]) -> Unit | None:
         product = group.anchors[0]
         if not stored:
             return None
@@ -383,9 +413,14 @@ class _Fusion:
         assert sizes is not None
         emitter = self._emitter(group, sizes, None, set(group.anchors))
         self._emit(group, emitter, stored)
-        sources = [self._operand(product, i) for i in (0, 1)]
-        runs = _runs(emitter.kernel, product.shape)
-        return Product(product, collapse(runs, keep_last=True), sources[0], sources[1])
+        kernel = collapse(_runs(emitter.kernel, product.shape), keep_last=True)
+        if product.op != "matmul":
+            x, other = [
+                locate(each, identity(each.shape), each.shape, self.forced)
+                for each in product.inputs
+            ]
+            return Convolution(product, kernel, (x, other))
+        return Product(product, kernel, self._operand(product, 0), self._operand(product, 1))
 
     def _operand(self, product: Value, place: int) -> tuple[Value, Affine]:
         """The memory of an operand, and its position over (batch ..., m, n, k)."""
@@ -413,6 +448,9 @@ class _Fusion:
             return self._scatter(anchor)
         if anchor.op in ("attention", "attention_gradient"):
             return self._attention(anchor)
+        if anchor.op == "panels":
+            (w,) = anchor.inputs
+            return Panels(anchor, locate(w, identity(w.shape), w.shape, self.forced))
         return Host(anchor, [chain_of(each, self.forced) for each in anchor.inputs])
 
     def _repeat(self, anchor: Value) -> Unit:
@@ -421,7 +459,7 @@ class _Fusion:
         def found(value: Value, index: Index, sizes: Sequence[int]) -> tuple[Value, Affine]:
             return locate(value, index, sizes, self.forced)
 
-        return repeat(anchor, checks, found, simplify, _fuse_steps)
+        return repeat(anchor, checks, found, _simplify_steps, _fuse_steps)
 
     def _attention(self, anchor: Value) -> Attention:
         """Operands over the axes of the queries' batch and their own last two."""
@@ -517,10 +555,23 @@ class _Fusion:
         return found
 
 
+def _simplify_steps(steps: Graph) -> Graph:
+    return channels_last(simplify(steps))
+
+
 def _fuse_steps(steps: Graph) -> list[Unit]:
     from schuss.compiler.merge import merge
 
     return merge(fuse(steps), {*steps.outputs, *steps.checks})
+
+
+def _repeats(value: Value, user: Value) -> bool:
+    """Whether loops over `user` would compute `value` again for each of many rows."""
+    shape = user.inputs[0].shape if user.op in REDUCTIONS else user.shape
+    wide = [n for n in value.shape if n > 1]
+    along = bool(shape) and bool(wide) and wide[-1] == shape[-1]
+    whole = along and (len(wide) == 1 or value.shape[-1] > 1)
+    return whole and math.prod(shape) >= _MANY_ROWS * value.size
 
 
 def _in_order(groups: list[Group]) -> list[Group]:
@@ -533,7 +584,7 @@ def _kind(anchor: Value) -> str:
         axes, rank = anchor.attributes["axes"], len(anchor.inputs[0].shape)
         last = tuple(axes) == tuple(range(rank - len(axes), rank))
         return "loops" if last and not pools(anchor) else "column"
-    if anchor.op == "matmul" and lowered(anchor):
+    if anchor.op in _CONTRACTIONS and lowered(anchor):
         return "product"
     if anchor.op == "reshape":
         return "loops" if _nest(anchor) else "single"
@@ -609,6 +660,13 @@ def _runs(kernel: Kernel, shape: Shape) -> Kernel:
 def _columns_stay_whole(kernel: Kernel, shape: Shape) -> bool:
     """Whether the loops over the columns of a product can be one loop."""
     return collapse(_runs(kernel, shape), keep_last=True).inner <= 1
+
+
+def _goes_along_rows(kernel: Kernel) -> bool:
+    """Whether the innermost loop finds all that it touches side by side."""
+    touched = [position_of(line) for line in kernel.lines]
+    touched += [store.affine for store in kernel.stores]
+    return all(affine is None or affine[-2] in (0, 1) for affine in touched)
 
 
 def _memory_operands(value: Value) -> Sequence[Value]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schuss.compiler.kernel import Kernel
-from schuss.compiler.units import Host, Loops, Product, Repeat, Unit
+from schuss.compiler.units import Convolution, Host, Loops, Product, Repeat, Unit
 from schuss.compiler.values import VIEWS, Graph, Value
 
 _ALIGNMENT = 64
@@ -160,7 +160,7 @@ def _transitive(needs: list[set[int]]) -> list[int]:
 
 def _alike(unit: Unit) -> list[tuple[Value, Value]]:
     """Outputs and inputs of one dtype and size that a kernel goes through in step."""
-    if not isinstance(unit, (Loops, Product)):
+    if not isinstance(unit, (Loops, Product, Convolution)):
         return []
     kernel: Kernel = unit.kernel
     if isinstance(unit, Loops) and kernel.inner:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from schuss.compiler.channels import channels_last
 from schuss.compiler.cpu.library import compile_kernels
 from schuss.compiler.cpu.lower import Call, Calls, Place, lower
 from schuss.compiler.cpu.runtime import Launch, Loop
@@ -41,7 +42,7 @@ class Compiled:
 def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
-    simple = layout(simplify(graph))
+    simple = layout(channels_last(simplify(graph)))
     units = fuse(simple)
     calls = [None if isinstance(unit, Host) else lower(unit) for unit in units]
     measured = dict(zip(map(id, units), calls, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
-from schuss.compiler import convolution, lookup
+from schuss.compiler import lookup
 from schuss.compiler.repeat import CannotRepeatError, steps_of
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
@@ -25,7 +25,7 @@ _PIECE_OF_COLUMN = 1 << 12
 
 def simplify(graph: Graph) -> Graph:
     """An equivalent graph of fewer and simpler values."""
-    builder = _Builder()
+    builder = Builder()
     for value in graph.inputs:
         builder.keep(value)
     renamed: dict[Value, Value] = {}
@@ -49,7 +49,7 @@ def turned(graph: Graph) -> Graph:
     users = users_of(graph.values)
     wanted = {*graph.outputs, *graph.checks}
     sums = lookup.added_up_rows(graph.values)
-    builder = _Builder()
+    builder = Builder()
     renamed: dict[Value, Value] = {}
     for value in graph.values:
         inputs = tuple([renamed[each] for each in value.inputs])
@@ -81,7 +81,7 @@ def _only_turned(value: Value, users: dict[Value, list[Value]], wanted: set[Valu
     )
 
 
-def _matrix_transpose(b: _Builder, x: Value) -> Value:
+def _matrix_transpose(b: Builder, x: Value) -> Value:
     rank = len(x.shape)
     axes = (*range(rank - 2), rank - 1, rank - 2)
     shape = tuple(x.shape[axis] for axis in axes)
@@ -102,7 +102,7 @@ def without_dead(graph: Graph) -> Graph:
     return Graph(kept, graph.inputs, graph.outputs, graph.checks)
 
 
-class _Builder:
+class Builder:
     """Adds values, each said as simply as the rules know."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class _Builder:
         return self.add("reshape", (x,), {"shape": shape}, shape, x.dtype)
 
 
-Rule = Callable[[_Builder, tuple[Value, ...], dict[str, Any], Shape, DType], Value | None]
+Rule = Callable[[Builder, tuple[Value, ...], dict[str, Any], Shape, DType], Value | None]
 _RULES: dict[str, Rule] = {}
 
 
@@ -356,7 +356,7 @@ def _checked_index(b, inputs, attributes, shape, dtype):  # type: ignore[no-unty
     return inputs[0]
 
 
-def _check(b: _Builder, index: Value, n: int, wrap: bool, ignored: int | None = None) -> None:
+def _check(b: Builder, index: Value, n: int, wrap: bool, ignored: int | None = None) -> None:
     """Ask for whether any index points outside an axis of size n."""
     if index.dtype != dtypes.int64:
         index = b.map("astype", index, dtype=dtypes.int64, attributes={"dtype": dtypes.int64})
@@ -392,29 +392,6 @@ def _scan(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
     return value
 
 
-@rule("convolve")
-def _convolve(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    x, w = inputs
-    return convolution.forward(b, x, w, shape, attributes) if convolution.applies(x) else None
-
-
-@rule("convolve_weight")
-def _convolve_weight(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    x, g = inputs
-    return convolution.of_weight(b, x, g, shape, attributes) if convolution.applies(x) else None
-
-
-@rule("convolve_input")
-def _convolve_input(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    g, w = inputs
-    return convolution.of_input(b, g, w, shape, attributes) if convolution.applies(g) else None
-
-
-@rule("overlap")
-def _overlap(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    return convolution.put_back(b, inputs[0], shape, attributes)
-
-
 def _reduce_rule(op: str) -> Rule:
     def apply(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
         x, axes = inputs[0], attributes["axes"]
@@ -430,7 +407,7 @@ def _reduce_rule(op: str) -> Rule:
     return apply
 
 
-def _in_two(b: _Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DType) -> Value | None:
+def _in_two(b: Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DType) -> Value | None:
     """A long reduction: first over pieces, side by side, then over their results.
 
     That shares out the work, and rounding errors do not grow with the length. How it is cut
@@ -445,10 +422,15 @@ def _in_two(b: _Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DTyp
         if count < SPLIT_FROM or math.prod(before) > 16:
             return None
         size = _PIECE
-    elif count >= 2 * _PIECE_OF_COLUMN or (count * beside >= SPLIT_FROM and beside < 256):
-        size = _PIECE_OF_COLUMN if count >= 2 * _PIECE_OF_COLUMN else max(64, count // 8)
+    elif count >= 2 * _PIECE_OF_COLUMN or (
+        count * beside >= SPLIT_FROM and beside < 256 and math.prod(before) < 16
+    ):
+        size = max(64, min(_PIECE_OF_COLUMN, count // 32))
     else:
         return None
+    parts = _cut_of_axes(x.shape[first : last + 1], size)
+    if parts is not None:
+        return _sum_of_sums(b, op, x, (first, last), parts, shape, dtype)
     whole, rest = divmod(count, size)
     if whole < 2:
         return None
@@ -469,6 +451,35 @@ def _in_two(b: _Builder, op: str, x: Value, axes: Any, shape: Shape, dtype: DTyp
         end = b.add(op, (tail,), {"axes": (place,)}, (*before, *after), dtype)
         total = b.map(_COMBINE[op], total, end)
     return b.reshape(total, shape)
+
+
+def _cut_of_axes(sizes: Shape, size: int) -> tuple[int, int] | None:
+    """Where to cut axes so that what is behind has about `size` elements: an axis, and how much of
+    it goes with those behind. Whatever stands on the axes need not be brought into another shape.
+    """
+    behind = 1
+    for axis in reversed(range(len(sizes))):
+        n = sizes[axis]
+        if behind * n > size or axis == 0:
+            part = max((d for d in range(1, n + 1) if n % d == 0 and behind * d <= size), default=1)
+            return (axis, part) if size <= 8 * behind * part <= 8 * size else None
+        behind *= n
+    return None
+
+
+def _sum_of_sums(
+    b: Builder, op: str, x: Value, axes: tuple[int, int], cut: tuple[int, int], shape: Shape,
+    dtype: DType,
+) -> Value:  # fmt: skip
+    """The reduction over a run of axes, `cut` in two."""
+    first, last = axes
+    place, part = first + cut[0], cut[1]
+    n = x.shape[place]
+    finer = (*x.shape[:place], n // part, part, *x.shape[place + 1 :])
+    x = b.reshape(x, finer)
+    inner = tuple(range(place + 1, last + 2))
+    partial = b.add(op, (x,), {"axes": inner}, finer[: place + 1] + finer[last + 2 :], dtype)
+    return b.add(op, (partial,), {"axes": tuple(range(first, place + 1))}, shape, dtype)
 
 
 _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum",

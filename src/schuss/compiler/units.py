@@ -53,6 +53,46 @@ class Product:
 
 
 @dataclass(eq=False, slots=True)
+class Convolution:
+    """A convolution or the gradient of one for its weights, with an epilogue as for a product.
+
+    `value` is a `convolution` or `convolution_weight`; `operands` are memories and the positions
+    there over the axes (N, sizes, channels), for panels of weights those of their own.
+    """
+
+    value: Value
+    kernel: Kernel
+    operands: tuple[tuple[Value, Affine], tuple[Value, Affine]]
+
+    def reads(self) -> list[Value]:
+        return [*[memory for memory, _ in self.operands], *self.kernel.read()]
+
+    def writes(self) -> list[Value]:
+        return self.kernel.written()
+
+    def __str__(self) -> str:
+        names = ", ".join(memory.name for memory, _ in self.operands)
+        return f"{self.value.op} {list(self.value.shape)} of {names}, then\n{self.kernel}"
+
+
+@dataclass(eq=False, slots=True)
+class Panels:
+    """Weights (groups, outputs, channels, taps) brought into panels, see convolution.py."""
+
+    value: Value
+    source: tuple[Value, Affine]
+
+    def reads(self) -> list[Value]:
+        return [self.source[0]]
+
+    def writes(self) -> list[Value]:
+        return [self.value]
+
+    def __str__(self) -> str:
+        return f"panels of {self.source[0].name}: {self.value!r}"
+
+
+@dataclass(eq=False, slots=True)
 class Assemble:
     """Kernels that fill the memory of one value; the inner lists run one after the other."""
 
@@ -191,4 +231,6 @@ class Repeat:
         return f"{lines[0]}\n  {inner}"
 
 
-Unit = Loops | Product | Assemble | ScatterAdd | Attention | Repeat | Host
+Unit = (
+    Loops | Product | Convolution | Panels | Assemble | ScatterAdd | Attention | Repeat | Host
+)

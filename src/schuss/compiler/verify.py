@@ -6,7 +6,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from schuss.compiler.kernel import Kernel, position_of
-from schuss.compiler.units import Assemble, Loops, Product, Repeat, ScatterAdd, Unit
+from schuss.compiler.units import (
+    Assemble,
+    Convolution,
+    Loops,
+    Product,
+    Repeat,
+    ScatterAdd,
+    Unit,
+)
 from schuss.compiler.values import VIEWS, Graph, Value
 
 if TYPE_CHECKING:
@@ -66,7 +74,7 @@ def verify_places(loop: Repeat) -> None:
 
 
 def kernels_of(unit: Unit) -> list[Kernel]:
-    if isinstance(unit, (Loops, Product)):
+    if isinstance(unit, (Loops, Product, Convolution)):
         return [unit.kernel]
     if isinstance(unit, Assemble):
         return [kernel for group in unit.kernels for kernel in group]

@@ -267,6 +267,11 @@ for _name, _intrinsic_name in {
     TABLE[_name] = _rounding(_intrinsic_name)
 
 
+@row("copy")
+def _copy(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
+    return xs[0]
+
+
 @row("copysign")
 def _copysign(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     return _intrinsic(t, "copysign", out, lanes, *xs)

@@ -9,14 +9,28 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, matmul
+from schuss.compiler.cpu import attention, convolution, matmul
+from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
+from schuss.compiler.cpu.convolution_plan import Convolution as Direct
+from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import Epilogue, print_loops
 from schuss.compiler.cpu.scatter import print_scatter_add
+from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.plan import Plan, plan
-from schuss.compiler.units import Assemble, Attention, Loops, Product, Repeat, ScatterAdd, Unit
+from schuss.compiler.units import (
+    Assemble,
+    Attention,
+    Convolution,
+    Loops,
+    Panels,
+    Product,
+    Repeat,
+    ScatterAdd,
+    Unit,
+)
 from schuss.compiler.values import Value
 
 
@@ -108,20 +122,64 @@ def _product(unit: Product, packed: bool = False) -> Calls:
         (*left[:batch], left[batch], left[batch + 2]),
         (*right[:batch], right[batch + 2], right[batch + 1]),
     )
+    lowered = matmul.lower(product, _epilogue(unit.kernel), packs_right=packed)
+    return _staged(lowered, _product_words(unit.kernel, unit.left, unit.right))
 
-    def epilogue(name: str, lanes: int, accumulator: str) -> str:
+
+def _epilogue(kernel: Kernel) -> matmul.PrintEpilogue:
+    def text(name: str, lanes: int, accumulator: str) -> str:
         wide = dtypes.as_dtype(accumulator)
-        return Epilogue(unit.kernel, name, lanes, words=3, accumulator=wide).print()
+        return Epilogue(kernel, name, lanes, words=3, accumulator=wide).print()
 
-    lowered = matmul.lower(product, epilogue, packs_right=packed)
-    size = unit.value.dtype.itemsize
-    words = (
-        Place(unit.left[0], left[-1] * size),
-        Place(unit.right[0], right[-1] * size),
+    return text
+
+
+def _product_words(
+    kernel: Kernel, left: tuple[Value, Affine], right: tuple[Value, Affine]
+) -> tuple[Place | int, ...]:
+    return (
+        Place(left[0], left[1][-1] * left[0].dtype.itemsize),
+        Place(right[0], right[1][-1] * right[0].dtype.itemsize),
         Place(None),
-        *[Place(buffer) for buffer in unit.kernel.buffers],
+        *[Place(buffer) for buffer in kernel.buffers],
     )
-    return _staged(lowered, words)
+
+
+def _convolution(unit: Convolution) -> Calls:
+    value = unit.value
+    x, named = value.inputs[0], value.attributes
+    groups = named["groups"]
+    backward = value.op == "convolution_weight"
+    spec = Direct(
+        dtype=str(value.dtype),
+        images=x.shape[0],
+        groups=groups,
+        channels=x.shape[-1] // groups,
+        outputs=value.shape[-1] if backward else named["outputs"],
+        axes=named["axes"],
+        x_strides=_image_strides(unit.operands[0][1]),
+    )
+    epilogue = _epilogue(unit.kernel)
+    if backward:
+        lowered = lower_weight(spec, _image_strides(unit.operands[1][1]), epilogue)
+    else:
+        lowered = convolution.lower(spec, epilogue)
+    return _staged(lowered, _product_words(unit.kernel, *unit.operands))
+
+
+def _panels(unit: Panels) -> Calls:
+    value, (memory, affine) = unit.value, unit.source
+    groups, outputs, channels, taps = value.inputs[0].shape
+    spec = Weights(str(memory.dtype), groups, outputs, channels, taps, value.shape[-1], affine[:-1])
+    words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
+    return _staged(lower_panels(spec), words)
+
+
+def _image_strides(affine: Affine) -> tuple[int, int, int, int, int]:
+    """Strides of images, three axes and channels, from those of as many axes as there are."""
+    first, *sizes, last, _ = affine
+    depth, height, width = [0, 0, *sizes][-3:]
+    return first, depth, height, width, last
 
 
 def _staged(lowered: Any, words: tuple[Place | int, ...]) -> Calls:
@@ -245,6 +303,8 @@ _TABLE: dict[type, Callable[[Any], Calls]] = {
     Loops: _loops,
     Assemble: _assemble,
     Product: _product,
+    Convolution: _convolution,
+    Panels: _panels,
     Attention: _attention,
     ScatterAdd: _scatter_add,
     Repeat: _repeat,

@@ -1,0 +1,338 @@
+"""Direct convolutions of the CPU target: channels last, without unfolding windows.
+
+A part packs the input positions that it needs into a slab with a border of zeros, so that no later
+step asks for borders; then each tile of outputs is summed up in registers, tap by tap, against
+weights that were brought into panels before (Georganas et al., Anatomy of High-Performance Deep
+Learning Convolutions on SIMD Architectures, 2018). The gradient for the input is a convolution with
+the taps turned around, in one phase for each remainder by the stride (geometry.py). As matrix
+products do, these give their results to an epilogue (matmul.py has what that is); the rows of the
+product are (n, depth, height, width), its columns all outputs.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from itertools import product as combinations
+
+from schuss.compiler.cpu import matmul_pack
+from schuss.compiler.cpu.convolution_plan import (
+    Axes,
+    Convolution,
+    Plan,
+    plan,
+    segments,
+    slab_shape,
+    tiling,
+)
+from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Slab, sums, table
+from schuss.compiler.cpu.library import Source
+from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
+from schuss.compiler.cpu.matmul_micro import size
+from schuss.compiler.cpu.matmul_plan import ALIGN, ELEMENTS, Machine, ceil_div, ceil_to
+from schuss.compiler.cpu.matmul_stages import Stage
+from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.geometry import Phase
+from schuss.dtypes import DType
+
+Phases = tuple[Phase, Phase, Phase]
+
+
+def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
+    """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
+
+    Weights are dense: (groups, panels, taps of the three axes, channels, width of a panel), in the
+    type of the sums, with zeros behind the last output.
+    """
+    cut = plan(c, machine or this_machine())
+    epilogue = print_epilogue("epilogue", cut.tiling.lanes, c.accumulator)
+    key = sha256(f"{c}{cut}{epilogue}".encode()).hexdigest()[:16]
+    return _Printer(c, cut, epilogue, f"convolution_{key}").print()
+
+
+def panel_width(dtype: DType, images: int, channels: int, outputs: int, axes: Axes) -> int:
+    """Outputs of a panel of weights, which `convolution` wants for these shapes."""
+    element = ELEMENTS[str(dtype)][1]
+    return tiling(this_machine(), element, images, channels, outputs, axes).width
+
+
+class _Printer:
+    def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
+        self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
+        self.tiling = cut.tiling
+        self.panels = ceil_div(c.outputs, self.tiling.width)
+        self.row_blocks = ceil_div(c.axes[1].most, cut.rows)
+        self.panel_blocks = ceil_div(self.panels, cut.panels)
+        self.image_blocks = ceil_div(c.images, cut.images)
+        self.by_image = self.tiling.images > 1  # tiles are of several images
+        sizes = [axis.size for axis in c.axes]
+        shape = (sizes[0], sizes[1], sizes[2]) if self.by_image else slab_shape(c, cut.rows)
+        self.slab = Slab(c, shape, c.channels, self.tiling.lanes, border=not self.by_image)
+        self.a_strides = c.x_strides[:4] if cut.in_place else self.slab.strides
+        self.width = c.axes[2]
+        merged = self.a_strides[3] == c.channels and self._taps_side_by_side()
+        self.merged = merged  # taps along the width are more channels
+        self.functions: dict[str, str] = {}
+        self.tables: list[str] = []
+        self.bytes = size(c.element)
+
+    def _taps_side_by_side(self) -> bool:
+        return all(p.place_step == 1 and p.tap_step == 1 for p in self.width.phases)
+
+    def print(self) -> Lowered:
+        c, cut = self.c, self.cut
+        tile = self.tiling
+        cell = tile.images * tile.rows * tile.columns * tile.width * self.bytes
+        slab_at = ceil_to(cell, ALIGN)
+        scratch = slab_at + self.slab.elements(cut.images) * self.bytes
+        f = Function(
+            f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
+        )
+        rest, panel_block = f.divide("%part", self.panel_blocks)
+        rest, row_block = f.divide(rest, self.row_blocks)
+        rest, group = f.divide(rest, c.groups)
+        image_block, z = f.divide(rest, c.axes[0].most)
+        image0 = f.mul(image_block, cut.images)
+        image1 = f.smaller(f.add(image0, cut.images), c.images)
+        y = f.mul(row_block, cut.rows)
+        panel0 = f.mul(panel_block, cut.panels)
+        panel1 = f.smaller(f.add(panel0, cut.panels), self.panels)
+        base = self._read(f, group, (image0, image1), (z, y), slab_at)
+        for number, phases in enumerate(combinations(*self._phases())):
+            if self.by_image:
+                panels = group, panel0, panel1
+                self._places(f, number, phases, panels, (image0, image1), base)
+                continue
+            with (
+                f.when(f.let(f"icmp slt i64 {z}, {phases[0].outputs}")),
+                f.loop(panel0, panel1) as panel,
+                f.loop(image0, image1) as n,
+            ):
+                place = f.mul(f.sub(n, image0), self.a_strides[0])
+                a = f.at(c.element, base, place)
+                self._tiles(f, number, phases, (group, panel, n, z, y), a)
+        f.line("ret void")
+        parts = self.image_blocks * c.axes[0].most * c.groups * self.row_blocks * self.panel_blocks
+        text = "\n".join([
+            *[matmul_pack.declaration(pack) for pack in self._packs()],
+            SUMS_NEEDS(c.element, self.tiling.lanes), self.epilogue, *self.tables,
+            *self.functions.values(), str(f), "",
+        ])  # fmt: skip
+        shared = tuple(
+            Source(matmul_pack.definition(pack), (pack.name,), shared=True)
+            for pack in self._packs()
+        )
+        return Lowered(shared, (Stage(text, self.name, parts, scratch),), 0)
+
+    def _phases(self) -> tuple[tuple[Phase, ...], tuple[Phase, ...], tuple[Phase, ...]]:
+        depth, height, width = self.c.axes
+        return depth.phases, height.phases, width.phases
+
+    def _read(
+        self, f: Function, group: str, images: tuple[str, str], at: tuple[str, str], slab_at: int
+    ) -> str:
+        """The address of the first position that the part looks at, in x or packed in a slab.
+
+        `at` counts positions of phases along depth and height.
+        """
+        c = self.c
+        x, axes = f.word(0), c.axes[:2]
+        if not self.cut.in_place:
+            base = f.at("i8", "%scratch", slab_at)
+            starts = [
+                f.add(f.mul(counter, axis.move), low)
+                for counter, axis, low in zip(at, axes, self.slab.lows[:2], strict=True)
+            ]
+            channels = f.mul(group, c.channels), str(c.channels)
+            counts = self.slab.shape[:2]
+            self.slab.fill(f, x, images, (starts[0], starts[1]), channels, counts, base)
+            return base
+        first = f.add(f.mul(group, c.channels), f.mul(images[0], c.x_strides[0]))
+        for counter, axis, stride in zip(at, axes, c.x_strides[1:3], strict=True):
+            place = f.add(f.mul(counter, axis.move), axis.lowest)
+            first = f.add(first, f.mul(place, stride))
+        first = f.add(first, self.width.lowest * c.x_strides[3])
+        return f.at(c.element, x, first)
+
+    def _packs(self) -> list[matmul_pack.Pack]:
+        return [] if self.cut.in_place else list(dict.fromkeys(self.slab.packing.used()))
+
+    def _taps(self, phases: Phases) -> list[tuple[int, int]]:
+        """Offsets in the slab and in a panel of weights of the entries of a phase."""
+        c, (pz, py, px) = self.c, phases
+        across = range(1 if self.merged else px.taps) if px.taps else range(0)
+        entries = []
+        for tz, ty, tx in combinations(range(pz.taps), range(py.taps), across):
+            offset, tap = 0, 0
+            places = zip(phases, (tz, ty, tx), c.axes, self.a_strides[1:], strict=True)
+            for phase, t, axis, stride in places:
+                offset += (phase.place + t * phase.place_step - axis.lowest) * stride
+                tap = tap * axis.kernel + phase.tap + t * phase.tap_step
+            entries.append((offset, tap * c.channels * self.tiling.width))
+        return entries
+
+    def _tiles(
+        self, f: Function, number: int, phases: Phases, at: tuple[str, str, str, str, str], a: str
+    ) -> None:
+        """All tiles of a phase in a panel and an image."""
+        c, tiling = self.c, self.tiling
+        group, panel, n, z, y = at
+        pz, py, px = phases
+        self.tables.append(table(f"taps{number}", self._taps(phases)))
+        spans = [py.inside(i, c.axes[1].size) for i in range(py.outputs)]
+        across = min(1, px.taps) if self.merged else px.taps
+        self.tables.append(
+            table(f"inside{number}", [(s.start * across, len(s) * across) for s in spans])
+        )
+        inner = px.taps * c.channels if self.merged else c.channels
+        entries = pz.taps * py.taps * (min(1, px.taps) if self.merged else px.taps)
+        rows = f.smaller(f.sub(py.outputs, y), self.cut.rows)
+        panel_size = c.taps * c.channels * tiling.width
+        index = f.add(f.mul(group, self.panels), panel)
+        b = f.at(c.element, f.word(1), f.mul(index, panel_size))
+        image = f.add(f.mul(n, c.axes[0].outputs), f.add(f.mul(z, pz.every), pz.first))
+        column = f.add(f.mul(group, c.outputs), f.mul(panel, tiling.width))
+        end = f.mul(f.add(group, 1), c.outputs)
+        high = [tiling.rows, 1] if tiling.rows > 1 else [1]
+        start = "0"
+        for tall in high:
+            whole = f.mul(f.let(f"sdiv i64 {f.sub(rows, start)}, {tall}"), tall) if tall > 1 else ""
+            stop = f.add(start, whole) if whole else rows
+            with f.loop(start, stop, tall) as i:
+                line = f.add(f.mul(f.add(y, i), py.every), py.first)
+                line = f.add(f.mul(image, c.axes[1].outputs), line)
+                here = f.at(c.element, a, f.mul(i, py.move * self.a_strides[2]))
+                taps, count_of_taps = f"@taps{number}", str(entries)
+                if tall == 1 and pz.taps == 1:  # rows outside of the input add nothing
+                    pair = f.at("{i64, i64}", f"@inside{number}", f.add(y, i))
+                    taps = f.at("{i64, i64}", taps, f.let(f"load i64, ptr {pair}"))
+                    count_of_taps = f.let(f"load i64, ptr {f.at('i64', pair, 1)}")
+                for first, count, wide in segments(px.outputs, tiling.columns):
+                    with f.loop(0, count) as j:
+                        x = f.add(f.mul(j, wide), first)
+                        m = f.add(f.mul(x, px.every), px.first)
+                        m = f.add(f.mul(line, c.axes[2].outputs), m)
+                        corner = f.at(c.element, here, f.mul(x, px.move * self.a_strides[3]))
+                        self._call_tile(
+                            f, (1, tall, wide), panel, f"ptr {corner}, ptr {b}, ptr {taps}, "
+                            f"i64 {count_of_taps}, i64 {max(1, inner)}, i64 {m}, i64 0, "
+                            f"i64 {py.every * c.axes[2].outputs}, i64 {px.every}, i64 {column}, "
+                            f"i64 {end}, ptr %scratch",
+                        )  # fmt: skip
+            start = stop
+
+    def _places(
+        self, f: Function, number: int, phases: Phases, panels: tuple[str, str, str],
+        images: tuple[str, str], base: str,
+    ) -> None:  # fmt: skip
+        """All positions of a phase, one tile of images for each."""
+        c, tiling = self.c, self.tiling
+        group, panel0, panel1 = panels
+        _, py, px = phases
+        places = list(combinations(range(py.outputs), range(px.outputs)))
+        rows = [self._taps_at(phases, i, j) for i, j in places]
+        longest = max(len(row) for row in rows)
+        name = f"places{number}"
+        entries = [pair for row in rows for pair in row + [(0, 0)] * (longest - len(row))]
+        self.tables.append(table(name, entries))
+        count = f.sub(images[1], images[0])
+        is_full = f.let(f"icmp eq i64 {count}, {tiling.images}")
+        rest = c.images % tiling.images or tiling.images
+        whole = c.axes[1].outputs * c.axes[2].outputs
+        m0 = f.mul(images[0], whole)
+        with f.loop(panel0, panel1) as panel, f.loop(0, len(places)) as place:
+            index = f.add(f.mul(group, self.panels), panel)
+            panel_size = c.taps * c.channels * tiling.width
+            b = f.at(c.element, f.word(1), f.mul(index, panel_size))
+            column = f.add(f.mul(group, c.outputs), f.mul(panel, tiling.width))
+            end = f.mul(f.add(group, 1), c.outputs)
+            row = f.at("{i64, i64}", f"@{name}", f.mul(place, longest))
+            numbers = [f.let(f"load i64, ptr {f.at('i64', row, i)}") for i in range(3)]
+            taps = f.at("i64", row, 4)
+            arguments = (
+                f"ptr {base}, ptr {b}, ptr {taps}, i64 {numbers[0]}, i64 {numbers[1]}, "
+                f"i64 {f.add(m0, numbers[2])}, i64 {whole}, i64 0, i64 0, i64 {column}, i64 {end}, "
+                "ptr %scratch"
+            )
+            self._call_tile(f, (tiling.images, 1, 1), panel, arguments, is_full, rest)
+
+    def _taps_at(self, phases: Phases, i: int, j: int) -> list[tuple[int, int]]:
+        """What the tile at a position needs: the number of taps and the length of each, where its
+        row is in an image, and then the offsets of the taps, those inside of the input alone.
+        """
+        c, (_, py, px) = self.c, phases
+        down, across = py.inside(i, c.axes[1].size), px.inside(j, c.axes[2].size)
+        merged = self.merged and len(across) > 0
+        taps = []
+        for ty, tx in combinations(down, across[:1] if merged else across):
+            iy = py.place + ty * py.place_step + i * py.move
+            ix = px.place + tx * px.place_step + j * px.move
+            tap = (py.tap + ty * py.tap_step) * c.axes[2].kernel + px.tap + tx * px.tap_step
+            place = iy * self.a_strides[2] + ix * self.a_strides[3]
+            taps.append((place, tap * c.channels * self.tiling.width))
+        m = (py.first + i * py.every) * c.axes[2].outputs + px.first + j * px.every
+        inner = len(across) * c.channels if merged else c.channels
+        return [(len(taps), inner), (m, 0), *taps]
+
+    def _call_tile(
+        self, f: Function, shape: tuple[int, int, int], panel: str, arguments: str,
+        is_full: str = "", rest: int = 0,
+    ) -> None:  # fmt: skip
+        """`rest` are the images of a tile that is not full."""
+        vectors = self.tiling.vectors
+        left = self.c.outputs - (self.panels - 1) * self.tiling.width
+        last = ceil_div(left, self.tiling.lanes)
+
+        def of_width(vectors: int) -> str:
+            name = self._tile(*shape, vectors)
+            if rest in (0, shape[0]):
+                return name
+            return f.choose(is_full, "ptr", name, self._tile(rest, *shape[1:], vectors))
+
+        name = of_width(vectors)
+        if last < vectors:
+            is_last = f.let(f"icmp eq i64 {panel}, {self.panels - 1}")
+            name = f.choose(is_last, "ptr", of_width(last), name)
+        f.line(f"call void {name}(ptr %args, {arguments})")
+
+    def _tile(self, images: int, rows: int, columns: int, vectors: int) -> str:
+        """The function for a tile of so many images, rows, columns and vectors."""
+        name = f"tile_{images}x{rows}x{columns}x{vectors}"
+        if name not in self.functions:
+            self.functions[name] = self._print_tile(name, images, rows, columns, vectors)
+        return f"@{name}"
+
+    def _print_tile(self, name: str, images: int, rows: int, columns: int, vectors: int) -> str:
+        c, lanes = self.c, self.tiling.lanes
+        f = Function(
+            f"define internal void @{name}(ptr %args, ptr noalias readonly %a, "
+            "ptr noalias readonly %b, ptr readonly %table, i64 %entries, i64 %inner, i64 %m, "
+            "i64 %image, i64 %row, i64 %column, i64 %n, i64 %end, ptr noalias %tile) noinline"
+        )
+        move = [axis.move * stride for axis, stride in
+                zip(c.axes[1:], self.a_strides[2:], strict=True)]  # fmt: skip
+        places = [
+            n * self.a_strides[0] + i * move[0] + j * move[1]
+            for n, i, j in combinations(range(images), range(rows), range(columns))
+        ]
+        made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width))
+        kind = f"<{lanes} x {c.element}>"
+        for r, row in enumerate(made):
+            for v, value in enumerate(row):
+                place = f.at(c.element, "%tile", (r * vectors + v) * lanes)
+                f.line(f"store {kind} {value}, ptr {place}, align {lanes * self.bytes}")
+        with f.loop(0, images) as g, f.loop(0, rows) as i, f.loop(0, columns) as j:
+            m = f.add(f.add("%m", f.mul(g, "%image")), f.add(f.mul(i, "%row"), f.mul(j, "%column")))
+            place = f.mul(f.add(f.mul(f.add(f.mul(g, rows), i), columns), j), vectors * lanes)
+            for v in range(vectors):
+                source = f.at(c.element, "%tile", f.add(place, v * lanes))
+                value = f.let(f"load {kind}, ptr {source}, align {lanes * self.bytes}")
+                n = f.add("%n", v * lanes)
+                count = str(lanes)
+                if c.outputs % lanes and v == vectors - 1:
+                    count = f.smaller(f.sub("%end", n), lanes)
+                f.line(
+                    f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, {kind} {value}, "
+                    f"i64 {count})"
+                )
+        f.line("ret void")
+        return str(f)

@@ -1,0 +1,70 @@
+"""Weights of direct convolutions, brought into the order in which kernels read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from schuss.compiler.cpu import matmul_pack
+from schuss.compiler.cpu.convolution_plan import lanes_for
+from schuss.compiler.cpu.convolution_text import zeros
+from schuss.compiler.cpu.library import Source
+from schuss.compiler.cpu.matmul import Lowered, this_machine
+from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, ceil_div
+from schuss.compiler.cpu.matmul_stages import Stage
+from schuss.compiler.cpu.matmul_text import Function
+
+_PART = 32_768  # elements of a part, about
+
+
+@dataclass(frozen=True)
+class Weights:
+    """w[group, output, channel, tap], with its strides in elements, and the width of a panel."""
+
+    dtype: str
+    groups: int
+    outputs: int
+    channels: int
+    taps: int
+    width: int
+    strides: tuple[int, ...]
+
+
+def lower_panels(w: Weights, machine: Machine | None = None) -> Lowered:
+    """The launch that writes (groups, panels, taps, channels, width); words are w and that."""
+    source, element = ELEMENTS[w.dtype]
+    lanes = min(w.width, lanes_for(machine or this_machine(), element, w.outputs))
+    g_stride, o_stride, c_stride, t_stride = w.strides
+    pack = matmul_pack.choose(source, element, lanes, o_stride, t_stride)
+    panels = ceil_div(w.outputs, w.width)
+    share = min(w.channels, max(1, _PART // (w.taps * w.width)))
+    pieces = ceil_div(w.channels, share)
+    name = f"panels_{sha256(f'{w}{lanes}'.encode()).hexdigest()[:16]}"
+    f = Function(f"define void @{name}(ptr noalias %args, i64 %part, ptr noalias %scratch)")
+    rest, piece = f.divide("%part", pieces)
+    group, panel = f.divide(rest, panels)
+    first = f.mul(panel, w.width)
+    count = f.smaller(f.sub(w.outputs, first), w.width)
+    start = f.add(f.mul(group, g_stride), f.mul(first, o_stride))
+    start = f.at(source, f.word(0), start)
+    index = f.add(f.mul(group, panels), panel)
+    target = f.at(element, f.word(1), f.mul(index, w.taps * w.channels * w.width))
+    channel0 = f.mul(piece, share)
+    with f.loop(channel0, f.smaller(f.add(channel0, share), w.channels)) as c:
+        here = f.at(source, start, f.mul(c, c_stride))
+        there = f.at(element, target, f.mul(c, w.width))
+        row = w.channels * w.width
+        with f.loop(0, count, lanes) as o:
+            f.line(
+                f"call void @{pack.name}(ptr {f.at(source, here, f.mul(o, o_stride))}, "
+                f"i64 {o_stride}, i64 {t_stride}, i64 {f.smaller(f.sub(count, o), lanes)}, "
+                f"i64 {w.taps}, ptr {f.at(element, there, o)}, i64 {row})"
+            )
+        if w.outputs % w.width:
+            with f.loop(0, w.taps) as t:
+                end = f.at(element, there, f.add(f.mul(t, row), count))
+                zeros(f, element, end, f.sub(w.width, count))
+    f.line("ret void")
+    shared = (Source(matmul_pack.definition(pack), (pack.name,), shared=True),)
+    text = f"{matmul_pack.declaration(pack)}\n{f}\n"
+    return Lowered(shared, (Stage(text, name, w.groups * panels * pieces, 0),), 0)

@@ -1,0 +1,160 @@
+"""Direct convolutions of the CPU target against sums written out in NumPy."""
+
+import numpy as np
+import pytest
+
+from schuss.compiler.cpu.convolution import lower
+from schuss.compiler.cpu.convolution_plan import Convolution, tiling
+from schuss.compiler.cpu.convolution_weight import lower_weight
+from schuss.compiler.cpu.matmul import plain_epilogue
+from schuss.compiler.cpu.matmul_plan import Product
+from schuss.compiler.geometry import forward_axis, input_axis
+
+from .test_matmul import MACHINES, NAMES, guarded, guarded_copy, run
+
+# images, groups, channels, outputs, then for each axis (size, kernel, stride, before, after,
+# dilation)
+PLAIN = (1, 1, 1, 0, 0, 1)
+CASES = {
+    "3x3": (2, 1, 5, 7, PLAIN, (6, 3, 1, 1, 1, 1), (9, 3, 1, 1, 1, 1)),
+    "wide": (3, 1, 33, 50, PLAIN, (5, 3, 1, 1, 1, 1), (33, 3, 1, 1, 1, 1)),
+    "stride": (2, 1, 16, 40, PLAIN, (9, 3, 2, 1, 1, 1), (8, 3, 2, 1, 0, 1)),
+    "first": (2, 1, 3, 64, PLAIN, (17, 7, 2, 3, 3, 1), (15, 7, 2, 3, 3, 1)),
+    "dilated": (2, 1, 4, 20, PLAIN, (11, 3, 1, 2, 2, 2), (12, 3, 2, 2, 3, 3)),
+    "groups": (2, 3, 6, 18, PLAIN, (7, 3, 1, 1, 1, 1), (7, 3, 1, 1, 1, 1)),
+    "one": (1, 1, 1, 1, PLAIN, PLAIN, (5, 2, 1, 0, 0, 1)),
+    "small": (9, 1, 40, 100, PLAIN, (4, 3, 1, 1, 1, 1), (4, 3, 1, 1, 1, 1)),
+    "valid": (4, 1, 6, 16, PLAIN, (14, 5, 1, 0, 0, 1), (14, 5, 1, 0, 0, 1)),
+    "lonely": (5, 1, 1, 6, PLAIN, (14, 5, 1, 2, 2, 1), (14, 5, 1, 2, 2, 1)),
+    "batch": (21, 1, 24, 72, PLAIN, (4, 3, 1, 1, 1, 1), (3, 3, 1, 1, 1, 1)),
+    "batch-stride": (13, 2, 20, 33, PLAIN, (5, 3, 2, 1, 1, 1), (5, 3, 2, 2, 2, 1)),
+    "batch-dilated": (9, 1, 8, 16, PLAIN, (5, 3, 1, 2, 2, 2), (6, 3, 2, 2, 2, 2)),
+    "batch-far": (10, 1, 4, 8, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
+    "volume": (2, 1, 3, 17, (4, 2, 1, 1, 0, 1), (5, 3, 2, 1, 1, 1), (6, 3, 1, 1, 1, 1)),
+    "far": (1, 1, 2, 3, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
+    "many": (1, 1, 80, 80, PLAIN, (40, 3, 1, 1, 1, 1), (20, 3, 1, 1, 1, 1)),
+    "mixed": (2, 1, 8, 24, PLAIN, (12, 4, 2, 1, 1, 1), (10, 4, 4, 0, 0, 1)),
+}
+
+
+def counts(spans):
+    return [(n + b + a - d * (k - 1) - 1) // s + 1 for n, k, s, b, a, d in spans]
+
+
+def unfolded(x, spans):
+    """Windows of x (n, sizes, c): (n, counts, kernel, c)."""
+    x = np.pad(x, ((0, 0), *[(b, a) for _, _, _, b, a, _ in spans], (0, 0)))
+    view = np.lib.stride_tricks.sliding_window_view(
+        x, [d * (k - 1) + 1 for _, k, _, _, _, d in spans], axis=(1, 2, 3)
+    )
+    view = np.moveaxis(view, 4, -1)
+    steps = tuple(slice(None, None, s) for _, _, s, _, _, _ in spans)
+    taps = tuple(slice(None, None, d) for *_, d in spans)
+    return view[(slice(None), *steps, *taps)]
+
+
+def operands(case, seed=0):
+    n, groups, channels, outputs, *spans = case
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, *[span[0] for span in spans], groups * channels))
+    w = rng.standard_normal((groups, outputs, channels, *[span[1] for span in spans]))
+    g = rng.standard_normal((n, *counts(spans), groups * outputs))
+    return x, w, g, spans
+
+
+def split(x, groups):
+    return x.reshape(*x.shape[:-1], groups, -1)
+
+
+def strides(x):
+    return tuple(s // x.itemsize for s in x.strides)
+
+
+def panels(w, width):
+    """(groups, outputs, channels, taps...) as (groups, panels, taps..., channels, width)."""
+    groups, outputs = w.shape[:2]
+    count = -(-outputs // width)
+    w = np.pad(w, ((0, 0), (0, count * width - outputs), *[(0, 0)] * 4))
+    w = w.reshape(groups, count, width, *w.shape[2:])
+    return np.ascontiguousarray(w.transpose(0, 1, 4, 5, 6, 3, 2))
+
+
+def sums_of(c, axes, x, w, machine, backwards):
+    tiles = tiling(machine, c.element, c.images, c.channels, c.outputs, axes)
+    packed = guarded_copy(panels(w, tiles.width).astype(x.dtype))
+    shape = c.images, *[axis.outputs for axis in axes], c.groups * c.outputs
+    y = guarded(int(np.prod(shape)) * x.itemsize).view(x.dtype).reshape(shape)
+    rows = Product(c.dtype, (), int(np.prod(shape[:-1])), shape[-1], 1, (0, 0), (0, 0))
+    lowered = lower(c, plain_epilogue(rows), machine)
+    run(lowered, [x.ctypes.data, packed.ctypes.data, y.ctypes.data], backwards)
+    return y
+
+
+def close(got, expected, scale):
+    eps = np.finfo(got.dtype).eps
+    assert np.abs(got - expected).max() <= 30 * eps * scale  # NaN fails
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("name", CASES)
+def test_forward(name, machine, dtype):
+    x, w, _, spans = operands(CASES[name])
+    n, groups, channels, outputs = CASES[name][:4]
+    axes = tuple(
+        forward_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    )
+    stored = guarded_copy(x.astype(dtype))
+    c = Convolution(dtype, n, groups, channels, outputs, axes, strides(stored))
+    got = sums_of(c, axes, stored, w, machine, backwards=True)
+    windows = split(unfolded(x, spans), groups)
+    expected = np.einsum("nabcijkgq,goqijk->nabcgo", windows, w)
+    close(got, expected.reshape(got.shape), 4 * np.sqrt(w[0, 0].size))
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("name", CASES)
+def test_input_gradient(name, machine):
+    x, w, g, spans = operands(CASES[name])
+    n, groups, channels, outputs = CASES[name][:4]
+    axes = tuple(
+        input_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    )
+    stored = guarded_copy(g.astype("float32"))
+    c = Convolution("float32", n, groups, outputs, channels, axes, strides(stored))
+    got = sums_of(c, axes, stored, w.swapaxes(1, 2), machine, backwards=False)
+    windows = np.einsum("nabcgo,goqijk->nabcijkgq", split(g, groups), w)
+    windows = windows.reshape(*windows.shape[:7], -1)
+    padded = np.zeros([x.shape[0], *[s[0] + s[3] + s[4] for s in spans], x.shape[-1]])
+    for taps in np.ndindex(*windows.shape[4:7]):
+        place = tuple(
+            slice(t * span[5], t * span[5] + (count - 1) * span[2] + 1, span[2])
+            for t, span, count in zip(taps, spans, counts(spans), strict=True)
+        )
+        padded[(slice(None), *place)] += windows[(slice(None),) * 4 + taps]
+    inside = tuple(slice(s[3], s[3] + s[0]) for s in spans)
+    close(got, padded[(slice(None), *inside)], 4 * np.sqrt(w[0, :, 0].size))
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("name", CASES)
+def test_weight_gradient(name, machine):
+    x, _, g, spans = operands(CASES[name])
+    n, groups, channels, outputs = CASES[name][:4]
+    axes = tuple(
+        forward_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    )
+    stored, upper = guarded_copy(x.astype("float32")), guarded_copy(g.astype("float32"))
+    c = Convolution("float32", n, groups, channels, outputs, axes, strides(stored))
+    kernel = [span[1] for span in spans]
+    shape = groups, int(np.prod(kernel)) * channels, outputs
+    got = guarded(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
+    rows = Product("float32", (groups,), *shape[1:], 1, (0, 0, 0), (0, 0, 0))
+    lowered = lower_weight(c, strides(upper), plain_epilogue(rows), machine)
+    run(lowered, [stored.ctypes.data, upper.ctypes.data, got.ctypes.data], backwards=True)
+    windows = split(unfolded(x, spans), groups)
+    expected = np.einsum("nabcijkgq,nabcgo->gijkqo", windows, split(g, groups))
+    close(got, expected.reshape(shape), 4 * np.sqrt(g[..., 0].size))
