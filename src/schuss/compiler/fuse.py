@@ -134,6 +134,7 @@ class _Fusion:
         self.own_cost: dict[Value, int] = {}
         self.loads: dict[Value, frozenset[Value]] = {}
         self.group_of: dict[Value, Group] = {}
+        self.loops: dict[Value, Unit | None] = {}
         self.groups: list[Group] = []
         self.unseen: set[Value] = set()  # reshapes that turned out to move memory
 
@@ -437,11 +438,10 @@ class _Fusion:
         return locate(value, (*batch, *rows), sizes, self.forced)
 
     def _single(self, anchor: Value) -> Unit | None:
-        if anchor.op == "loop_check":  # the loop itself writes it
-            return None
-        if anchor.op == "scan":
-            with suppress(CannotRepeatError):
-                return self._repeat(anchor)
+        if anchor.op == "loop_check":  # a loop writes it, unless the host, which raises itself, runs it
+            return None if self._repeat(anchor.inputs[0]) else Loops(_zeros(anchor))
+        if anchor.op == "scan" and (loop := self._repeat(anchor)):
+            return loop
         if anchor.op in ("concat", "slice_update", "pieces") and lowered(anchor):
             return self._assemble(anchor)
         if anchor.op == "scatter_add" and scatters_rows(anchor):
@@ -453,7 +453,14 @@ class _Fusion:
             return Panels(anchor, locate(w, identity(w.shape), w.shape, self.forced))
         return Host(anchor, [chain_of(each, self.forced) for each in anchor.inputs])
 
-    def _repeat(self, anchor: Value) -> Unit:
+    def _repeat(self, anchor: Value) -> Unit | None:
+        """The unit of a loop; None where its steps need the host."""
+        if anchor not in self.loops:
+            with suppress(CannotRepeatError):
+                self.loops[anchor] = self._new_repeat(anchor)
+        return self.loops.setdefault(anchor)
+
+    def _new_repeat(self, anchor: Value) -> Unit:
         checks = [each for each in self.users[anchor] if each.op == "loop_check"]
 
         def found(value: Value, index: Index, sizes: Sequence[int]) -> tuple[Value, Affine]:
@@ -526,11 +533,7 @@ class _Fusion:
             ]
             kernels = [parts]
             if sum(each.size for each in anchor.inputs) < anchor.size:
-                zeros = Kernel(anchor.shape, len(anchor.shape))
-                line = zeros.add("constant", (), anchor.dtype, 0)
-                zeros.store(anchor, scaled_sum(identity(anchor.shape), strides_of(anchor.shape),
-                                               len(anchor.shape)), line, anchor.dtype)  # fmt: skip
-                kernels.insert(0, [collapse(zeros)])
+                kernels.insert(0, [_zeros(anchor)])
         else:
             axis, start = anchor.attributes["axis"], 0
             side_by_side = []
@@ -553,6 +556,15 @@ class _Fusion:
         if found is None:
             raise NotAffineError(value)
         return found
+
+
+def _zeros(target: Value) -> Kernel:
+    """A kernel that fills the memory of a value with zeros."""
+    kernel, rank = Kernel(target.shape, len(target.shape)), len(target.shape)
+    line = kernel.add("constant", (), target.dtype, 0)
+    affine = scaled_sum(identity(target.shape), strides_of(target.shape), rank)
+    kernel.store(target, affine, line, target.dtype)
+    return collapse(kernel)
 
 
 def _simplify_steps(steps: Graph) -> Graph:
