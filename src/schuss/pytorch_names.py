@@ -72,7 +72,8 @@ NN = {
     "ModuleList": "a plain list: layers in it are found",
     "ParameterDict": "a plain dict: parameters in it are found",
     "ParameterList": "a plain list: parameters in it are found",
-    "utils": "schuss.optim.clip_grad_norm and clip_grad_value",
+    "utils": "schuss.optim.clip_grad_norm and clip_grad_value; for packed sequences, "
+    "lstm(x, lengths=lengths) with padded ones",
 }
 
 MODULE = {

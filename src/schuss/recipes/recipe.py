@@ -133,7 +133,7 @@ def recipe(target: Target) -> Callable[[Callable[..., float]], Recipe]:
     """Make a recipe of a function whose arguments all have types and defaults."""
 
     def make(function: Callable[..., float]) -> Recipe:
-        return Recipe(function.__name__, function, target)
+        return Recipe(function.__name__.replace("_", "-"), function, target)
 
     return make
 
