@@ -35,8 +35,8 @@ from schuss.tensor import Tensor
 from schuss.version import __version__
 
 from schuss.autodiff import (  # isort: skip
-    check_gradients, checkpoint, cond, custom_gradient, custom_jvp, fixed_point, gauss_newton_at, gnvp,
-    grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
+    check_gradients, checkpoint, cond, custom_gradient, custom_jvp, fixed_point, gauss_newton_at,
+    gnvp, grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
     scan, value_and_grad, vjp, vmap, while_loop,
 )  # fmt: skip
 from schuss.compiler.cpu.host import get_num_threads, set_num_threads  # isort: skip
@@ -101,7 +101,8 @@ __all__ = [
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
     "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_to",
     "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",
-    "column_stack", "complex128", "complex64", "concat", "cond", "conj", "copysign", "corrcoef", "cos",
+    "column_stack", "complex128", "complex64", "concat", "cond", "conj", "copysign",
+    "corrcoef", "cos",
     "cosh", "count_nonzero", "cov", "cumulative_max", "cumulative_min", "cumulative_prod",
     "cumulative_sum", "cumulative_trapezoid", "custom_gradient", "custom_jvp", "diff", "divide",
     "e", "einsum", "empty", "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp",

@@ -125,7 +125,7 @@ def test_while_loop_has_no_gradient() -> None:
     a = schuss.tensor(2.0, dtype=schuss.float64, requires_grad=True)
     root, _ = newton(a)
     assert root.requires_grad
-    with pytest.raises(GradientError, match="while_loop: has no gradient backwards(?s:.)*scan"):
+    with pytest.raises(GradientError, match=r"while_loop: has no gradient backwards(?s:.)*scan"):
         root.backward()
 
 
@@ -136,7 +136,7 @@ def test_errors_of_cond() -> None:
         schuss.cond(p, 1, same, x)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="pred must be a tensor or a bool, got int"):
         schuss.cond(1, same, same, x)
-    with pytest.raises(ShapeError, match="pred must have one element(?s:.)*where"):
+    with pytest.raises(ShapeError, match=r"pred must have one element(?s:.)*where"):
         schuss.cond(x > 0, same, same, x)
     with pytest.raises(ArgumentError, match="both branches must return the same structure"):
         schuss.cond(p, same, lambda x: (x, x), x)
@@ -148,9 +148,11 @@ def test_errors_of_while_loop() -> None:
     x = schuss.zeros((2,))
     with pytest.raises(ArgumentTypeError, match="while_loop: init must hold at least one tensor"):
         schuss.while_loop(lambda x: x > 0, lambda x: x, 3)
-    with pytest.raises(ShapeError, match="while_loop: pred must have one element"):
+    with pytest.raises(ShapeError, match=r"while_loop: pred must have one element"):
         schuss.while_loop(lambda x: x > 0, lambda x: x, x)
-    with pytest.raises(ArgumentError, match="the carry that body_fun returns has another structure"):
+    with pytest.raises(
+        ArgumentError, match="the carry that body_fun returns has another structure"
+    ):
         schuss.while_loop(lambda x: x.sum() > 0, lambda x: (x,), x)
     with pytest.raises(ShapeError, match="while_loop: a carry must keep its shape and dtype"):
         schuss.while_loop(lambda x: x.sum() > 0, lambda x: x.sum(), x)

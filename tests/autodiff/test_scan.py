@@ -155,9 +155,7 @@ def test_loops_in_loops() -> None:
 
 def test_each_step_draws_numbers_of_its_own() -> None:
     schuss.manual_seed(0)
-    _, ys = schuss.scan(
-        lambda c, _: (c, schuss.random.uniform((4,))), schuss.zeros(()), length=3
-    )
+    _, ys = schuss.scan(lambda c, _: (c, schuss.random.uniform((4,))), schuss.zeros(()), length=3)
     rows = ys.numpy()
     assert not np.array_equal(rows[0], rows[1])
     assert not np.array_equal(rows[1], rows[2])
@@ -205,7 +203,9 @@ def test_an_index_outside_names_the_line() -> None:
     for tier in ("reference", "compiled"):
         with using(tier):
             np.testing.assert_array_equal(run(1).numpy(), table.numpy()[1:])
-            with pytest.raises(OutOfBoundsError, match=r"scan: index 4 is outside axis 0(?s:.)*test_scan"):
+            with pytest.raises(
+                OutOfBoundsError, match=r"scan: index 4 is outside axis 0(?s:.)*test_scan"
+            ):
                 run(2).numpy()
 
 
@@ -223,7 +223,7 @@ def test_errors() -> None:
         schuss.scan(same, c)
     with pytest.raises(ArgumentError, match="length must not be negative, got -1"):
         schuss.scan(same, c, length=-1)
-    with pytest.raises(ArgumentTypeError, match="length must be an integer, got 2.0"):
+    with pytest.raises(ArgumentTypeError, match=r"length must be an integer, got 2.0"):
         schuss.scan(same, c, length=2.0)  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="xs must have a first axis to loop over"):
         schuss.scan(same, c, schuss.tensor(1.0))
@@ -233,12 +233,14 @@ def test_errors() -> None:
         schuss.scan(lambda c, x: c, c, x)  # type: ignore[arg-type, return-value]
     with pytest.raises(ArgumentError, match="the carry that f returns has another structure"):
         schuss.scan(lambda c, x: ((c, c), x), c, x)
-    with pytest.raises(ShapeError, match="a carry must keep its shape and dtype(?s:.)*test_scan"):
+    with pytest.raises(ShapeError, match=r"a carry must keep its shape and dtype(?s:.)*test_scan"):
         schuss.scan(lambda c, x: (c.sum(), x), c, x)
 
 
 def test_looking_at_a_value() -> None:
-    with pytest.raises(TransformError, match="another one in each step of the loop(?s:.)*test_scan"):
+    with pytest.raises(
+        TransformError, match=r"another one in each step of the loop(?s:.)*test_scan"
+    ):
         schuss.scan(lambda c, x: (c if c.sum() > 0 else -c, x), schuss.zeros((2,)), length=2)
 
 

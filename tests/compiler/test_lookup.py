@@ -87,4 +87,8 @@ def test_an_index_outside_is_still_found() -> None:
 
 def test_rows_added_up_in_any_order_of_axes() -> None:
     part = floats(8, 6, 3)
-    agree(lambda: [schuss.grad(lambda t: (t[INDEX] * part.permute_dims((1, 0, 2))).sum())(floats(5, 3) * 0)])
+    agree(
+        lambda: [
+            schuss.grad(lambda t: (t[INDEX] * part.permute_dims((1, 0, 2))).sum())(floats(5, 3) * 0)
+        ]
+    )

@@ -49,7 +49,10 @@ def test_a_step_of_an_rnn_is_one_kernel() -> None:
     assert isinstance(product, Product)
     assert loop.rounds == 5
     moving = [each for each in loop.places.values() if each.memory is loop.value]
-    assert [(each.offset, each.even, each.odd) for each in moving] == [(0, 128, 128), (128, 128, 128)]
+    assert [(each.offset, each.even, each.odd) for each in moving] == [
+        (0, 128, 128),
+        (128, 128, 128),
+    ]
 
 
 def test_an_lstm_is_two_kernels_a_step_each_way() -> None:
@@ -96,7 +99,7 @@ def test_a_step_that_needs_the_host_leaves_the_loop_to_it() -> None:
         return schuss.sort(c + x), c
 
     x = tensor(4, 5)
-    last, ys = schuss.scan(step, schuss.zeros((5,)), x)
+    last, _ = schuss.scan(step, schuss.zeros((5,)), x)
     made = compiled(last)
     assert any(isinstance(unit, Host) and unit.value.op == "scan" for unit in made.units)
     expected = np.zeros(5, np.float32)
@@ -148,7 +151,9 @@ def value(number: int, *shape: int) -> Value:
     return made
 
 
-def chain(source: Value, target: Value, sizes: tuple[int, ...], step: tuple[int, ...], op: str) -> Kernel:
+def chain(
+    source: Value, target: Value, sizes: tuple[int, ...], step: tuple[int, ...], op: str
+) -> Kernel:
     kernel = Kernel(sizes, len(sizes))
     line = kernel.add("load", (), schuss.float32, (kernel.word(source), step))
     kernel.store(target, step, kernel.add(op, (line,), schuss.float32), schuss.float32)

@@ -1,4 +1,4 @@
-"""Recurrent layers: shapes, states, lengths, errors. Values are compared with PyTorch's elsewhere."""
+"""Recurrent layers: shapes, states, lengths, errors. tests/comparison has PyTorch's values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_lengths_do_not_see_what_is_behind(tier: str) -> None:
     x, lengths = x_of(3, 6, 3), [6, 2, 4]
     with using(tier):
         y, last = layer(x, lengths=lengths)
-        other, _ = layer(schuss.where(schuss.abs(y).sum(2, keepdims=True) > 0, x, 7.0), lengths=lengths)
+        other, _ = layer(
+            schuss.where(schuss.abs(y).sum(2, keepdims=True) > 0, x, 7.0), lengths=lengths
+        )
         np.testing.assert_array_equal(y.numpy(), other.numpy())
         for i, n in enumerate(lengths):
             alone, end = layer(x[i : i + 1, :n])
@@ -114,7 +116,9 @@ def test_nothing_to_read() -> None:
 
 
 def test_description() -> None:
-    assert nn.LSTM(3, 4, 2, bidirectional=True).describe() == "3, 4, num_layers=2, bidirectional=True"
+    assert (
+        nn.LSTM(3, 4, 2, bidirectional=True).describe() == "3, 4, num_layers=2, bidirectional=True"
+    )
     assert nn.GRUCell(3, 4, bias=False).describe() == "3, 4, bias=False"
 
 
@@ -139,11 +143,15 @@ def test_errors_of_inputs() -> None:
         lstm(x_of(5, 2, 4))
     with pytest.raises(DTypeError, match="LSTM: needs floating input"):
         lstm(schuss.zeros((5, 2, 3), dtype=schuss.int64))
-    with pytest.raises(ArgumentTypeError, match=r"LSTM: the state is a pair \(h_0, c_0\), got Tensor"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"LSTM: the state is a pair \(h_0, c_0\), got Tensor"
+    ):
         lstm(x, x)
     with pytest.raises(ShapeError, match=r"LSTM: the state must have the shape \(1, 2, 4\)"):
         lstm(x, (schuss.zeros((2, 4)), schuss.zeros((2, 4))))
-    with pytest.raises(ShapeError, match="LSTM: there must be a length for each of the 2 sequences"):
+    with pytest.raises(
+        ShapeError, match="LSTM: there must be a length for each of the 2 sequences"
+    ):
         lstm(x, lengths=[5, 5, 5])
     with pytest.raises(DTypeError, match="LSTM: lengths must be integers"):
         lstm(x, lengths=[5.0, 5.0])

@@ -113,7 +113,9 @@ def _moved(body: Body, types: tuple[Type, ...], moving: Flags) -> Body:
         moved = [found.get(y._node, None) for y in results]
         ends = [zeros(y.shape, y.dtype) if t is None else t
                 for y, t in zip(results, moved, strict=True)]  # fmt: skip
-    return body_of([t._node for t in ends], [*[x._node for x in xs], *[t._node for t in ts.values()]])
+    return body_of(
+        [t._node for t in ends], [*[x._node for x in xs], *[t._node for t in ts.values()]]
+    )
 
 
 _tangents = derive_once(_moved)
@@ -156,9 +158,7 @@ def _cond_infer(*inputs: Node, branches: tuple[Body, Body], wanted: Flags) -> tu
     return (sum(part.size for part in parts),), dtype
 
 
-def _cond_reference(
-    *arrays: np.ndarray, branches: tuple[Body, Body], wanted: Flags
-) -> np.ndarray:
+def _cond_reference(*arrays: np.ndarray, branches: tuple[Body, Body], wanted: Flags) -> np.ndarray:
     *inputs, chosen = arrays
     return _pack(branches[0 if chosen else 1].run(inputs), wanted)
 
@@ -292,7 +292,7 @@ def _truth(where: str, pred: Any) -> Tensor:
     tensor: Any = pred
     if tensor.size != 1:
         raise fail(ShapeError, where, "pred must have one element", pred=tensor,
-                   hint="reduce it with all() or any(), or choose by element with where")  # fmt: skip
+                   hint="reduce it with all() or any(), or choose with where")  # fmt: skip
     tensor = tensor.reshape(())
     return tensor if tensor.dtype == dtypes.bool_ else tensor != 0
 
@@ -310,9 +310,7 @@ def _while_infer(*inputs: Node, test: Body, body: Body, wanted: Flags) -> tuple[
     return (sum(part.size for part in parts),), dtype
 
 
-def _while_reference(
-    *inputs: np.ndarray, test: Body, body: Body, wanted: Flags
-) -> np.ndarray:
+def _while_reference(*inputs: np.ndarray, test: Body, body: Body, wanted: Flags) -> np.ndarray:
     fixed = list(inputs[: len(inputs) - len(body.outputs)])
     carries = list(inputs[len(fixed) :])
     while test.run([*fixed, *carries])[0]:
@@ -325,8 +323,7 @@ def _while_gradient(g: Tensor, y: Tensor, *inputs: Tensor, **attributes: Any) ->
         GradientError, "while_loop",
         "has no gradient backwards: how many steps there will be, and so what to keep of them, is "
         "not known",
-        hint="use scan with the largest number of steps and a mask, fixed_point for what converges, "
-        "or jvp",
+        hint="use scan with a mask, fixed_point for what converges, or jvp",
     )  # fmt: skip
 
 
@@ -340,15 +337,13 @@ def _while_tangent(
     made = _dual(test, body, types_of(inputs), tuple(moving))
     fixed = [*inputs[:n], *[t for t in ts[:n] if t is not None]]
     starts = [zeros(x.shape, x.dtype) if t is None else t
-              for x, t, flag in zip(inputs[n:], ts[n:], moving[n:], strict=True) if flag]  # fmt: skip
+              for x, t, f in zip(inputs[n:], ts[n:], moving[n:], strict=True) if f]  # fmt: skip
     kept = [wish for wish, flag in zip(wanted, moving[n:], strict=True) if flag]
     whole = (*[False] * count, *kept)
     return apply(op, *fixed, *inputs[n:], *starts, test=made[0], body=made[1], wanted=whole)
 
 
-def _make_dual(
-    test: Body, body: Body, types: tuple[Type, ...], moving: Flags
-) -> tuple[Body, Body]:
+def _make_dual(test: Body, body: Body, types: tuple[Type, ...], moving: Flags) -> tuple[Body, Body]:
     """Test and body of a loop that carries tangents too."""
     n = len(types) - len(body.outputs)
     xs = [stand_in(each) for each in types]

@@ -127,9 +127,7 @@ def _with_residuals(loop: Loop, types: tuple[Type, ...], moving: tuple[bool, ...
         if node in carries:
             histories.add(carries.index(node))
     # Only what has the dtype of other results can be looked up in the same packed tensor.
-    wishes = tuple(
-        HISTORY if k in histories else wish for k, wish in enumerate(loop.carries)
-    )
+    wishes = tuple(HISTORY if k in histories else wish for k, wish in enumerate(loop.carries))
     body = body_of([*results, *extra], [each._node for each in recorded.inputs])
     return replace(loop, body=body, carries=wishes, ys=(*loop.ys, *[True] * len(extra)))
 

@@ -140,7 +140,7 @@ adjoint = derive_once(_adjoint)
 def gradient(g: Tensor, y: Tensor, *inputs: Tensor, loop: Loop) -> list[Any]:
     """The gradients of all inputs, by a loop in the other direction."""
     lay = layout_of(loop, inputs)
-    invariants, xs, carries = loop.sorted(inputs)
+    invariants, _, carries = loop.sorted(inputs)
     gradients = _split_gradient(g, lay)
     ends, histories, ys = _sort_gradients(loop, gradients)
     count = len(loop.carries)
@@ -229,9 +229,9 @@ def _split_gradient(g: Tensor, lay: Layout) -> dict[int, Tensor]:
 
 def _unshaped(node: Node, shape: tuple[int, ...]) -> Tensor:
     """A node in another shape, which is that of its own input where it was only reshaped."""
-    if node.op is not None and node.op.name == "reshape" and node.inputs:
-        if node.inputs[0].shape == shape:
-            return wrap(node.inputs[0])
+    reshaped = node.op is not None and node.op.name == "reshape" and node.inputs
+    if reshaped and node.inputs[0].shape == shape:
+        return wrap(node.inputs[0])
     return wrap(node).reshape(shape)
 
 
@@ -374,7 +374,9 @@ def _mapped(loop: Loop, types: tuple[Type, ...], batched: tuple[bool, ...], size
         known = {tick._node: clock} | {x._node: xs for x, xs in pairs if x is not xs}
         with grad_mode(False):
             found = batch([each._node for each in results], known, size)
-        more = [k for k in range(len(carries)) if results[k]._node in found and not flags[first + k]]
+        more = [
+            k for k in range(len(carries)) if results[k]._node in found and not flags[first + k]
+        ]
         if not more:
             break
         for k in more:

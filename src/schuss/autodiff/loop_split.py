@@ -212,9 +212,7 @@ class _Splitter:
         return body_of([found[self.nodes[i]]._node for i in ends], [x._node for x in inputs])
 
 
-def _split(
-    body: Body, types: tuple[Type, ...], invariants: int, xs: int, length: int
-) -> Split:
+def _split(body: Body, types: tuple[Type, ...], invariants: int, xs: int, length: int) -> Split:
     with grad_mode(False):
         return _Splitter(body, types, invariants, xs, length).split()
 

@@ -111,9 +111,9 @@ class Totals:
         """The stack with the summed axis of all steps as one: the last or the second-last axis."""
         rank = len(node.shape)
         turned = (*range(rank - 2), rank - 1, rank - 2)
-        if node.op is not None and node.op.name == "permute":
-            if tuple(node.attributes["axes"]) == turned and node.inputs[0] in self.varying:
-                return self._rows(node.inputs[0], not last).mT
+        is_turned = node.op is not None and node.attributes.get("axes") == turned
+        if is_turned and node.op.name == "permute" and node.inputs[0] in self.varying:  # type: ignore[union-attr]
+            return self._rows(node.inputs[0], not last).mT
         whole = self.stack(node)
         batch = tuple(range(1, rank - 1))
         axes = (*batch, rank - 1, 0, rank) if last else (*batch, 0, rank - 1, rank)

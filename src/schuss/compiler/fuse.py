@@ -438,7 +438,7 @@ class _Fusion:
         return locate(value, (*batch, *rows), sizes, self.forced)
 
     def _single(self, anchor: Value) -> Unit | None:
-        if anchor.op == "loop_check":  # a loop writes it, unless the host, which raises itself, runs it
+        if anchor.op == "loop_check":  # the loop writes it; on the host it raises by itself
             return None if self._repeat(anchor.inputs[0]) else Loops(_zeros(anchor))
         if anchor.op == "scan" and (loop := self._repeat(anchor)):
             return loop

@@ -94,9 +94,7 @@ def product(b: Any, x: Value, y: Value, shape: Any, dtype: Any) -> Value | None:
     return None
 
 
-def _of_sums(
-    b: Any, rows: Value, other: Value, shape: Any, dtype: Any, turned: bool
-) -> Value:
+def _of_sums(b: Any, rows: Value, other: Value, shape: Any, dtype: Any, turned: bool) -> Value:
     """rows.T @ other, or other.T @ rows: each row of the table meets a sum."""
     table, index = rows.inputs
     sums = _added_up(b, (table.shape[0], other.shape[1]), other, index, rows.attributes)
@@ -112,7 +110,9 @@ def _added_up(b: Any, shape: Any, part: Value, index: Value, attributes: Any) ->
     return b.enter("scatter_add", (zeros, part, index), attributes, shape, part.dtype)
 
 
-def sums(b: Any, inputs: tuple[Value, ...], attributes: Any, shape: Any, dtype: Any) -> Value | None:
+def sums(
+    b: Any, inputs: tuple[Value, ...], attributes: Any, shape: Any, dtype: Any
+) -> Value | None:
     """Rows added up by an index: as a matrix with one index for each row, and before products."""
     x, part, index = inputs
     if tuple(attributes["axes"]) != (0,) or len(x.shape) != 2:
@@ -199,4 +199,13 @@ def _is_zero(value: Value) -> bool:
     return value.op == "constant" and value.attributes["value"] == 0
 
 
-__all__ = ["added", "added_up_rows", "column_sum", "is_lookup", "product", "reordered", "reshaped", "sums"]
+__all__ = [
+    "added",
+    "added_up_rows",
+    "column_sum",
+    "is_lookup",
+    "product",
+    "reordered",
+    "reshaped",
+    "sums",
+]

@@ -156,7 +156,9 @@ class _Builder:
     def _carry(self, k: int, given: Value) -> Value:
         made = Value("input", (), {}, given.shape, given.dtype)
         if self.loop.carries[k] == HISTORY:
-            start = self.parts[k].start + (self.loop.length * given.size if self.loop.reverse else 0)
+            start = self.parts[k].start + (
+                self.loop.length * given.size if self.loop.reverse else 0
+            )
             self.rings.append(None)
             self._copy(given, self.value, start)
             step = (-1 if self.loop.reverse else 1) * given.nbytes

@@ -231,6 +231,4 @@ class Repeat:
         return f"{lines[0]}\n  {inner}"
 
 
-Unit = (
-    Loops | Product | Convolution | Panels | Assemble | ScatterAdd | Attention | Repeat | Host
-)
+Unit = Loops | Product | Convolution | Panels | Assemble | ScatterAdd | Attention | Repeat | Host

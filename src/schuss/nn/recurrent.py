@@ -226,6 +226,7 @@ def _record_step(step: Any, names: tuple[str, ...], masked: bool, types: tuple[T
     return body_of([each._node for each in (*new, y)], [x._node for x in xs])
 
 
+_WEIGHTS = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")
 _body_of_step = derive_once(_record_step)
 
 
@@ -298,19 +299,20 @@ class _Layer(_Recurrent):
         self, suffix: str, x: Tensor, start: State, mask: Tensor | None, reverse: bool
     ) -> tuple[Tensor, State]:
         """One layer in one direction: (T, N, in) -> (T, N, out), and the state at the end."""
-        weights = {key: getattr(self, f"{key}_{suffix}", None)
-                   for key in ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")}  # fmt: skip
+        weights = {key: getattr(self, f"{key}_{suffix}", None) for key in _WEIGHTS}
         if self.bias and self._adds_biases:
             weights["bias_ih"], weights["bias_hh"] = weights["bias_ih"] + weights["bias_hh"], None
-        names = tuple(key for key, each in weights.items() if each is not None)
-        used = [each.mT if each.ndim == 2 else each for each in weights.values() if each is not None]
+        weights = {key: each for key, each in weights.items() if each is not None}
+        used = [
+            each.mT if each.ndim == 2 else each for each in weights.values() if each is not None
+        ]
         rows = [x] if mask is None else [x, mask]
         width = self._widths[0]
         if not x.shape[0]:
             return zeros((0, x.shape[1], width), dtype=x.dtype), start
         steps = tuple(Type(each.shape[1:], each.dtype) for each in rows)
         types = (*types_of(used), *steps, *types_of(start))
-        body = _body_of_step(self._step(), names, mask is not None, types)
+        body = _body_of_step(self._step(), tuple(weights), mask is not None, types)
         wanted = [True] * self.states
         end, (y,) = run_loop(body, used, rows, start, x.shape[0], reverse, wanted)
         return y, tuple(end)  # type: ignore[arg-type]  # all of them are wanted
@@ -378,10 +380,10 @@ class RNN(_Layer):
         bidirectional: a second RNN reads from the end; outputs stand side by side.
 
     Call: `output, h_n = rnn(x, h_0=None, lengths=None)`, with x (T, N, input_size) or (T,
-    input_size); output (T, N, ways * hidden_size), ways = 2 if bidirectional; h_0 and h_n (num_layers
-    * ways, N, hidden_size) in any case. `lengths` (N,) says how many steps of each sequence count:
-    outputs behind are zeros, h_n is the state at the end of each, and the second direction begins
-    there.
+    input_size); output (T, N, ways * hidden_size), ways = 2 if bidirectional; h_0 and h_n
+    (num_layers * ways, N, hidden_size) in any case. `lengths` (N,) says how many steps of each
+    sequence count: outputs behind are zeros, h_n is the state at the end of each, and the second
+    direction begins there.
     """
 
     gates = 1

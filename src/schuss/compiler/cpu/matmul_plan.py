@@ -219,7 +219,8 @@ def by_rows(product: Product, machine: Machine, cut: Plan) -> Plan:
     return replace(
         cut, tiles=tiles, height=height, tall=tall, vectors=vectors, panels=panels,
         block_tiles=tiles // 2, block_panels=ceil_div(panels, _COLUMN_BLOCKS), group=1,
-        slices=1, slice_k=product.k, k_block=min(cut.k_block, product.k), a_mode=a_mode, b_mode="stage",
+        slices=1, slice_k=product.k, k_block=min(cut.k_block, product.k),
+        a_mode=a_mode, b_mode="stage",
     )  # fmt: skip
 
 
