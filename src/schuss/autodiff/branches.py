@@ -77,7 +77,7 @@ def _unpacked(op: Op, inputs: Sequence[Tensor], like: Body, kinds: Sequence[DTyp
     for wanted in _by_dtype(kinds):
         y = apply(op, *inputs, **attributes, wanted=wanted)
         for part in _layout(like, types, wanted)[0]:
-            found[part.index] = part_of(y, part)
+            found[part.number] = part_of(y, part)
     return [found[i] for i in sorted(found)]
 
 
@@ -126,7 +126,8 @@ def _pulled(body: Body, types: tuple[Type, ...], moving: Flags, wanted: Flags) -
     with grad_mode(True):
         xs = [stand_in(each, flag) for each, flag in zip(types, moving, strict=True)]
         results = body(xs)
-    seeds, roots = [], {}
+    seeds: list[Tensor] = []
+    roots: dict[Node, Tensor] = {}
     with grad_mode(False):
         for y, wish in zip(results, wanted, strict=True):
             if wish:
@@ -178,7 +179,7 @@ def _cond_gradient(
     parts, _ = _layout(branches[0], types, wanted)
     pulled = tuple([_gradients(each, types, moving, wanted) for each in branches])
     seeds = [part_of(g, part) for part in parts]
-    found = iter(_record_cond(chosen, pulled, [*xs, *seeds]))  # type: ignore[arg-type]
+    found = iter(_record_cond(chosen, pulled, [*xs, *seeds]))
     return [*[next(found) if flag else None for flag in moving], None]
 
 
@@ -233,7 +234,7 @@ cond_op: Op = define(
     "the results of one body or the other, side by side",
     infer=_cond_infer,
     reference=_cond_reference,
-    gradient=(_cond_gradient,),  # type: ignore[arg-type]  # one rule for all inputs
+    gradient=(_cond_gradient,),  # one rule for all inputs
     tangent=_cond_tangent,
     batch=_cond_batch,
     saves=tuple(range(64)),

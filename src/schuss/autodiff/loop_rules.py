@@ -183,7 +183,7 @@ class _Stacks:
         histories: dict[int, Tensor], ys: dict[int, Tensor],
     ) -> None:  # fmt: skip
         self.loop, self.inputs, self.histories, self.ys = loop, inputs, histories, ys
-        self.results = {part.index: part_of(y, part) for part in lay.parts}
+        self.results = {part.number: part_of(y, part) for part in lay.parts}
 
     def of(self, source: Source) -> Tensor:
         kind, i = source
@@ -217,13 +217,13 @@ def _split_gradient(g: Tensor, lay: Layout) -> dict[int, Tensor]:
     cuts = {((part.start, part.size, 1),): part for part in lay.parts}
     pieces = _pieces(g._node)
     if pieces is None or any(cut not in cuts for cut, _ in pieces):
-        return {part.index: part_of(g, part) for part in lay.parts}
+        return {part.number: part_of(g, part) for part in lay.parts}
     found: dict[int, Tensor] = {}
     for cut, piece in pieces:
         part = cuts[cut]
         shaped = _unshaped(piece, part.shape)
-        held = found.get(part.index)
-        found[part.index] = shaped if held is None else apply(add, held, shaped)
+        held = found.get(part.number)
+        found[part.number] = shaped if held is None else apply(add, held, shaped)
     return found
 
 
@@ -409,8 +409,8 @@ def batch_rule(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bo
     parts = []
     for part in layout_of(made, inputs).parts:
         whole = part_of(y, part)
-        stacked = part.index >= len(loop.carries) or loop.carries[part.index] == HISTORY
-        if part.index < len(loop.carries) and not wide[part.index]:
+        stacked = part.number >= len(loop.carries) or loop.carries[part.number] == HISTORY
+        if part.number < len(loop.carries) and not wide[part.number]:
             parts.append(repeated(whole.reshape((part.size,)), size))
             continue
         if stacked:

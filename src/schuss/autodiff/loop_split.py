@@ -35,12 +35,12 @@ class Source(NamedTuple):
     """Where the stack of a value comes from.
 
     `kind` is "x", "before" (of what is computed in front), "in" or "out" (what goes into the steps
-    or comes out of them as a carry), "y" (stacked by the loop), "behind", or "invariant" (`index`
+    or comes out of them as a carry), "y" (stacked by the loop), "behind", or "invariant" (`number`
     counts the values of "once").
     """
 
     kind: str
-    index: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def run_loop(
     known = [*invariants, *computed[: made.once]]
     stacks = [*xs, *computed[made.once :]]
     sources = {*made.atoms, *made.ys}
-    histories = {each.index for each in sources if each.kind in ("in", "out")}
+    histories = {each.number for each in sources if each.kind in ("in", "out")}
     wishes = [HISTORY if k in histories else LAST if want else NOTHING
               for k, want in enumerate(last)]  # fmt: skip
     inner = [known[i] for i in made.invariants], [stacks[i] for i in made.xs], list(carries)

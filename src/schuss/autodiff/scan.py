@@ -49,7 +49,7 @@ scan_op: Op = define(
     "a loop whose steps hand carries on; its results side by side",
     infer=loops.infer,
     reference=loops.reference,
-    gradient=(loop_rules.gradient,),  # type: ignore[arg-type]  # one rule for all inputs
+    gradient=(loop_rules.gradient,),  # one rule for all inputs
     tangent=loop_rules.tangent,
     batch=loop_rules.batch_rule,
     saves=(OUTPUT, *range(64)),

@@ -96,7 +96,7 @@ class _Builder:
         self.value, self.checks, self.locate = value, checks, locate
         self.loop: Loop = value.attributes["loop"]
         self.layout: Layout = layout_of(self.loop, value.inputs)
-        self.parts = {part.index: part for part in self.layout.parts}
+        self.parts = {part.number: part for part in self.layout.parts}
         self.places: dict[Value, Moving] = {}
         self.before: list[Kernel] = []
         self.behind: list[Kernel] = []

@@ -375,7 +375,7 @@ def _check(b: Builder, index: Value, n: int, wrap: bool, ignored: int | None = N
 
 @rule("matmul")
 def _matmul(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    return lookup.product(b, *inputs, shape, dtype)
+    return lookup.product(b, inputs[0], inputs[1], shape, dtype)
 
 
 @rule("scan")

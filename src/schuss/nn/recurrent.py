@@ -252,7 +252,10 @@ class _Layer(_Recurrent):
         for layer in range(num_layers):
             width = input_size if layer == 0 else out * ways
             for suffix in self._suffixes(layer):
-                shapes = {"weight_ih": (rows, width), "weight_hh": (rows, out)}
+                shapes: dict[str, tuple[int, ...]] = {
+                    "weight_ih": (rows, width),
+                    "weight_hh": (rows, out),
+                }
                 if bias:
                     shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
                 if proj_size:
@@ -299,13 +302,11 @@ class _Layer(_Recurrent):
         self, suffix: str, x: Tensor, start: State, mask: Tensor | None, reverse: bool
     ) -> tuple[Tensor, State]:
         """One layer in one direction: (T, N, in) -> (T, N, out), and the state at the end."""
-        weights = {key: getattr(self, f"{key}_{suffix}", None) for key in _WEIGHTS}
+        found = {key: getattr(self, f"{key}_{suffix}", None) for key in _WEIGHTS}
+        weights: dict[str, Tensor] = {key: each for key, each in found.items() if each is not None}
         if self.bias and self._adds_biases:
-            weights["bias_ih"], weights["bias_hh"] = weights["bias_ih"] + weights["bias_hh"], None
-        weights = {key: each for key, each in weights.items() if each is not None}
-        used = [
-            each.mT if each.ndim == 2 else each for each in weights.values() if each is not None
-        ]
+            weights["bias_ih"] = weights["bias_ih"] + weights.pop("bias_hh")
+        used = [each.mT if each.ndim == 2 else each for each in weights.values()]
         rows = [x] if mask is None else [x, mask]
         width = self._widths[0]
         if not x.shape[0]:

@@ -137,13 +137,13 @@ def body_of(outputs: Sequence[Node], inputs: Sequence[Node]) -> Body:
     entering = set(inputs)
     order = ancestors(outputs, lambda node: node not in entering)
     number = {node: i for i, node in enumerate(inputs)}
-    literals = []
+    literals: list[Literal] = []
     for node in order:
         if node.op is None:
             number[node] = len(inputs) + len(literals)
             value = np.ascontiguousarray(node.value)
             literals.append(Literal(value.tobytes(), node.shape, node.dtype, node.constant))
-    steps = []
+    steps: list[Step] = []
     for node in order:
         if node.op is not None:
             number[node] = len(inputs) + len(literals) + len(steps)

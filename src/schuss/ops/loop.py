@@ -71,9 +71,9 @@ class Loop:
 
 
 class Part(NamedTuple):
-    """Where a result lies: `index` counts carries, or ys behind all carries."""
+    """Where a result lies: `number` counts carries, and ys behind all carries."""
 
-    index: int
+    number: int
     start: int
     shape: Shape
 
@@ -125,7 +125,7 @@ def reference(*inputs: np.ndarray, loop: Loop) -> np.ndarray:
     found = layout_of(loop, inputs)
     invariants, xs, carries = loop.sorted(inputs)
     result = np.empty(found.size, found.dtype)
-    views = {p.index: result[p.start : p.start + p.size].reshape(p.shape) for p in found.parts}
+    views = {p.number: result[p.start : p.start + p.size].reshape(p.shape) for p in found.parts}
     count = len(carries)
     out, into = (0, 1) if loop.reverse else (1, 0)
     for i, wish in enumerate(loop.carries):
@@ -184,7 +184,7 @@ def apply_loop(
     for each in _by_dtype(loop, types_of(inputs)):
         y = apply(REGISTRY["scan"], *inputs, loop=each)
         for part in layout_of(each, inputs).parts:
-            found[part.index] = part_of(y, part)
+            found[part.number] = part_of(y, part)
     return found
 
 
@@ -199,7 +199,9 @@ def _split(loop: Loop, inputs: tuple[Type, ...]) -> tuple[Loop, ...]:
     n = len(loop.carries)
     made = []
     for dtype in wanted:
-        mine = [wish if k == dtype else type(wish)() for k, wish in zip(kinds, wishes, strict=True)]
+        mine: list[Any] = [
+            wish if k == dtype else type(wish)() for k, wish in zip(kinds, wishes, strict=True)
+        ]
         made.append(
             Loop(
                 loop.body, loop.invariants, loop.xs, tuple(mine[:n]), tuple(mine[n:]),

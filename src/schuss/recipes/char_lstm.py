@@ -50,7 +50,7 @@ def write(model, tokenizer, length: int) -> str:  # type: ignore[no-untyped-def]
     with schuss.no_grad():
         for _ in range(length):
             logits, state = model(schuss.tensor([tokens[-1:]]), state)
-            noise = -schuss.log(-schuss.log(schuss.random.uniform((len(tokenizer),), 1e-9, 1.0)))
+            noise = -schuss.log(-schuss.log(schuss.random.uniform((len(tokenizer),), low=1e-9)))
             tokens.append((logits[0, 0] / 0.8 + noise).argmax().item())
     return tokenizer.decode(tokens)
 

@@ -252,7 +252,8 @@ def _repeat(unit: Repeat) -> Calls:
     made = plan(unit.steps, unit.units, [*unit.steps.outputs, *unit.steps.checks], measure)
     before: list[tuple[Call, ...]] = [tuple(c for k in unit.before for c in _kernel(k))]
     inside: list[list[Call]] = [[] for _ in range(made.waves)]
-    workspace, shared = made.arena, []
+    workspace = made.arena
+    shared: list[Source] = []
     for number, (step, (calls, packs)) in enumerate(zip(made.steps, lowered, strict=True)):
         own = made.workspaces.get(number, 0)
         if packs:
