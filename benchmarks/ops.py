@@ -3,6 +3,8 @@
     pip install -e '.[benchmarks]'
     python benchmarks/ops.py                         # everything, and benchmarks/OPS.md
     python benchmarks/ops.py --only matmul softmax
+    python benchmarks/ops.py --only sort --keep measured.json   # piece by piece; the last piece
+    python benchmarks/ops.py --only small --keep measured.json --output benchmarks/OPS.md
 
 The sides take turns, in processes of their own that are halted while others run.
 """
@@ -11,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +115,8 @@ def lines_of(
     lines = [
         "# Single ops",
         "",
-        "Written by `python benchmarks/ops.py`. Microseconds for a call in float32, medians of "
+        "Written by `python benchmarks/ops.py`. Microseconds for a call, in float32 unless the "
+        "name says otherwise, medians of "
         f"{options.rounds} rounds in which all sides take turns; JAX's functions are jitted. "
         "The limit is what the machine needs for the multiply-adds, or for reading and writing "
         f"the arrays where they are larger than {CACHED >> 20} MiB together. Ratios below "
@@ -145,13 +149,15 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=7, help="turns of each side (7)")
     add("--threads", type=int, default=min(2, report.available()), help="of each side (2)")
     add("--quick", action="store_true", help="2 rounds")
+    add("--keep", type=Path, help="a file of cases measured earlier, which the new ones join")
     add("--output", type=Path, help="where to write; OPS.md, if everything was measured")
     options = parser.parse_args()
     if options.quick:
         options.rounds = min(options.rounds, 2)
     if options.rounds < 1 or options.threads < 1:
         parser.error("at least one round and one thread")
-    if options.output is None and not (options.only or options.sides or options.quick):
+    some = options.only or options.sides or options.quick or options.keep
+    if options.output is None and not some:
         options.output = RESULTS
     return options
 
@@ -163,6 +169,20 @@ def worker(side: str, options: argparse.Namespace, folder: str) -> Worker:
         threads=options.threads,
         environment=Cache(folder).environment,
     )
+
+
+def joined(
+    path: Path, found: dict[str, Measured], limits: machine.Limits
+) -> tuple[dict[str, Measured], machine.Limits]:
+    """What the file holds with the new cases in it, in the order of the report; and keeps it."""
+    if path.exists():
+        kept = json.loads(path.read_text("utf-8"))
+        found = {name: Measured(**each) for name, each in kept["cases"].items()} | found
+        limits = limits.better(machine.Limits(**kept["limits"]))
+    found = {name: found[name] for name in CASES if name in found}
+    cases = {name: asdict(each) for name, each in found.items()}
+    path.write_text(json.dumps({"limits": asdict(limits), "cases": cases}), "utf-8")
+    return found, limits
 
 
 def main() -> None:
@@ -185,6 +205,8 @@ def main() -> None:
             found[name] = measure(CASES[name], workers, options.rounds)
             print(" | ".join(line(CASES[name], found[name], sides, limits)), flush=True)
     limits = limits.better(machine.measure(options.threads))
+    if options.keep:
+        found, limits = joined(options.keep, found, limits)
     lines = lines_of(found, sides, limits, options)
     if options.output is None:
         print("\n" + "\n".join(lines))

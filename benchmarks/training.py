@@ -17,13 +17,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from common import machine, report
 from common.processes import Cache, Failure, Worker
+from common.turns import Absent, Outcome, Row, cell, take_turns
 from common.workloads import WORKLOADS, Workload
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -42,31 +42,6 @@ PEERS = {
 OURS = {"schuss": ("schuss", "plain"), "schuss.jit": ("schuss", "jit")}
 SIDES = {**OURS, **PEERS}
 NEEDS = {"schuss": ["schuss"], "pytorch": ["torch"], "jax": ["jax", "flax", "optax"]}
-
-
-class Absent(Failure):
-    """A side has no way to do a workload, here or yet: nothing went wrong."""
-
-
-@dataclass
-class Outcome:
-    """What a side did on a workload. Times of steps in ms, first steps in s, memory in bytes."""
-
-    problem: str | None = None
-    absent: bool = False
-    curve: list[float] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)
-    cold: list[float] = field(default_factory=list)
-    warm: list[float] = field(default_factory=list)
-    memory: int = 0
-    description: str = ""
-
-    @property
-    def counts(self) -> bool:
-        return self.problem is None and bool(self.steps)
-
-
-Row = dict[str, Outcome]
 
 
 def first_step(
@@ -134,17 +109,6 @@ def compare(row: Row) -> None:
             row[side].problem = f"{difference} ({judges[0]}): does not count"
 
 
-def take_turns(row: Row, workers: dict[str, Worker], repeats: dict[str, int], rounds: int) -> None:
-    """One burst of steps from each side in each round."""
-    for _ in range(rounds):
-        for side, outcome in row.items():
-            if outcome.problem is None:
-                try:
-                    outcome.steps.append(workers[side].ask("time", repeats[side]))
-                except Failure as problem:
-                    outcome.problem = str(problem)
-
-
 def more_first_steps(
     side: str, workload: Workload, threads: int, outcome: Outcome, used: Cache, folder: str
 ) -> None:
@@ -179,14 +143,6 @@ def step_cells(workload: Workload, row: Row, sides: Sequence[str], rate: float) 
         *[cell(row.get(side)) for side in sides],
         ", ".join(ratios) or report.NOTHING,
     ]
-
-
-def cell(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return report.NOTHING
-    if outcome.problem is not None:
-        return outcome.problem.partition(":")[0] if outcome.absent else "see below"
-    return report.spread(outcome.steps)
 
 
 def lines_of(

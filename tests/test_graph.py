@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import schuss
+from schuss import nn
 from schuss.context import context
 from schuss.graph import (
     REGISTRY,
@@ -24,6 +25,7 @@ from schuss.graph import (
     wrap,
 )
 from schuss.ops.elementwise import add
+from schuss.patterns import Promised
 
 
 def test_nodes_are_numbered_as_recorded() -> None:
@@ -106,17 +108,25 @@ def test_handles_of_ops_are_tensors() -> None:
     assert type(wrap(data(np.ones(1)))) is schuss.Tensor
 
 
-def test_dropped_graphs_are_freed_at_once() -> None:
+@pytest.mark.parametrize("times", [0, 6])  # recorded plainly, and out of memory
+def test_dropped_graphs_are_freed_at_once(times: int) -> None:
+    def nodes() -> int:
+        return sum(type(each) in (Node, Promised) for each in gc.get_objects())
+
+    def record() -> None:
+        x = schuss.ones(101 + times).requires_grad_()  # a structure that no other test has
+        loss = nn.functional.mse_loss(x * x, x, reduction="sum")
+        loss.backward()
+        x.grad.numpy()
+
+    for _ in range(times):
+        record()
     gc.collect()
-    before = sum(type(each) is Node for each in gc.get_objects())
-    x = schuss.tensor([1.0], requires_grad=True)
-    loss = (x * x).sum()
-    loss.backward()
-    x.grad.numpy()
     gc.disable()
     try:
-        del loss, x
-        after = sum(type(each) is Node for each in gc.get_objects())
+        before = nodes()
+        record()
+        after = nodes()
     finally:
         gc.enable()
     assert after == before, "no cycles: nothing waits for the garbage collector"

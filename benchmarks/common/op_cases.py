@@ -18,12 +18,14 @@ class Case:
         shapes: of the inputs, which are normal numbers; an (n, shape) pair makes integers below n.
         run: `run(side, *inputs) -> result`.
         multiply_adds: of contractions.
+        dtype: of the normal numbers; integers are from -100 to 99.
     """
 
     name: str
     shapes: tuple[Any, ...]
     run: Callable[..., Any]
     multiply_adds: int = 0
+    dtype: str = "float32"
 
     @property
     def group(self) -> str:
@@ -35,8 +37,10 @@ class Case:
         for each in self.shapes:
             if len(each) == 2 and isinstance(each[1], tuple):
                 made.append(rng.integers(0, each[0], each[1]))
+            elif "int" in self.dtype:
+                made.append(rng.integers(-100, 100, each).astype(self.dtype))
             else:
-                made.append(rng.standard_normal(each, np.float32))
+                made.append(rng.standard_normal(each, np.float32).astype(self.dtype))
         return made
 
 
@@ -125,7 +129,24 @@ def _reductions() -> list[Case]:
             (images,),
             lambda s, x: s.channel_means(x),
         ),
-        Case("reduction, cumulative sum of 1,000,000", ((1_000_000,),), lambda s, x: s.cumsum(x)),
+        Case(
+            "reduction, sum of the middle of 64 x 512 x 64",
+            ((64, 512, 64),),
+            lambda s, x: s.sum(x, 1),
+        ),
+        Case("reduction, sum of tall columns, 262144 x 8", ((2**18, 8),), lambda s, x: s.sum(x, 0)),
+        Case("reduction, largest of columns, 4096 x 1024", (table,), lambda s, x: s.max(x, 0)),
+        Case("reduction, argmax of columns, 4096 x 1024", (table,), lambda s, x: s.argmax(x, 0)),
+        Case("reduction, argmax of 1,000,000", ((1_000_000,),), lambda s, x: s.argmax(x, 0)),
+        Case(
+            "reduction, sum of the transpose's rows, 1024 x 4096",
+            (table,),
+            lambda s, x: s.sum(x.T, 1),
+        ),
+        Case("cumulative, sum of 1,000,000", ((1_000_000,),), lambda s, x: s.cumsum(x, 0)),
+        Case("cumulative, sum along rows, 4096 x 1024", (table,), lambda s, x: s.cumsum(x, 1)),
+        Case("cumulative, sum along columns, 4096 x 1024", (table,), lambda s, x: s.cumsum(x, 0)),
+        Case("cumulative, product of 1,000,000", ((1_000_000,),), lambda s, x: s.cumprod(x, 0)),
         *[
             Case(f"softmax, {m} x {n}", ((m, n),), lambda s, x: s.softmax(x))
             for m, n in ((1, 10), (256, 10), (2048, 65), (16384, 128), (256, 1000), (4, 262144))
@@ -150,7 +171,7 @@ def _reductions() -> list[Case]:
 def _attention(batch: int, heads: int, time: int, size: int) -> list[Case]:
     shape = (batch, heads, time, size)
     name = f"attention, causal, {batch} x {heads} x {time} x {size}"
-    work = 2 * batch * heads * time * time * size  # all pairs, though half of them are masked
+    work = batch * heads * time * (time + 1) * size  # two products over half of the pairs
     return [
         Case(name, (shape,) * 3, lambda s, q, k, v: s.attention(q, k, v), work),
         Case(
@@ -178,6 +199,22 @@ def _moves() -> list[Case]:
             ((32, 64, 56, 56), (32, 56, 56, 64)),
             lambda s, x, y: s.permute(x, (0, 2, 3, 1)) + y,
         ),
+        Case("transpose, added to 1000 x 1000", ((1000,) * 2,) * 2, lambda s, x, y: x.T + y),
+        Case(
+            "transpose, axes turned round, added to 128 x 96 x 64",
+            ((64, 96, 128), (128, 96, 64)),
+            lambda s, x, y: s.permute(x, (2, 1, 0)) + y,
+        ),
+        Case(
+            "transpose, reversed, added to 1,000,000",
+            ((1_000_000,), (1_000_000,)),
+            lambda s, x, y: s.flip(x) + y,
+        ),
+        Case(
+            "transpose, every other of 2,000,000, added",
+            ((2_000_000,), (1_000_000,)),
+            lambda s, x, y: x[::2] + y,
+        ),
         Case("concat, two of 1024 x 512", ((1024, 512),) * 2, lambda s, x, y: s.concat(x, y)),
         Case("embedding, 2048 of 65 x 256", (table, (65, words)), lambda s, t, i: s.rows(t, i)),
         Case(
@@ -193,7 +230,10 @@ def _moves() -> list[Case]:
             )
             for n in (65, 50_000)
         ],
-        Case("sort, 1,000,000", ((1_000_000,),), lambda s, x: s.sort(x)),
+        Case("sort, 1,000,000", ((1_000_000,),), lambda s, x: s.sort(x, 0)),
+        Case("sort, rows of 10000 x 100", ((10_000, 100),), lambda s, x: s.sort(x, 1)),
+        Case("sort, columns of 100 x 10000", ((100, 10_000),), lambda s, x: s.sort(x, 0)),
+        Case("sort, positions of 1,000,000", ((1_000_000,),), lambda s, x: s.argsort(x, 0)),
     ]
 
 
@@ -217,12 +257,37 @@ def _convolutions() -> list[Case]:
                 f"{name}, with gradient of the weight",
                 (*shapes, (n, o, h, h)),
                 lambda s, x, w, g, p=k // 2: s.gradient(lambda each: s.convolve(x, each, p), w, g),
-                2 * work,
+                work,  # nobody asks for the convolution itself
             ),
         ]
     images = (32, 64, 32, 32)
     name = "pooling, largest of 2 x 2, 32 x 64 x 32 x 32"
     return [*cases, Case(name, (images,), lambda s, x: s.max_pool(x))]
+
+
+def _dtypes() -> list[Case]:
+    """The same few shapes in other dtypes."""
+    cases, n, table = [], 1_000_000, (1024, 1024)
+    for dtype in ("float64", "float16", "int8", "uint8", "int16", "int32", "int64"):
+
+        def add(name: str, shapes: tuple[Any, ...], run: Callable[..., Any], dtype=dtype) -> None:
+            cases.append(Case(f"dtypes, {dtype}, {name}", shapes, run, dtype=dtype))
+
+        add(f"x + y, {n:,}", ((n,), (n,)), lambda s, x, y: x + y)
+        add(f"x * y, {n:,}", ((n,), (n,)), lambda s, x, y: x * y)
+        add(f"x < y, {n:,}", ((n,), (n,)), lambda s, x, y: x < y)
+        add(f"largest of rows, {table[0]} x {table[1]}", (table,), lambda s, x: s.max(x, 1))
+        add(f"largest of columns, {table[0]} x {table[1]}", (table,), lambda s, x: s.max(x, 0))
+        add(f"x.T + y, {table[0]} x {table[1]}", (table,) * 2, lambda s, x, y: x.T + y)
+    more = [
+        ("floor quotient of float32, 1,000,000", "float32", lambda s, x, y: x // y),
+        ("remainder of float32, 1,000,000", "float32", lambda s, x, y: x % y),
+        ("int8 to float32, 1,000,000", "int8", lambda s, x, y: s.float32(x)),
+        ("float32 to int8, 1,000,000", "float32", lambda s, x, y: s.int8(x)),
+    ]
+    for name, dtype, run in more:
+        cases.append(Case(f"dtypes, {name}", ((n,), (n,)), run, dtype=dtype))
+    return cases
 
 
 def _small() -> list[Case]:
@@ -248,6 +313,7 @@ _ALL = [
     *_reductions(),
     *_elementwise(),
     *_moves(),
+    *_dtypes(),
     *_small(),
 ]
 CASES: dict[str, Case] = {case.name: case for case in _ALL}

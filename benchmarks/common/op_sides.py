@@ -38,6 +38,9 @@ class Side:
 class NumPySide(Side):
     def __init__(self) -> None:
         self.exp, self.tanh, self.sort = np.exp, np.tanh, np.sort
+        self.argsort = lambda x, axis: np.argsort(x, axis, kind="stable")
+        self.flip = np.flip
+        self.float32, self.int8 = (lambda x: x.astype("float32")), (lambda x: x.astype("int8"))
         self.relu = lambda x: np.maximum(x, 0)
         self.sigmoid = lambda x: 1 / (1 + np.exp(-x))
         self.where = lambda x, y: np.where(x > 0, x, y)
@@ -46,7 +49,7 @@ class NumPySide(Side):
         self.var = lambda x, axis: x.var(axis)
         self.argmax = lambda x, axis: x.argmax(axis)
         self.channel_means = lambda x: x.mean((0, 2, 3))
-        self.cumsum = lambda x: x.cumsum()
+        self.cumsum, self.cumprod = np.cumsum, np.cumprod
         self.concat = lambda x, y: np.concatenate([x, y], 1)
         self.permute = lambda x, axes: x.transpose(axes)
         self.rows = lambda table, index: table[index]
@@ -83,8 +86,11 @@ class PyTorchSide(Side):
         self.var = lambda x, axis: torch.var(x, dim=axis, correction=0)
         self.argmax = lambda x, axis: torch.argmax(x, dim=axis)
         self.channel_means = lambda x: x.mean((0, 2, 3))
-        self.cumsum = lambda x: torch.cumsum(x, 0)
-        self.sort = lambda x: torch.sort(x).values
+        self.cumsum, self.cumprod = torch.cumsum, torch.cumprod
+        self.argsort = lambda x, axis: torch.argsort(x, dim=axis, stable=True)
+        self.sort = lambda x, axis: torch.sort(x, axis).values
+        self.flip = lambda x: torch.flip(x, (0,))
+        self.float32, self.int8 = torch.Tensor.float, lambda x: x.to(torch.int8)
         self.concat = lambda x, y: torch.cat([x, y], 1)
         self.permute = lambda x, axes: x.permute(axes)
         self.rows = lambda table, index: functional.embedding(index, table)
@@ -110,6 +116,7 @@ class JAXSide(Side):
         import jax
         import jax.numpy as jnp
 
+        jax.config.update("jax_enable_x64", True)  # else its float64 is float32
         self.jax, self.jnp = jax, jnp
         nn = jax.nn
         self.exp, self.tanh, self.sigmoid, self.relu = jnp.exp, jnp.tanh, nn.sigmoid, nn.relu
@@ -120,14 +127,18 @@ class JAXSide(Side):
         self.var = lambda x, axis: x.var(axis)
         self.argmax = lambda x, axis: x.argmax(axis)
         self.channel_means = lambda x: x.mean((0, 2, 3))
-        self.cumsum, self.sort = jnp.cumsum, jnp.sort
+        self.cumsum, self.cumprod, self.sort, self.argsort = (
+            jnp.cumsum, jnp.cumprod, jnp.sort, jnp.argsort
+        )  # fmt: skip
+        self.flip = jnp.flip
+        self.float32, self.int8 = (lambda x: x.astype("float32")), (lambda x: x.astype("int8"))
         self.concat = lambda x, y: jnp.concatenate([x, y], 1)
         self.permute = jnp.transpose
         self.rows = lambda table, index: table[index]
         self.softmax = nn.softmax
 
     def array(self, value: np.ndarray) -> Any:
-        return self.jnp.asarray(value.astype(np.int32) if value.dtype == np.int64 else value)
+        return self.jnp.asarray(value)
 
     def ready(self, result: Any) -> Any:
         return result.block_until_ready()
@@ -169,7 +180,13 @@ class SchussSide(Side):
         self.var = lambda x, axis: schuss.var(x, axis=axis)
         self.argmax = lambda x, axis: schuss.argmax(x, axis=axis)
         self.channel_means = lambda x: schuss.mean(x, axis=(0, 2, 3))
-        self.cumsum, self.sort = schuss.cumulative_sum, schuss.sort
+        self.cumsum = lambda x, axis: schuss.cumulative_sum(x, axis=axis)
+        self.cumprod = lambda x, axis: schuss.cumulative_prod(x, axis=axis)
+        self.sort = lambda x, axis: schuss.sort(x, axis=axis)
+        self.argsort = lambda x, axis: schuss.argsort(x, axis=axis)
+        self.flip = schuss.flip
+        self.float32 = lambda x: x.astype(schuss.float32)
+        self.int8 = lambda x: x.astype(schuss.int8)
         self.concat = lambda x, y: schuss.concat([x, y], axis=1)
         self.permute = schuss.permute_dims
         self.rows = lambda table, index: functional.embedding(index, table)

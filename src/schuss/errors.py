@@ -126,12 +126,13 @@ def _is_internal(name: str) -> bool:
     return internal
 
 
-def user_location() -> Location | None:
+def user_location(depth: int = 1) -> Location | None:
     """Where in the user's code we are: the innermost frame outside this package.
 
     It is a code object and an offset, which costs next to nothing; `describe_location` decodes it.
+    So many frames (`depth`), this one included, are known to be ours.
     """
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         code = frame.f_code
         internal = _internal.get(code.co_filename)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from schuss.dtypes import DType, canonical, is_differentiable
 from schuss.errors import Location, ShapeError, fail, user_location
 
 if TYPE_CHECKING:
+    from schuss.patterns import Use
     from schuss.tensor import Tensor
 
 Shape = tuple[int, ...]
@@ -106,14 +108,18 @@ class Kind:
 
     Attributes:
         number: names the kind in structural keys.
+        differentiable: gradients are defined for the dtype of the op's result.
         type: names the shape and dtype of the result.
+        pure: the op is in the registry: its rules record the same for nodes of one kind, always.
     """
 
-    __slots__ = ("dtype", "number", "shape", "size", "type")
+    __slots__ = ("differentiable", "dtype", "number", "pure", "shape", "size", "type")
 
-    def __init__(self, shape: Shape, dtype: DType) -> None:
+    def __init__(self, shape: Shape, dtype: DType, op: Op | None = None) -> None:
+        self.pure = op is not None and REGISTRY.get(op.name) is op
         self.shape = shape
         self.dtype = canonical(dtype)
+        self.differentiable = op is not None and is_differentiable(self.dtype)
         self.size = math.prod(shape)
         self.number = len(_kinds)
         self.type = _types.setdefault((shape, dtype), len(_types))
@@ -129,13 +135,14 @@ class Node:
 
     Attributes:
         number: nodes are numbered as they are recorded, so inputs have smaller numbers than what
-            uses them.
+            uses them. Those of patterns have fractions.
         value: the array, once computed; None before, and again where nothing needs it any more.
         requires_grad: a gradient can flow through here.
         owner: for a leaf that collects a gradient: the tensor whose `.grad` it is.
         handles: how many tensors of the user point here. Their values are kept.
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
+        use: the use of a pattern that it is the result of, while its inputs are not known.
         gradient_of: the name of the node whose rule recorded it, if any.
         rule: which rule that was: "gradient", "tangent", "batch".
         constant: the number that a leaf holds, where it is one of the few that belong to the
@@ -150,6 +157,7 @@ class Node:
     owner: weakref.ref[Tensor] | None = None
     handles = 0
     label: str | None = None
+    use: Use | None = None
     gradient_of: str | None = None
     rule = "gradient"
     spent = False
@@ -164,7 +172,7 @@ class Node:
         kind: Kind,
         value: np.ndarray | None = None,
     ) -> None:
-        self.number = next(_numbers)
+        self.number: float = next(_numbers)
         self.op = op
         self.inputs = inputs
         self.attributes = attributes
@@ -189,6 +197,11 @@ class Node:
             return f"{self.op.name} in the {self.rule} of {self.gradient_of}"  # type: ignore[union-attr]
         return self.label or ("data" if self.op is None else self.op.name)
 
+    def finish(self) -> None:
+        """Let go of what it was computed from: it is data now."""
+        self.inputs = ()
+        self.scope = None
+
     def __repr__(self) -> str:
         return f"<Node {self.number} {self.name} {self.shape} {self.dtype}>"
 
@@ -207,26 +220,33 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     if kind is None:
         kind = _new_kind(key, op, inputs, attributes)
     node = Node(op, inputs, attributes, kind)
-    differentiated = context.differentiating
+    here = context.__dict__  # of this thread: one look instead of many
+    differentiated = here["differentiating"]
     if differentiated is None:
-        node.location, node.scope = context.location or user_location(), context.scope
+        node.location = here["location"] or user_location(2)
+        node.scope = here["scope"]
     else:  # part of a derivative: messages name the line and the layer of the forward pass
         node.location, node.scope = differentiated.location, differentiated.scope
         node.gradient_of = differentiated.name
-        if context.rule != "gradient":
-            node.rule = context.rule
-    if context.grad_enabled and op.gradient is not None:
+        if here["rule"] != "gradient":
+            node.rule = here["rule"]
+    if here["grad_enabled"] and op.gradient is not None:
         for each in inputs:
             if each.requires_grad:
-                node.requires_grad = is_differentiable(node.dtype)
+                node.requires_grad = kind.differentiable
                 break
-    _note_pending(node)
+    note_pending(node, here["pending"])
     return node
+
+
+def next_number() -> int:
+    """A number above those of all nodes so far, and below those that come."""
+    return next(_numbers)
 
 
 def _new_kind(key: Any, op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Kind:
     shape, dtype = op.infer(*inputs, **attributes)
-    kind = Kind(shape, dtype)
+    kind = Kind(shape, dtype, op)
     if kind.size * dtype.itemsize > _MOST_BYTES:
         node = Node(op, inputs, attributes, kind)
         raise fail(ShapeError, op.name, "the result is too large for any machine", result=node)
@@ -254,9 +274,13 @@ def relieves(evaluate: Callable[[], None]) -> None:
     _relieve = evaluate
 
 
-def _note_pending(node: Node) -> None:
-    pending = context.pending
-    pending.append(weakref.ref(node))
+def note_pending(node: Node, pending: list[weakref.ref[Node]]) -> weakref.ref[Node]:
+    """Note in `context.pending` that a new node may have to be computed.
+
+    Returns the reference that was noted.
+    """
+    ref = weakref.ref(node)
+    pending.append(ref)
     if len(pending) % _PRUNE_AT == 0:
         # The node itself has no handle yet. To drop it would bring the list to where it was, and
         # each node after it back here.
@@ -264,6 +288,7 @@ def _note_pending(node: Node) -> None:
         context.pruned += len(pending) - len(context.pending)
         if len(context.pending) + context.pruned > _BACKLOG:
             _relieve()
+    return ref
 
 
 def is_wanted(node: Node | None) -> bool:
@@ -293,9 +318,10 @@ class Handle:
         """Called after an evaluation for what put itself on `context.unsettled`."""
 
     def __del__(self) -> None:
-        node = getattr(self, "_node", None)
-        if node is not None:
-            node.handles -= 1
+        try:  # noqa: SIM105  # `suppress` costs more than all the rest
+            self._node.handles -= 1
+        except AttributeError:  # its making has failed
+            pass
 
 
 _make_handle: Callable[[Node], Any] = Handle
@@ -369,6 +395,12 @@ def shared_scalar(value: bool | int | float, dtype: DType) -> Node:
 
 
 _MOST_SHARED = 1024
+EXACT = 127  # integers up to here fit into every numeric dtype
+
+
+def number_node(value: int | float, dtype: DType) -> Node:
+    """The node of a number among operands, shared where numbers are."""
+    return shared_scalar(value, dtype) if -EXACT <= value <= EXACT else _number(value, dtype)
 
 
 def is_shared_number(node: Node) -> bool:
@@ -399,8 +431,7 @@ def ancestors(targets: Sequence[Node], follow: Callable[[Node], bool]) -> list[N
         for each in node.inputs:
             if each not in found and follow(each):
                 stack.append(each)
-    return sorted(found, key=_number_of)
+    return sorted(found, key=number_of)
 
 
-def _number_of(node: Node) -> int:
-    return node.number
+number_of = operator.attrgetter("number")

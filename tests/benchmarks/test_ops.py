@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,18 @@ def test_line_marks_cliffs_and_unsteady_figures() -> None:
     ]  # fmt: skip
     found.times["schuss"] = [12.0]
     assert ops.line(case, found, sides, LIMITS)[-1] == "1.00"
+
+
+def test_pieces_join_in_the_order_of_the_cases(tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    later, earlier = "sort, 1,000,000", "matmul, 1 x 1 x 1"
+    ops.joined(path, {later: Measured({"schuss": [3.0]}), earlier: Measured()}, LIMITS)
+    again = {earlier: Measured({"schuss": [1.0]}, 8, {"JAX": "none"})}
+    found, limits = ops.joined(path, again, Limits(2e12, 1e10))
+    assert list(found) == [earlier, later]
+    assert found[earlier] == again[earlier]
+    assert found[later].times == {"schuss": [3.0]}
+    assert limits == Limits(2e12, 1e11)
 
 
 def test_page_has_a_table_for_each_group_and_names_problems() -> None:

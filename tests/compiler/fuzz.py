@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 _CHUNK = 200  # programs for one process: memory and code of the compiler go with it
+_THOROUGH = 4  # every so many-th process lets LLVM optimise as users have it
 _SILENCE = 300.0  # seconds without a sign of life
 
 FOLDER = Path(__file__).parents[2]
@@ -44,6 +45,8 @@ def worker(first: int, count: int) -> None:
     """Check programs and print a JSON line for each start, failure and the end."""
     from .fuzzing.check import Suspicions, check
 
+    if first // _CHUNK % _THOROUGH:
+        without_optimisation()
     seen: Counter[str] = Counter()
     for seed in range(first, first + count):
         say({"start": seed})
@@ -58,6 +61,13 @@ def worker(first: int, count: int) -> None:
         say({"failed": seed, "kind": failure.kind, "text": failure.text,
              "program": asdict(program)})  # fmt: skip
     say({"done": count, "suspects": Suspicions.count})
+
+
+def without_optimisation() -> None:
+    """Let LLVM only translate, which takes a third of the time: most of a program's goes there."""
+    from schuss.compiler.cpu import translate
+
+    translate._LEVEL, translate._ORDER = 0, ("always_inliner", "sroa")
 
 
 def shrunk(program, failure):  # type: ignore[no-untyped-def]
@@ -182,7 +192,8 @@ _PAGE = """# Differential fuzzing
 
 Random programs on the compiled tier against the reference
 (`python -m tests.compiler.fuzz --record benchmarks/FUZZ.md`). Seeds name programs of the fuzzer as
-it was then. What was found and fixed is kept in `tests/compiler/test_regressions.py`.
+it was then. What was found and fixed is kept in `tests/compiler/test_regressions.py`. From seed
+3,200,000 on LLVM optimises in every fourth process only, and merely translates in the others.
 
 | date | seeds | programs | minutes | explained by rounding | failures |
 |---|---|---|---|---|---|

@@ -50,6 +50,22 @@ def test_not_while_another_step_reads_the_old_value_later() -> None:
     assert 0 not in sources
 
 
+def test_not_what_a_product_reads_for_other_places() -> None:
+    x, w = filled(8, 8), filled(8, 8)
+    assert not planned(x @ w + x).plan.donations
+    assert not planned(w @ x + x).plan.donations
+    (source,) = planned(x @ w + filled(8, 8)).plan.donations.values()
+    assert source.op == "input"
+
+
+def test_weights_are_packed_just_before_they_are_used() -> None:
+    x, first, second = filled(2, 3, 8, 8), filled(4, 3, 3, 3), filled(5, 4, 3, 3)
+    y = schuss.nn.functional.conv2d(schuss.nn.functional.conv2d(x, first), second)
+    plan = planned(y).plan
+    starts = [step.start for step in plan.steps if type(step.unit).__name__ == "Panels"]
+    assert starts == [0, 1]
+
+
 def test_an_input_that_an_output_is_a_view_of_stays() -> None:
     p = filled(100)
     compiled = planned(p - 0.5 * p, p.detach())

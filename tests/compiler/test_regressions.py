@@ -11,31 +11,13 @@ import pytest
 import schuss
 from schuss import nn
 from schuss.execution.tiers import using
-from schuss.functions.arguments import adopt
+
+from .graphs import agree, numbers
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCHUSS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))
-
-
-def numbers(*shape: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
-    return (3 * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
-
-
-def agree(f: Callable[..., Any], *arrays: np.ndarray, rtol: float = 1e-5) -> None:
-    """The outputs of `f` are the same on both tiers."""
-    found = {}
-    for tier in ("reference", "compiled"):
-        with using(tier):
-            made = f(*[adopt(each) for each in arrays])
-            outputs = made if isinstance(made, (list, tuple)) else [made]
-            schuss.evaluate(*outputs)
-            assert schuss.last_run().tier == tier
-            found[tier] = [each.numpy() for each in outputs]
-    for a, b in zip(found["compiled"], found["reference"], strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a.astype("f8"), b.astype("f8"), rtol=rtol, atol=1e-6)
 
 
 def test_a_check_of_a_single_index() -> None:
@@ -137,3 +119,10 @@ def test_nothing_is_written_behind_the_end_of_halves() -> None:
     stores = [line for line in text.splitlines() if "@llvm.masked.store" in line and "call" in line]
     assert stores
     assert not [line for line in stores if "i16" in line and "i1 true" in line]
+
+
+def test_gradients_of_complex_windows() -> None:
+    """They stay on the host, which does not know the compiler's own ops."""
+    for shape in ((10,), (1, 2, 10)):
+        x = numbers(*shape).astype(np.complex64)
+        agree(schuss.grad(lambda x: schuss.real(schuss.unfold(x, 3, 3) * 2j).sum()), x)

@@ -375,6 +375,10 @@ def test_sort_and_topk() -> None:
     np.testing.assert_array_equal(schuss.sort(x).numpy(), np.sort(x))
     np.testing.assert_array_equal(schuss.sort(x, axis=0).numpy(), np.sort(x, 0))
     np.testing.assert_array_equal(schuss.sort(x, descending=True).numpy(), -np.sort(-x))
+    slopes = schuss.grad(lambda x: (schuss.sort(x) * schuss.arange(4)).sum())(schuss.tensor(x))
+    assert slopes.tolist() == [[3, 0, 2, 1], [1, 0, 2, 3]]
+    with pytest.raises(DTypeError, match="sort: is defined for real dtypes"):
+        schuss.sort([1j])
     values, positions = schuss.topk(x, 2)
     assert values.tolist() == [[3, 2], [5, 5]]
     assert positions.tolist() == [[0, 2], [2, 3]]
@@ -399,6 +403,8 @@ def test_searchsorted() -> None:
         np.testing.assert_array_equal(found.numpy(), np.searchsorted(line, values, side))
     shuffled = [4.0, 1, 2, 2]
     assert schuss.searchsorted(shuffled, [2.0], sorter=[1, 2, 3, 0]).tolist() == [1]
+    large = schuss.tensor([1, 2**63], dtype=schuss.uint64)
+    assert schuss.searchsorted(large, 2**63).item() == 1  # a number takes the line's dtype
     with pytest.raises(ArgumentError, match="side is 'left' or 'right'"):
         schuss.searchsorted(line, values, side="middle")
 

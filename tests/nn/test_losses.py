@@ -69,7 +69,7 @@ REDUCE: dict[str, Callable[[np.ndarray], Any]] = {
 
 def test_every_loss_is_covered() -> None:
     losses = [getattr(nn, name) for name in nn.__all__ if name.endswith("Loss")]
-    covered = {case[0] for case in ALL.values()} | {nn.CrossEntropyLoss, nn.NLLLoss}
+    covered = {case[0] for case in ALL.values()} | {nn.CrossEntropyLoss, nn.NLLLoss, nn.CTCLoss}
     assert set(losses) == covered
 
 

@@ -193,3 +193,25 @@ def test_pool_options() -> None:
 def test_printed_pool() -> None:
     assert repr(nn.MaxPool2d(2, padding=1)) == "MaxPool2d(kernel_size=2, padding=1, dilation=1)"
     assert repr(nn.AdaptiveAvgPool2d((1, 1))) == "AdaptiveAvgPool2d(output_size=(1, 1))"
+
+
+@pytest.mark.parametrize("length", range(3, 12))
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [(3, 2, 0, 1), (2, 2, 1, 1), (3, 3, 1, 1), (2, 3, 1, 2), (2, 5, 0, 1)],
+)
+def test_windows_that_do_not_fit_completely(
+    length: int, kernel: int, stride: int, padding: int, dilation: int
+) -> None:  # fmt: skip
+    """Every window that begins inside, or in the padding before it, and what of it is there."""
+    x = np.random.default_rng(0).standard_normal((1, 1, length))
+    reach = dilation * (kernel - 1)
+    if length + 2 * padding <= reach:
+        return
+    inside = np.concatenate([np.full(padding, -np.inf), x[0, 0]])
+    free = length + 2 * padding - reach - 1
+    count = -(-free // stride) + 1
+    starts = [i * stride for i in range(count) if i * stride < length + padding]
+    expected = [inside[start : start + reach + 1 : dilation].max() for start in starts]
+    layer = nn.MaxPool1d(kernel, stride, padding, dilation, ceil_mode=True)
+    np.testing.assert_array_equal(layer(schuss.tensor(x)).numpy()[0, 0], expected)

@@ -485,6 +485,7 @@ ORACLES: dict[str, Oracle] = {
     "argmax": lines(lambda line: line.index(max(line)), keep=False),
     "argmin": lines(lambda line: line.index(min(line)), keep=False),
     "argsort": lines(positions_in_order, keep=True),
+    "sort": lines(sorted, keep=True),
     "cumsum": running(operator.add),
     "cumprod": running(operator.mul),
     # moving elements

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from schuss import data
 from schuss.recipes import Target, all_recipes, find_recipe
 from schuss.recipes.recipe import run_folder
 
@@ -118,3 +119,24 @@ def test_fashion(small_fashion, tmp_path, model):
         model=model, root=small_fashion, epochs=4, batch_size=20, limit=160, out=tmp_path / "run"
     )
     assert accuracy > 0.5
+
+
+def test_char_gpt(tmp_path, monkeypatch, capsys):
+    """A text of few words: it learns them, goes on from its checkpoint, and writes some."""
+    text = "to be or not to be " * 60
+    monkeypatch.setattr(data, "tiny_shakespeare", lambda root: text)
+    recipe = RECIPES["char-gpt"]
+    assert find_recipe("char-gpt").settings["steps"].default == 2000
+    settings = {"steps": 30, "every": 15, "block_size": 8, "layers": 1, "heads": 2, "width": 16}
+    settings |= {"lr": 3e-2, "characters": 30, "top_k": 1, "out": tmp_path / "run"}
+    loss = recipe.function(**settings)
+    assert loss < 1.5  # seven characters, all as likely: 1.95
+    printed = capsys.readouterr().out
+    assert any(set(line) <= set(text) and len(line) == 30 for line in printed.splitlines())
+    assert "nanoGPT publishes 1.88" in printed
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+    assert (
+        '"characters": " benort"'
+        in next((tmp_path / "run" / "checkpoints").glob("*30/state.json")).read_text()
+    )
+    assert recipe.function(**settings, resume=True) == loss

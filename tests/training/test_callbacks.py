@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schuss.data import CharTokenizer
 from schuss.errors import ArgumentError, StorageError
 from schuss.safetensors import load_file
 from schuss.training import (
@@ -17,6 +18,7 @@ from schuss.training import (
     ConfusionMatrix,
     EarlyStopping,
     JSONLines,
+    KeepState,
     Trainer,
 )
 
@@ -174,3 +176,13 @@ def test_checkpoints_see_what_the_other_callbacks_did(tmp_path: Path) -> None:
 def test_wrong_checkpoints() -> None:
     with pytest.raises(ArgumentError, match="every_steps and every_epochs must be at least 1"):
         Checkpoint("folder", every_steps=0)
+
+
+def test_more_states_in_checkpoints(tmp_path: Path) -> None:
+    tokenizer, other = CharTokenizer("abc"), CharTokenizer("x")
+    for epochs, each in ((1, tokenizer), (2, other)):
+        trainer = make_trainer(callbacks=[KeepState(tokenizer=each)])
+        trainer.fit(
+            make_loader(8), epochs=epochs, checkpoints=tmp_path, resume=epochs > 1, progress=False
+        )
+    assert other.characters == "abc"

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schuss.context import context, grad_mode, rules
 from schuss.dtypes import is_complex
-from schuss.errors import GradientError, ShapeError, describe_location, fail
-from schuss.graph import Node, ancestors, apply, scalar, wrap
+from schuss.errors import GradientError, ShapeError, describe_location, fail, user_location
+from schuss.graph import Node, ancestors, apply, next_number, number_of, scalar, wrap
 from schuss.ops.broadcast import broadcast_to, sum_to
 from schuss.ops.elementwise import add, conj
+from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -36,11 +37,11 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
             hint="set requires_grad=True on the inputs, "
             "and do not compute under no_grad() or after detach()",
         )
-    seed = _seed(root, gradient)
-    walked = tape(root._node)
-    _require_whole(walked)
     with grad_mode(create_graph):
-        found = propagate(walked, {root._node: seed})
+        if gradient is None and not create_graph and repeats():
+            walked, found = _found_again(root)
+        else:
+            walked, found = _found(root, gradient)
         for node, grad in found.items():
             owner = node.owner() if node.owner is not None else None
             if owner is not None:
@@ -48,7 +49,141 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
     if not retain_graph and not create_graph:
         for node in walked:
             node.spent = True
+            if node.use is not None:
+                node.use.spent = True
         context.spent += [weakref.ref(node) for node in walked]
+
+
+Found = tuple[list[Node], dict[Node, "Tensor"]]  # the tape, and the gradients of its leaves
+
+
+def _found(root: Tensor, gradient: Tensor | None) -> Found:
+    walked = tape(root._node)
+    _require_whole(walked)
+    return walked, propagate(walked, {root._node: _seed(root, gradient)})
+
+
+# --- gradients out of memory ---
+
+
+class _Derivative(NamedTuple):
+    """A gradient that was recorded before.
+
+    Attributes:
+        reads, derived: what goes into the pattern in these places: a place in the structure, or on
+            the tape with the step of the use there.
+        leaves: the places on the tape of those that it has results for, in their order.
+    """
+
+    pattern: Pattern
+    reads: list[int | tuple[int, int]]
+    derived: list[int | tuple[int, int]]
+    leaves: list[int]
+
+
+_derivatives: Memory[_Derivative] = Memory()
+
+
+def _found_again(root: Tensor) -> Found:
+    """As `_found`, out of memory where this has been recorded before."""
+    walked = _short_tape(root._node)
+    structure = _structure(walked)
+    if structure is None:
+        return _found(root, None)
+    key, places = structure
+    known = _derivatives.get(key)
+    if known is None:
+        if _derivatives.comes_again(key):
+            return _learn(root, walked, key, places)
+        return _found(root, None)
+    inputs = [*places]
+    reads = [
+        inputs[at] if type(at) is int else walked[at[0]].use.inner(at[1])  # type: ignore[index, union-attr]
+        for at in known.reads
+    ]
+    derived = [
+        inputs[at] if type(at) is int else (walked[at[0]].use, at[1])  # type: ignore[index]
+        for at in known.derived
+    ]
+    use = Use(known.pattern, reads, derived, user_location(), context.scope)  # type: ignore[arg-type]
+    results = known.pattern.results
+    made = {place: use.result(place) for place in results}
+    pairs = zip(known.leaves, results, strict=True)
+    return walked, {walked[leaf]: wrap(made[place]) for leaf, place in pairs}
+
+
+def _learn(root: Tensor, walked: list[Node], key: Any, places: dict[Node, int]) -> Found:
+    """As `_found`, and keep the derivative."""
+    first_of = {node.use: i for i, node in reversed([*enumerate(walked)]) if node.use is not None}
+    known: list[Any] = [*range(len(places))]
+    everything = {**places}
+    for use, i in first_of.items():
+        for step, node in enumerate(use.expand()):
+            if node not in everything:
+                everything[node] = len(known)
+                known.append((i, step))
+    whole = tape(root._node)
+    first = next_number()
+    marks: list[tuple[int, Node]] = []
+    found = propagate(whole, {root._node: _seed(root, None)}, marks=marks)
+    pattern = pattern_of(everything, [grad._node for grad in found.values()], first, marks)
+    if pattern is None:
+        _derivatives.keep(key, None)
+    else:
+        reads, derived = ([known[at] for at in each] for each in (pattern.reads, pattern.derived))
+        leaves = [i for i, node in enumerate(walked) if node in found][::-1]
+        _derivatives.keep(key, _Derivative(pattern, reads, derived, leaves))
+    return whole, found
+
+
+def _short_tape(root: Node) -> list[Node]:
+    """The tape, with uses of patterns as they are."""
+    found: set[Node] = {root}
+    order: list[Node] = []
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        if node.owner is None:
+            for each in node.inputs if node.use is None else node.use.reads:
+                if each.requires_grad and each not in found:
+                    found.add(each)
+                    stack.append(each)
+    order.sort(key=number_of)
+    return order
+
+
+def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
+    """What the derivative of a tape depends on, and the places of its nodes and their inputs.
+
+    None where the rules may record something else the next time, or cannot go on.
+    """
+    places = {node: i for i, node in enumerate(walked)}
+    uses: dict[Use, int] = {}
+    key: list[int] = []
+    for node in walked:
+        use, kind = node.use, node.kind
+        if node.owner is not None or (use is None and node.op is None):
+            key += (_LEAF, kind.type)
+            continue
+        if use is None:
+            inputs = node.inputs
+            if not kind.pure or not inputs:
+                return None
+            key.append(kind.number)
+        elif use in uses:
+            key += (_AGAIN, uses[use], node.place)  # type: ignore[attr-defined]
+            continue
+        else:
+            inputs = use.reads
+            uses[use] = len(uses)
+            key += (_PATTERN, use.pattern.number, node.place)  # type: ignore[attr-defined]
+        for each in inputs:
+            key.append(places.setdefault(each, len(places)))
+    return tuple(key), places
+
+
+_LEAF, _PATTERN, _AGAIN = -1, -2, -3  # apart from kinds and places
 
 
 def _require_whole(walked: Sequence[Node]) -> None:
@@ -112,11 +247,15 @@ def is_leaf(node: Node) -> bool:
 
 
 def propagate(
-    walked: Sequence[Node], seeds: dict[Node, Tensor], targets: frozenset[Node] | None = None
+    walked: Sequence[Node],
+    seeds: dict[Node, Tensor],
+    targets: frozenset[Node] | None = None,
+    marks: list[tuple[int, Node]] | None = None,
 ) -> dict[Node, Tensor]:
     """Gradients of the targets (by default of all leaves), given those of the roots in `seeds`.
 
     `walked` is the tape of the roots. With targets, only ways that lead to one of them are gone.
+    In `marks` is noted where the rule of each node begins: the number of what comes before.
     """
     leads = None if targets is None else _leading_to(walked, targets)
     gradients = {node: _conjugate(seed) for node, seed in seeds.items()}
@@ -126,6 +265,8 @@ def propagate(
             g = gradients.pop(node, None)
             if g is None:
                 continue
+            if marks is not None:
+                marks.append((next_number(), node))
             if node in targets if targets is not None else is_leaf(node):
                 found[node] = _conjugate(g)
             if not is_leaf(node):

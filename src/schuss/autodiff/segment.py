@@ -28,7 +28,7 @@ class Segment:
         starts: the nodes that it starts from, those used, and the others from outside.
     """
 
-    def __init__(self, end: Node, entering: Sequence[Node], first: int) -> None:
+    def __init__(self, end: Node, entering: Sequence[Node], first: float) -> None:
         self.end = end
         self.inside = ancestors([end], lambda node: node.number > first)
         outside: dict[Node, None] = {}

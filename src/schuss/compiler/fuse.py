@@ -22,6 +22,7 @@ from itertools import pairwise
 
 from schuss import dtypes
 from schuss.compiler.channels import channels_last
+from schuss.compiler.constants import made_of_constants
 from schuss.compiler.emit import COST, Emitter, NotInStepError, canonical, is_map, position
 from schuss.compiler.index import (
     Affine,
@@ -50,6 +51,7 @@ from schuss.compiler.units import (
 )
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, strides_of, users_of
 
+RUNNING = {"cumsum": "sum", "cumprod": "prod"}
 _CONTRACTIONS = ("matmul", "convolution", "convolution_weight")
 _MOST_COST = 48  # of one expression between anchors
 _MOST_LOADS = 10
@@ -127,6 +129,7 @@ class _Fusion:
         self.forced = forced
         self.wanted = {_memory(value, forced) for value in [*graph.outputs, *graph.checks]}
         self.users = users_of(graph.values)
+        self.settled = made_of_constants(graph)
         self.in_memory = set(self.wanted)  # what is stored in any case
         self.anchors: list[Value] = []
         self.is_anchor: set[Value] = set()
@@ -203,6 +206,8 @@ class _Fusion:
     def _place(self, anchor: Value) -> None:
         needs = self._needs(anchor)
         for group in self._candidates(anchor, needs):
+            if (anchor in self.settled) != (group.anchors[0] in self.settled):
+                continue  # what is made of constants alone runs once
             others = [each for each in needs if each is not group]
             if any(each.before & group.bit for each in others):
                 continue  # what it needs besides needs the group
@@ -446,6 +451,8 @@ class _Fusion:
             return self._assemble(anchor)
         if anchor.op == "scatter_add" and scatters_rows(anchor):
             return self._scatter(anchor)
+        if anchor.op in RUNNING and lowered(anchor):
+            return self._running(anchor)
         if anchor.op in ("attention", "attention_gradient"):
             return self._attention(anchor)
         if anchor.op == "panels":
@@ -482,6 +489,19 @@ class _Fusion:
             index = broadcast(each.shape, identity(shape), len(shape))
             operands.append(locate(each, index, shape, self.forced))
         return Attention(anchor, operands)
+
+    def _running(self, anchor: Value) -> Loops:
+        """Its own axis in the middle of the loops: it is the one along which things add up."""
+        axis, place = anchor.attributes["axis"], identity(anchor.shape)
+        kernel = Kernel(anchor.shape, axis, 1)
+        emitter = Emitter(kernel, set(), self._inlined, None, None)
+        inputs = [emitter.value(anchor.inputs[0], place)]
+        inputs += [emitter.value(each, (*place[:axis], *place[axis + 1 :]))
+                   for each in anchor.inputs[1:]]  # fmt: skip
+        name = f"running.{RUNNING[anchor.op]}"
+        line = kernel.add(name, tuple(inputs), anchor.dtype)
+        kernel.store(anchor, position(anchor, place, len(anchor.shape)), line, anchor.dtype)
+        return Loops(collapse(kernel))
 
     def _copy(self, target: Value, source: Value, cut: Sequence[tuple[int, int, int]]) -> Kernel:
         """A kernel that writes `source` into a part of the memory of `target`."""
@@ -678,7 +698,7 @@ def _goes_along_rows(kernel: Kernel) -> bool:
     """Whether the innermost loop finds all that it touches side by side."""
     touched = [position_of(line) for line in kernel.lines]
     touched += [store.affine for store in kernel.stores]
-    return all(affine is None or affine[-2] in (0, 1) for affine in touched)
+    return all(affine is None or affine[-2:-1] in ((), (0,), (1,)) for affine in touched)
 
 
 def _memory_operands(value: Value) -> Sequence[Value]:
@@ -689,7 +709,8 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[1:]
     if value.op == "scan":  # which looks up rows by itself
         return [m for x in value.inputs for m in (x.inputs if is_lookup(x) else (x,))]
-    if is_map(value) or (value.op in ("concat", "slice_update", "pieces") and lowered(value)):
+    unfused = value.op in ("concat", "slice_update", "pieces", *RUNNING)
+    if is_map(value) or (unfused and lowered(value)):
         return ()
     if (value.op in REDUCTIONS and lowered(value)) or value.op in VIEWS:
         return ()

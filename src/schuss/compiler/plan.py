@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schuss.compiler.kernel import Kernel
-from schuss.compiler.units import Convolution, Host, Loops, Product, Repeat, Unit
+from schuss.compiler.units import Convolution, Host, Loops, Panels, Product, Repeat, Unit
 from schuss.compiler.values import VIEWS, Graph, Value
 
 _ALIGNMENT = 64
@@ -166,6 +166,7 @@ def _alike(unit: Unit) -> list[tuple[Value, Value]]:
     if isinstance(unit, Loops) and kernel.inner:
         return []
     found = []
+    operands = _operands(unit)
     for store in kernel.stores:
         output = kernel.buffers[store.word]
         for line in kernel.lines:
@@ -174,9 +175,17 @@ def _alike(unit: Unit) -> list[tuple[Value, Value]]:
             source = kernel.buffers[line.detail[0]]  # type: ignore[index]
             same = source.dtype == output.dtype and source.size == output.size
             alone = _only_read_at(kernel, line.detail[0], store.affine)  # type: ignore[index]
+            alone = alone and source not in operands
             if same and alone and source.op == "input" and source.strides is None:
                 found.append((output, source))
     return found
+
+
+def _operands(unit: Loops | Product | Convolution) -> list[Value]:
+    """What a template reads for other places of its result too."""
+    if isinstance(unit, Product):
+        return [unit.left[0], unit.right[0]]
+    return [memory for memory, _ in unit.operands] if isinstance(unit, Convolution) else []
 
 
 def _only_read_at(kernel: Kernel, word: int, affine: tuple[int, ...]) -> bool:
@@ -222,6 +231,7 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
                 left.append(i)
         assert len(left) < len(pending), "units need each other"
         pending = left
+    _pack_late(steps, needs)
     made.waves = _alone(steps, max((end + 1 for end in ends.values()), default=0))
     looked_at = [i for i in checking if not isinstance(steps[i].unit, Host)]
     made.checked = max((steps[i].end for i in looked_at), default=-1)
@@ -251,6 +261,21 @@ def _alone(steps: list[Step], count: int) -> int:
         if not isinstance(step.unit, Repeat):
             step.waves = [moved[wave] for wave in step.waves]
     return total
+
+
+def _pack_late(steps: list[Step], needs: list[set[int]]) -> None:
+    """Weights are brought into panels just before they are used: then they still lie in a cache,
+    and their memory serves one after the other.
+    """
+    latest: dict[int, list[int]] = {
+        i: [] for i, step in enumerate(steps) if isinstance(step.unit, Panels)
+    }
+    for i, needed in enumerate(needs):
+        for each in needed & latest.keys():
+            latest[each].append(steps[i].start)
+    for i, users in latest.items():
+        start = min(users, default=steps[i].end + 1) - steps[i].length
+        steps[i].waves = range(start, start + steps[i].length)
 
 
 def _set_places(made: Plan, outputs: set[Value]) -> None:

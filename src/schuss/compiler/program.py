@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import time
 from collections import Counter
@@ -12,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from schuss.compiler.binding import address_of, binder
 from schuss.compiler.channels import channels_last
+from schuss.compiler.constants import divided
 from schuss.compiler.cpu.library import compile_kernels
-from schuss.compiler.cpu.lower import Call, Calls, Place, lower
+from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
 from schuss.compiler.cpu.runtime import Launch, Loop
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import chain_of, fuse
@@ -29,21 +30,42 @@ from schuss.graph import REGISTRY
 
 @dataclass(slots=True)
 class Compiled:
-    """What the passes made of a graph, for people to look at and for a Program to run."""
+    """What the passes made of a graph, for people to look at and for a Program to run.
+
+    Attributes:
+        memories: the values whose memory outlives a run.
+        once: what is made of constants alone, and runs when the Program is made.
+    """
 
     recorded: Graph
     simplified: Graph
     units: list[Unit]
     calls: list[Calls | None]
     plan: Plan
-    memories: list[Value]  # whose memory outlives a run
+    memories: list[Value]
+    once: Compiled | None = None
 
 
 def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
+    constants = [value for value in graph.inputs if value.array is not None]
     simple = layout(channels_last(simplify(graph)))
     units = fuse(simple)
+    if not constants:
+        return _planned(recorded, simple, units)
+    written = {value for unit in units for value in unit.writes()}
+    first, units = divided(units, set(_bases(simple, written)), packed_bytes)
+    compiled = _planned(recorded, simple, units)
+    if first:
+        made = {value for unit in first for value in unit.writes()}
+        read = dict.fromkeys(value for unit in units for value in unit.reads() if value in made)
+        compiled.once = _planned(recorded, Graph(simple.values, constants, list(read)), first)
+    return compiled
+
+
+def _planned(recorded: Graph, simple: Graph, units: list[Unit]) -> Compiled:
+    """Units with their launches, waves and places in memory."""
     calls = [None if isinstance(unit, Host) else lower(unit) for unit in units]
     measured = dict(zip(map(id, units), calls, strict=True))
 
@@ -97,25 +119,6 @@ class _Arena:
 _arena = _Arena()
 
 
-def _find_data_offset() -> int | None:
-    """Where an ndarray object keeps the address of its data: behind the object's head."""
-    probe = np.zeros(1)
-    for offset in range(16, 65, 8):
-        if ctypes.c_void_p.from_address(id(probe) + offset).value == probe.ctypes.data:
-            return offset
-    return None
-
-
-_DATA_AT = _find_data_offset() if sys.implementation.name == "cpython" else None
-_from_address = ctypes.c_void_p.from_address
-
-
-def address_of(array: np.ndarray) -> int:
-    if _DATA_AT is None:
-        return array.ctypes.data
-    return _from_address(id(array) + _DATA_AT).value or 0
-
-
 class Program:
     """A compiled graph, ready to run.
 
@@ -125,6 +128,8 @@ class Program:
 
     def __init__(self, compiled: Compiled) -> None:
         started = time.perf_counter()
+        if compiled.once is not None:
+            _settle(compiled.once)
         self.compiled = compiled
         self._slots: dict[Any, int] = {}
         self._numbers: dict[int, int] = {}
@@ -147,6 +152,7 @@ class Program:
         self._bind()
         self.kinds = Counter(type(step.unit).__name__.lower() for step in made.steps)
         self.peak_bytes = made.arena + sum(value.nbytes for value in compiled.memories)
+        _let_go(compiled)
         self.seconds = time.perf_counter() - started
 
     def _launch(self, call: Call, step: int, addresses: dict[str, int]) -> Launch:
@@ -168,9 +174,11 @@ class Program:
     def _bind(self) -> None:
         """Sort the slots by where their addresses come from."""
         compiled, made = self.compiled, self.compiled.plan
-        inputs = {value: i for i, value in enumerate(compiled.simplified.inputs)}
+        given = [value for value in compiled.simplified.inputs if value.array is None]
+        inputs = {value: i for i, value in enumerate(given)}
         memories = {value: i for i, value in enumerate(compiled.memories)}
-        self._of_inputs: list[tuple[int, int, int]] = []  # input, slot, offset
+        # Slots with what is added to the address, for each input and each memory.
+        self._of_inputs: list[list[tuple[int, int]]] = [[] for _ in given]
         self._of_memories: list[list[tuple[int, int]]] = [[] for _ in compiled.memories]
         self._of_arena: list[tuple[int, int]] = []
         constants: list[tuple[int, Value]] = []
@@ -180,8 +188,10 @@ class Program:
             elif isinstance(key, tuple):
                 offset = made.workspaces.get(key[1], 0) + key[2]
                 self._of_arena.append((slot, offset))
+            elif key.value.array is not None:
+                self.waves.slots[slot] = address_of(key.value.array) + key.offset
             elif key.value in inputs:
-                self._of_inputs.append((inputs[key.value], slot, key.offset))
+                self._of_inputs[inputs[key.value]].append((slot, key.offset))
             elif key.value in memories:
                 self._of_memories[memories[key.value]].append((slot, key.offset))
             elif key.value.op == "constant":
@@ -204,15 +214,20 @@ class Program:
         bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
         self._checks = [memories[value] for value in bases if value in memories]
         self._results = [self._result(value) for value in compiled.simplified.outputs]
-        made_here = all(made and not views for _, made, views in self._results)
-        self._plain = [place for place, _, _ in self._results] if made_here else None
         self._segments = self._cut()
+        idle = len(self._segments) == 1 and self._segments[0][2:] == ([], False)
+        self._straight = idle and all(made and not views for _, made, views in self._results)
+        returned = [place for place, _, _ in self._results] if self._straight else None
+        self._bound = binder(
+            self.waves.slots, self._of_inputs, self._of_memories, self._donors, self._pools,
+            self._free, self._shaped, returned,
+        )  # fmt: skip
 
     def _result(self, value: Value) -> tuple[int, bool, list[Value]]:
         """Where an output comes from: a memory or an input, and the views that lead to it."""
         chain = chain_of(value, set(self._memories))
         while chain and chain[0] not in self._memories and chain[0] not in self._inputs:
-            if chain[0].op == "constant":
+            if _is_fixed(chain[0]):
                 break
             chain = chain[1:]
         base = chain[0]
@@ -240,39 +255,33 @@ class Program:
         """The outputs for these inputs.
 
         Args:
-            arrays: the values of the inputs, dense unless the graph says otherwise.
+            arrays: the values of the inputs that are no constants, dense unless the graph says
+                otherwise.
             dying: for each input whether its memory may be overwritten.
 
         Raises CheckFailedError before anything is overwritten where an index points outside.
         """
-        slots = self.waves.slots
-        if self._version != _arena.version or self.compiled.plan.arena > _arena.size:
-            _arena.need(self.compiled.plan.arena)
-            for slot, offset in self._of_arena:
-                slots[slot] = _arena.address + offset
-            self._version = _arena.version
-        addresses = [address_of(each) for each in arrays]
-        for i, slot, offset in self._of_inputs:
-            slots[slot] = addresses[i] + offset
-        memories = []
-        for i, donor in enumerate(self._donors):
-            if donor >= 0 and dying is not None and dying[donor]:
-                array, address = self._shaped(arrays[donor], i), addresses[donor]
-            else:
-                array, address = self._free(i)
-            memories.append(array)
-            for slot, offset in self._of_memories[i]:
-                slots[slot] = address + offset
+        if self._version != _arena.version:
+            self._enter_arena()
+        memories = self._bound(arrays, dying)
         run = self.waves.run
+        if self._straight:  # the common case: nothing between the waves, nothing after
+            run()
+            return memories
         for first, last, hosts, look in self._segments:
             run(first, last)
             for host in hosts:
                 self._on_host(host, arrays, memories)
             if look and any(memories[i].any() for i in self._checks):
                 raise CheckFailedError
-        if self._plain is not None:
-            return [memories[i] for i in self._plain]
         return [self._seen(each, arrays, memories) for each in self._results]
+
+    def _enter_arena(self) -> None:
+        """Fill in the slots of what lives only inside the run."""
+        _arena.need(self.compiled.plan.arena)
+        for slot, offset in self._of_arena:
+            self.waves.slots[slot] = _arena.address + offset
+        self._version = _arena.version
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether a pool of this program holds the array, besides whoever uses it."""
@@ -322,12 +331,40 @@ class Program:
             return arrays[self._inputs[value]]
         if value in self._memories:
             return memories[self._memories[value]]
-        if value.op == "constant":
+        if _is_fixed(value):
             return _constant(value)
         return _arena.view(self.compiled.plan.offsets.get(value, 0), value)
 
 
+def _settle(once: Compiled) -> None:
+    """Compute what is made of constants alone, and keep it where vectors do not cross lines."""
+    made = Program(once).run([])
+    for value, array in zip(once.simplified.outputs, made, strict=True):
+        room = np.empty(array.nbytes + _LINE, np.uint8)
+        start = -room.ctypes.data % _LINE
+        value.array = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        value.array[...] = array
+
+
+_LINE = 64
+
+
+def _let_go(compiled: Compiled) -> None:
+    """Forget the constants that only those units read which do not run again."""
+    if compiled.once is not None:
+        read = {value for unit in compiled.units for value in unit.reads()}
+        for value in compiled.once.simplified.inputs:
+            if value not in read:
+                value.array = np.empty(0, value.dtype)
+
+
+def _is_fixed(value: Value) -> bool:
+    return value.op == "constant" or value.array is not None
+
+
 def _constant(value: Value) -> np.ndarray:
+    if value.array is not None:
+        return value.array
     return np.full(value.shape, value.attributes["value"], value.dtype)
 
 

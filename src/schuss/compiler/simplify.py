@@ -14,6 +14,7 @@ import numpy as np
 
 from schuss import dtypes
 from schuss.compiler import lookup
+from schuss.compiler.einsum import contraction
 from schuss.compiler.repeat import CannotRepeatError, steps_of
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
@@ -261,7 +262,7 @@ def _slice_update(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyp
         return part
     if part.size == 0:
         return x
-    if number_of(x) == 0:
+    if number_of(x) == 0 and not dtypes.is_complex(dtype):
         return b.add("pieces", (part,), {"cuts": (tuple(attributes["cut"]),)}, shape, dtype)
     return None
 
@@ -324,11 +325,13 @@ def _subtract(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-d
 @rule("power")
 def _power(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
     x, exponent = inputs
-    if x.shape != shape:
-        return None
-    if number_of(exponent) == 1:
-        return x
-    return b.map("multiply", x, x) if number_of(exponent) == 2 else None
+    known = number_of(exponent)
+    if known in (1, 2) and x.shape == shape:
+        return x if known == 1 else b.map("multiply", x, x)
+    if exponent.dtype in dtypes.SIGNED and (known is None or known < 0) and exponent.size:
+        zero = b.constant(0, exponent.dtype)
+        _forbid(b, b.map("less", exponent, zero, dtype=dtypes.bool_))
+    return None
 
 
 @rule("gather", "scatter_add")
@@ -367,10 +370,15 @@ def _check(b: Builder, index: Value, n: int, wrap: bool, ignored: int | None = N
     if ignored is not None:
         other = b.map("not_equal", index, b.constant(ignored, index.dtype), dtype=dtypes.bool_)
         outside = b.map("logical_and", outside, other)
-    if outside.size > 1:
-        axes = tuple(range(len(outside.shape)))
-        outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
-    b.checks.append(outside)
+    _forbid(b, outside)
+
+
+def _forbid(b: Builder, condition: Value) -> None:
+    """A check: where it holds anywhere, the reference computes everything, and raises."""
+    if condition.size > 1:
+        axes = tuple(range(len(condition.shape)))
+        condition = b.add("any", (condition,), {"axes": axes}, (), dtypes.bool_)
+    b.checks.append(condition)
 
 
 @rule("matmul")
@@ -402,7 +410,8 @@ def _reduce_rule(op: str) -> Rule:
             if op in ("any", "all") and x.dtype != dtypes.bool_:
                 x = b.map("not_equal", x, b.constant(0, x.dtype), dtype=dtypes.bool_)
             return b.reshape(x, shape)
-        return _in_two(b, op, x, axes, shape, dtype)
+        less = contraction(b, x, axes) if op == "sum" and x.dtype == dtype else None
+        return _in_two(b, op, x, axes, shape, dtype) if less is None else b.reshape(less, shape)
 
     return apply
 
@@ -486,6 +495,36 @@ _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"
             "any": "logical_or", "all": "logical_and"}  # fmt: skip
 for _op in REDUCTIONS:
     _RULES[_op] = _reduce_rule(_op)
+
+
+@rule("cumprod")
+def _cumprod(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return inputs[0] if shape[attributes["axis"]] == 1 else None
+
+
+@rule("cumsum")
+def _cumsum(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """A few long rows: pieces side by side, each of which starts with the sum of those before."""
+    x, axis = inputs[0], attributes["axis"]
+    n, before = shape[axis], math.prod(shape[:axis])
+    if n == 1:
+        return x
+    size = math.gcd(n, _PIECE)
+    alone = axis == len(shape) - 1 and before <= 16 and len(inputs) == 1
+    if not alone or n < SPLIT_FROM or size < _PIECE // 8 or not dtypes.is_floating(dtype):
+        return None
+    count = n // size
+    pieces = b.reshape(x, (before, count, size))
+    totals = b.add("sum", (pieces,), {"axes": (2,)}, (before, count), dtype)
+    ends = b.add("cumsum", (totals,), {"axis": 1}, (before, count), dtype)
+    cut = ((0, before, 1), (0, count - 1, 1))
+    ends = b.add("slice", (ends,), {"cut": cut}, (before, count - 1), dtype)
+    zero = b.add(
+        "broadcast_to", (b.constant(0, dtype),), {"shape": (before, 1)}, (before, 1), dtype
+    )
+    starts = b.add("concat", (zero, ends), {"axis": 1}, (before, count), dtype)
+    running = b.add("cumsum", (pieces, starts), {"axis": 2}, pieces.shape, dtype)
+    return b.reshape(running, shape)
 
 
 def _position_rule(extreme: str) -> Rule:

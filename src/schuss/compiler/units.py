@@ -30,16 +30,18 @@ class Loops:
 class Product:
     """A batched matrix product, whose results go through the lines of `kernel`.
 
-    `left` and `right` are memories and the positions there over (batch ..., m, n, k).
+    `left` and `right` are memories and the positions there over (batch ..., m, n, k). With
+    `packed`, a `Pack` has brought the right operand into the order in which it is read.
     """
 
     value: Value
     kernel: Kernel
     left: tuple[Value, Affine]
     right: tuple[Value, Affine]
+    packed: Value | None = None
 
     def reads(self) -> list[Value]:
-        return [self.left[0], self.right[0], *self.kernel.read()]
+        return [self.left[0], self.packed or self.right[0], *self.kernel.read()]
 
     def writes(self) -> list[Value]:
         return self.kernel.written()
@@ -50,6 +52,23 @@ class Product:
         head = f"product {m} x {n} x {k}" + (f", batch {batch}" if batch else "")
         operands = f"{self.left[0].name}, {self.right[0].name}"
         return f"{head} of {operands}, then\n{self.kernel}"
+
+
+@dataclass(eq=False, slots=True)
+class Pack:
+    """The right operand of a product, copied into the order in which it is read: `value`."""
+
+    value: Value
+    product: Product
+
+    def reads(self) -> list[Value]:
+        return [self.product.right[0]]
+
+    def writes(self) -> list[Value]:
+        return [self.value]
+
+    def __str__(self) -> str:
+        return f"pack {self.product.right[0].name} into {self.value.name}"
 
 
 @dataclass(eq=False, slots=True)
@@ -231,4 +250,15 @@ class Repeat:
         return f"{lines[0]}\n  {inner}"
 
 
-Unit = Loops | Product | Convolution | Panels | Assemble | ScatterAdd | Attention | Repeat | Host
+Unit = (
+    Loops
+    | Product
+    | Pack
+    | Convolution
+    | Panels
+    | Assemble
+    | ScatterAdd
+    | Attention
+    | Repeat
+    | Host
+)

@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from schuss.dtypes import DType
 
 Shape = tuple[int, ...]
@@ -30,6 +32,8 @@ class Value:
             the structure fixes (in `attributes["value"]`).
         number: its place in the order; inputs of a value have smaller numbers.
         definition: the record of the op, for what stays on the host.
+        array: of an input that is always the same: what it holds. What is made of such inputs alone
+            is computed once, when the Program is made.
         strides: of an input whose memory is not dense, in elements; None where it is dense.
     """
 
@@ -41,6 +45,7 @@ class Value:
     number: int = -1
     strides: tuple[int, ...] | None = None
     definition: Any = None
+    array: np.ndarray | None = None
 
     @property
     def size(self) -> int:

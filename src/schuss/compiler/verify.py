@@ -26,8 +26,11 @@ def verify(compiled: Compiled) -> None:
     """Check all stages. Raises AssertionError with what is wrong."""
     verify_graph(compiled.recorded)
     verify_graph(compiled.simplified)
-    verify_units(compiled.simplified, compiled.units)
+    first = compiled.once.units if compiled.once else []
+    verify_units(compiled.simplified, [*first, *compiled.units])
     verify_plan(compiled.plan, set(compiled.memories))
+    if compiled.once:
+        verify_plan(compiled.once.plan, set(compiled.once.memories))
 
 
 def verify_graph(graph: Graph) -> None:

@@ -78,7 +78,7 @@ def capture(order: Sequence[Node], kept: set[Node]) -> Capture:
             if place is None:  # a leaf, met for the first time
                 place = number[each] = -1 - len(leaves)
                 leaves.append(each)
-                key.append(_leaf_kind(each))
+                key.append(leaf_kind(each))
             key.append(place)
         number[node] = len(number)
         if node in kept:
@@ -87,7 +87,8 @@ def capture(order: Sequence[Node], kept: set[Node]) -> Capture:
     return Capture(tuple(key), order, leaves, outputs)
 
 
-def _leaf_kind(leaf: Node) -> int:
+def leaf_kind(leaf: Node) -> int:
+    """What a structural key says of a leaf: its type and layout, or the number that it holds."""
     if leaf.constant is not None:
         described: Hashable = ("constant", leaf.constant, leaf.dtype)
     else:

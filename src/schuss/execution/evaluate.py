@@ -25,9 +25,17 @@ from schuss.execution.compare import compare
 from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
 from schuss.execution.report import Run
-from schuss.graph import OUTPUT, Handle, Node, ancestors, is_wanted, relieves
+from schuss.execution.shortcut import (
+    Survey,
+    known,
+    references_to,
+    remember,
+    survey,
+    values_to_keep,
+)
+from schuss.graph import Handle, Node, ancestors, is_wanted, relieves
 
-_last_run = Run()
+_last_run: Run | tuple[tiers.Program, str, float] = Run()
 one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
 
 # Called with each node right after it ran; `debug.check_numerics` sets one.
@@ -37,6 +45,10 @@ watchers: list[Watcher] = []
 
 def last_run() -> Run:
     """What the last evaluation ran, and for how long."""
+    global _last_run
+    if isinstance(_last_run, tuple):  # put into words only now: most are never asked for
+        program, why, seconds = _last_run
+        _last_run = Run("compiled", why, program.kinds, seconds, 0.0, program.peak_bytes)
     return _last_run
 
 
@@ -44,6 +56,12 @@ def set_last_run(run: Run) -> None:
     """Note what ran, for `last_run`."""
     global _last_run
     _last_run = run
+
+
+def note_run(program: tiers.Program, why: str, seconds: float) -> None:
+    """Note that a program ran, for `last_run`."""
+    global _last_run
+    _last_run = program, why, seconds
 
 
 def evaluate(targets: Iterable[Node], replaced: Sequence[Handle] = ()) -> None:
@@ -104,8 +122,7 @@ def _let_go_of_spent() -> None:
     for ref in spent:
         node = ref()
         if node is not None and node.value is not None and node.owner is None:
-            node.inputs = ()
-            node.scope = None
+            node.finish()
 
 
 # A loop that never looks at a value (a validation loop that only counts, say) would hold on to
@@ -128,48 +145,77 @@ relieves(evaluate_pending)
 def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
     global _last_run
     started = time.perf_counter()
+    plain = watchers or tiers.reference_only() or tiers.checking()
+    found = None if plain else survey(targets)
+    if found is not None and _run_known(found, replaced, started):
+        return
     order = ancestors(targets, _lacks_value)
-    kept = _values_to_keep(order, targets)
+    kept = values_to_keep(order, targets)
     report = Run()
     work = None if watchers or tiers.reference_only() else capture(order, kept)
     program = None if work is None else tiers.program_for(work, report)
-    if program is not None and work is not None and tiers.checking():
-        _on_both(program, work, order, kept, report)
-    elif program is None or work is None:
+    if program is None or work is None:
         _on_reference(order, kept, report)
         if work is not None:
             tiers.note_reference(work)
+    elif found is None:
+        _on_both(program, work, order, kept, report)
     else:
-        _on_program(program, work, order, kept, replaced, report)
-    _cut(order, kept)
+        remember(found, work)
+        found = None  # it holds the leaves
+        for node in work.outputs:
+            check_allocation(node)
+        leaves = [leaf for leaf in work.leaves if leaf.constant is None]
+        dying = _dying(
+            program, leaves, references_to(leaves, [node.inputs for node in order]), replaced
+        )
+        if _on_program(program, order, leaves, work.outputs, dying):
+            report.tier = "compiled"
+            report.take_from(program)
+        else:
+            report.why = "a value was outside of what is allowed"
+            _on_reference(order, kept, report)
+    _cut([node for node in order if node in kept])
     report.seconds = time.perf_counter() - started
     _last_run = report
 
 
+def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> bool:
+    """Run the program of a structure that has been evaluated before. False: there is none."""
+    ready = known(found)
+    if ready is None:
+        return False
+    program, shortcut = ready
+    outputs = found.outputs
+    for i in shortcut.large:
+        check_allocation(outputs[i])
+    leaves = [found.leaves[i] for i in shortcut.inputs]
+    dying = _dying(program, leaves, shortcut.references, replaced)
+    if not _on_program(program, found.order, leaves, outputs, dying):
+        return False
+    _cut(outputs)
+    note_run(program, "", time.perf_counter() - started)
+    return True
+
+
 def _on_program(
-    program: tiers.Program, work: Capture, order: list[Node], kept: set[Node],
-    replaced: Sequence[Handle], report: Run,
-) -> None:  # fmt: skip
-    """One call; where a check fails, the reference tier finds out what to say."""
-    for node in work.outputs:
-        check_allocation(node)
-    leaves = [leaf for leaf in work.leaves if leaf.constant is None]
-    dying = _dying(program, work, leaves, replaced)
+    program: tiers.Program, order: list[Node], leaves: list[Node], outputs: list[Node],
+    dying: list[bool] | None,
+) -> bool:  # fmt: skip
+    """One call. False where a check failed: the reference tier finds out what to say."""
     try:
         values = program.run([leaf.value for leaf in leaves], dying)  # type: ignore[misc]
     except (CheckFailedError, BadValueError):
-        report.tier, report.why = "reference", "a value was outside of what is allowed"
-        _on_reference(order, kept, report)
-        return
+        return False
     except MemoryError as problem:
         raise out_of_memory(max(order, key=lambda node: node.nbytes), order) from problem
-    for node, value in zip(work.outputs, values, strict=True):
+    for node, value in zip(outputs, values, strict=True):
         node.value = value
-    for leaf, gone in zip(leaves, dying, strict=True):
-        if gone:
-            leaf.value = None  # its memory holds something else now
-    report.tier = "compiled"
-    report.take_from(program)
+    if dying is not None:
+        for leaf, gone in zip(leaves, dying, strict=True):
+            if gone:
+                leaf.value = None  # its memory holds something else now
+    return True
 
 
 def _on_both(
@@ -189,42 +235,44 @@ def _on_both(
 
 
 def _dying(
-    program: tiers.Program, work: Capture, leaves: list[Node], replaced: Sequence[Handle]
-) -> list[bool]:
+    program: tiers.Program,
+    leaves: list[Node],
+    references: list[int],
+    replaced: Sequence[Handle],
+) -> list[bool] | None:
     """Which leaves nobody will look at after this evaluation, except by what `replaced` holds.
 
     All references to such a node and to its array are accounted for: a single one more, and its
-    memory stays as it is.
+    memory stays as it is. `references` says how many nodes hold each; -1: it is too small.
     """
     if not replaced:
-        return [False] * len(leaves)
+        return None
     held: dict[Node, int] = {}
     for handle in replaced:
         held[handle._node] = held.get(handle._node, 0) + 1
-    used = dict.fromkeys(held, 0)
-    for node in work.order:
-        for each in node.inputs:
-            if each in used:
-                used[each] += 1
     found = []
-    for leaf in leaves:
-        handles = held.get(leaf)
+    counts = iter(references)
+    for leaf in leaves:  # a zip would hold it, too
+        nodes = next(counts)
+        handles = held.get(leaf) if nodes >= 0 else None
+        if handles is None or leaf.handles != handles:
+            found.append(False)
+            continue
         value = leaf.value
         dying = (
-            handles is not None
-            and leaf.handles == handles
-            and value is not None
+            value is not None
             and value.base is None
             and value.flags.writeable
-            and sys.getrefcount(leaf) == handles + used[leaf] + _OWN_REFERENCES
+            and sys.getrefcount(leaf) == handles + nodes + _OWN_REFERENCES
             and sys.getrefcount(value) <= _ARRAY_REFERENCES + program.owns(value)
         )
         found.append(dying)
-    return found
+    return found if True in found else None
 
 
-# References to a leaf from here: `leaf`, the argument, `leaves`, `work.leaves`, `held`, `used`.
-_OWN_REFERENCES = 6
+# References to a leaf from here: `leaf`, the argument, `leaves`, `held`, and the leaves of the
+# capture or the survey.
+_OWN_REFERENCES = 5
 # References to its array: the node, `value`, the argument; and the pool of the program, if there.
 _ARRAY_REFERENCES = 3
 
@@ -267,25 +315,8 @@ def _count_uses(order: list[Node]) -> dict[Node, int]:
     return uses
 
 
-def _values_to_keep(order: list[Node], targets: list[Node]) -> set[Node]:
-    """The nodes whose values outlive the evaluation."""
-    kept = {node for node in order if node.handles > 0}
-    kept.update(targets)
-    # A backward pass can start at these. (A second one through spent nodes computes them again.)
-    on_tape = {node for node in kept if node.requires_grad and not node.spent}
-    for node in reversed(order):
-        if node not in on_tape or node.owner is not None:
-            continue
-        for index in node.op.saves:  # type: ignore[union-attr]
-            if index < len(node.inputs):
-                kept.add(node if index == OUTPUT else node.inputs[index])
-        on_tape.update(each for each in node.inputs if each.requires_grad)
-    return kept
-
-
-def _cut(order: list[Node], kept: set[Node]) -> None:
+def _cut(kept: Iterable[Node]) -> None:
     """Let go of the inputs of finished nodes that no gradient will pass: they are data now."""
-    for node in order:
-        if node in kept and (not node.requires_grad or node.owner is not None):
-            node.inputs = ()
-            node.scope = None
+    for node in kept:
+        if not node.requires_grad or node.owner is not None:
+            node.finish()

@@ -25,8 +25,8 @@ from schuss.errors import ArgumentTypeError, SchussError, fail
 from schuss.execution import tiers
 from schuss.execution.evaluate import (
     evaluate_pending,
+    note_run,
     one_at_a_time,
-    set_last_run,
     watchers,
 )
 from schuss.execution.jit_places import At, Walk, is_plain
@@ -34,7 +34,6 @@ from schuss.execution.jit_record import Recording, RefusedError, conclude
 from schuss.execution.jit_replay import FAILED, MISS, Replay, settle
 from schuss.execution.jit_trace import Trace
 from schuss.execution.jit_watch import Watch
-from schuss.execution.report import Run
 from schuss.graph import data
 from schuss.tensor import Tensor
 
@@ -93,7 +92,11 @@ class Jit:
         objects: list[Any] = []
         key: Any = [context.grad_enabled]
         for each in args:
-            key.append(_describe(each, found, objects))
+            if type(each) is Tensor:  # as `_describe` does, on the way of every call
+                node = each._node
+                key += (node.kind.type, node.requires_grad, found.setdefault(each, len(found)))
+            else:
+                key.append(_describe(each, found, objects))
         if kwargs:
             key.append(tuple(kwargs))
             key += [_describe(each, found, objects) for each in kwargs.values()]
@@ -119,13 +122,10 @@ class Jit:
         if result is MISS or result is FAILED:
             return result
         self.why = ""
-        program = replay.recording.program
+        program = replay.program
         if program is not None:
-            seconds = time.perf_counter() - started
-            set_last_run(
-                Run("compiled", "replayed by jit", program.kinds, seconds, 0.0, program.peak_bytes)
-            )
-        if replay.recording.deferred and len(context.pending) > _PENDING:
+            note_run(program, "replayed by jit", time.perf_counter() - started)
+        if replay.deferred and len(context.pending) > _PENDING:
             evaluate_pending()
         return result
 
@@ -229,7 +229,7 @@ class Jit:
         return self.function(*args, **kwargs)
 
     def _concluded(
-        self, watch: Watch, known: Watch, trace: Trace, walk: Walk, arguments: int, first: int,
+        self, watch: Watch, known: Watch, trace: Trace, walk: Walk, arguments: int, first: float,
         result: Any,
     ) -> Recording:  # fmt: skip
         """The recording of a run. Raises RefusedError where it cannot be replayed."""
@@ -292,7 +292,7 @@ class Jit:
                 self._containers.append(place.container)
 
 
-def _undo(walk: Walk, first: int) -> None:
+def _undo(walk: Walk, first: float) -> None:
     """As if the run had not been: what it left pending is nobody's."""
     walk.restore()
     context.pending = [

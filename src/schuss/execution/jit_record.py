@@ -217,7 +217,7 @@ class Tree(NamedTuple):
 
 
 def conclude(
-    trace: Trace, walk: Walk, arguments: int, floating: set[Any], first: int, result: Any
+    trace: Trace, walk: Walk, arguments: int, floating: set[Any], first: float, result: Any
 ) -> Recording:
     """Compute what a run has recorded, and tell how to replay it.
 
@@ -233,7 +233,7 @@ def conclude(
 
 
 class _Conclusion:
-    def __init__(self, trace: Trace, walk: Walk, arguments: int, first: int) -> None:
+    def __init__(self, trace: Trace, walk: Walk, arguments: int, first: float) -> None:
         self.trace, self.walk, self.first = trace, walk, first
         self.arguments = arguments
         self.index = {handle: i for i, handle in enumerate(walk.handles)}
@@ -477,7 +477,6 @@ def _detach_from_graph(order: Sequence[Node], deferred: bool) -> None:
     """What an evaluation does at its end."""
     for node in order:
         if node.value is not None and (not node.requires_grad or node.owner is not None):
-            node.inputs = ()
-            node.scope = None
+            node.finish()
     if deferred:
         evaluate_pending()

@@ -34,6 +34,7 @@ class Replay:
     """A recording that can be called.
 
     Attributes:
+        program, deferred: of the recording, on the way of every call.
         text: the Python that runs.
         call: of the tensors among the arguments; returns the result, `MISS` or `FAILED`.
         fits: as `call`, but only compares: True, or `MISS`.
@@ -41,6 +42,8 @@ class Replay:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
+        self.program = recording.program
+        self.deferred = recording.deferred
         writer = _Writer(recording)
         self.text = writer.text(recording.verified)
         function = _compiled(self.text, writer.space)
@@ -138,7 +141,9 @@ class _Writer:
                 self.unless(f"type({register}) is {type(value).__name__}")
             else:
                 expected = self.constant(value)
-                self.unless(f"{shown} is {expected} or not differs({shown}, {expected})")
+                self.add(
+                    f"if {shown} is not {expected} and differs({shown}, {expected}): return MISS"
+                )
         self._compare_containers()
         self._aliases()
         self._numbers()

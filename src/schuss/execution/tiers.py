@@ -80,12 +80,19 @@ def is_known(work: Capture) -> bool:
     return work.key in _programs or work.key in _seen
 
 
+def known(key: tuple[int, ...]) -> Program | None:
+    """The program of the structure with this key, if there is one."""
+    found = _programs.get(key)
+    if found is not None:
+        _programs.move_to_end(key)
+    return found
+
+
 def program_for(work: Capture, report: Run) -> Program | None:
     """The program of this structure; None for the reference tier."""
-    known = _programs.get(work.key)
-    if known is not None:
-        _programs.move_to_end(work.key)
-        return known
+    found = known(work.key)
+    if found is not None:
+        return found
     if mode() == "auto" and work.key not in _seen and not _is_due(work):
         report.why = "first evaluation of this structure: it is compiled when it comes back"
         return None

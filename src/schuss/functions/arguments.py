@@ -13,7 +13,7 @@ from schuss.context import context
 from schuss.dtypes import DType, Number
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, fail
 from schuss.execution.evaluate import admit
-from schuss.graph import Handle, Node, apply, data, scalar, shared_scalar, wrap
+from schuss.graph import EXACT, Handle, Node, apply, data, scalar, shared_scalar, wrap
 from schuss.ops.elementwise import alias
 from schuss.ops.elementwise import astype as astype_op
 
@@ -132,7 +132,8 @@ def _has_dtype(value: Any) -> bool:
 
 def cast(x: Tensor, dtype: DType) -> Tensor:
     """x with another dtype; itself where it has that already."""
-    return x if x.dtype == dtype else apply(astype_op, x, dtype=dtype)
+    own = x._node.dtype
+    return x if own is dtype or own == dtype else apply(astype_op, x, dtype=dtype)
 
 
 def floating(x: ArrayLike, where: str) -> Tensor:
@@ -167,18 +168,15 @@ def quick_operands(x1: ArrayLike, x2: ArrayLike) -> tuple[Node, Node] | None:
             return (a, b) if a.dtype is b.dtype else None
         kind = type(x2)
         takes = (kind is float and a.dtype.kind == "f") or (kind is int and a.dtype.kind in "fi")
-        if takes and -_EXACT <= x2 <= _EXACT:
+        if takes and -EXACT <= x2 <= EXACT:
             return a, shared_scalar(x2, a.dtype)
     elif isinstance(x2, Handle):
         b = x2._node
         kind = type(x1)
         takes = (kind is float and b.dtype.kind == "f") or (kind is int and b.dtype.kind in "fi")
-        if takes and -_EXACT <= x1 <= _EXACT:
+        if takes and -EXACT <= x1 <= EXACT:
             return shared_scalar(x1, b.dtype), b
     return None
-
-
-_EXACT = 127  # integers up to here fit into every numeric dtype
 
 
 def number(where: str, value: Number, dtype: DType) -> Tensor:

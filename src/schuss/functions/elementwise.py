@@ -204,6 +204,9 @@ def where(condition: ArrayLike, x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
             condition=chosen,
             hint="compare, say x != 0",
         )
+    met = quick_operands(x1, x2)
+    if met is not None:
+        return wrap(record(ops.where, (chosen._node, *met), {}))
     a, b = operands("where", x1, x2)
     return apply(ops.where, chosen, a, b)
 

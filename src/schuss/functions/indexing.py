@@ -39,8 +39,9 @@ from schuss.graph import Handle, apply, data, labelled, wrap
 from schuss.ops import indexing as ops
 from schuss.ops.broadcast import kept, without
 from schuss.ops.infer import broadcast_shapes, normalize_axis
-from schuss.ops.movement import Cut, inverse, slice_, slice_update
+from schuss.ops.movement import Cut, inverse, reverse, slice_, slice_update
 from schuss.ops.order import searchsorted as searchsorted_op
+from schuss.ops.order import sort as sort_op
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -354,7 +355,11 @@ def sort(
 ) -> Tensor:
     """The elements along `axis` in order. Gradients go back to where each came from."""
     x = as_tensor(x, "sort")
-    return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis=axis)
+    if dtypes.is_complex(x.dtype):
+        raise fail(DTypeError, "sort", "is defined for real dtypes", x=x)
+    place = normalize_axis("sort", axis, x.ndim)
+    ordered = apply(sort_op, x, axis=place)
+    return apply(reverse, ordered, axes=(place,)) if descending else ordered
 
 
 @array_api_names
@@ -394,7 +399,7 @@ def searchsorted(
     side: Literal["left", "right"] = "left",
     sorter: ArrayLike | None = None,
 ) -> Tensor:
-    """Where in the sorted 1-d x1 the elements of x2 belong: int64.
+    """Where in the sorted 1-d x1 the elements of x2 (a number, say) belong: int64.
 
     Args:
         side: before ("left") or after ("right") the elements that equal it.
@@ -402,7 +407,7 @@ def searchsorted(
     """
     if side not in ("left", "right"):
         raise fail(ArgumentError, "searchsorted", "side is 'left' or 'right'", side=side)
-    line, values = operands("searchsorted", as_tensor(x1), as_tensor(x2))
+    line, values = operands("searchsorted", as_tensor(x1, "searchsorted"), x2)
     if line.ndim != 1:
         raise fail(ShapeError, "searchsorted", "x1 must be a vector", x1=line, x2=values)
     line = line if sorter is None else take(line, sorter)

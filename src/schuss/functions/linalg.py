@@ -15,6 +15,7 @@ from schuss.functions.arguments import (
     cast,
     floating,
     operands,
+    quick_operands,
 )
 from schuss.functions.elementwise import (
     abs,
@@ -27,7 +28,7 @@ from schuss.functions.elementwise import (
 )
 from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
 from schuss.functions.reduction import max, min, sum
-from schuss.graph import apply
+from schuss.graph import apply, record, wrap
 from schuss.ops import contraction
 from schuss.ops.infer import normalize_axis
 from schuss.ops.linalg import solve as solve_op
@@ -42,6 +43,9 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     Axes before them broadcast, 1-d operands are vectors. Half precisions accumulate in float32.
     Raises ShapeError unless the inner sizes agree.
     """
+    met = quick_operands(x1, x2)
+    if met is not None and len(met[0].shape) == len(met[1].shape) == 2:
+        return wrap(record(contraction.matmul, met, {}))
     a, b = operands("matmul", as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
     if a.ndim == 0 or b.ndim == 0:
         raise fail(

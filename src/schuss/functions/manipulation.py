@@ -23,7 +23,8 @@ from schuss.graph import apply, data, scalar, wrap
 from schuss.ops import movement as ops
 from schuss.ops.broadcast import broadcast_to as broadcast_op
 from schuss.ops.indexing import gather
-from schuss.ops.infer import broadcast_shapes, normalize_axes, normalize_axis
+from schuss.ops.infer import broadcast_shapes as common_shape
+from schuss.ops.infer import normalize_axes, normalize_axis
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -35,6 +36,8 @@ def _integers(where: str, values: tuple[Any, ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` alike."""
     if len(values) == 1 and isinstance(values[0], Iterable):
         values = tuple(values[0])
+    if {*map(type, values)} == {int}:
+        return values
     if any(isinstance(each, bool) or not isinstance(each, (int, np.integer)) for each in values):
         raise fail(ArgumentError, where, f"takes integers, got {values}")
     return tuple(int(each) for each in values)
@@ -44,7 +47,7 @@ def reshape(x: ArrayLike, /, shape: Axes, *more: int, copy: bool | None = None) 
     """The same elements in another shape; one size may be -1 and follows from the others."""
     x = as_tensor(x, "reshape")
     sizes = _integers("reshape", (shape, *more))
-    if sizes.count(-1) > 1 or any(n < -1 for n in sizes):
+    if sizes.count(-1) > 1 or (sizes and min(sizes) < -1):
         raise fail(
             ArgumentError, "reshape", "sizes are not negative, but for one -1", x=x, shape=sizes
         )
@@ -75,7 +78,8 @@ def matrix_transpose(x: ArrayLike, /) -> Tensor:
     x = as_tensor(x, "matrix_transpose")
     if x.ndim < 2:
         raise fail(ShapeError, "matrix_transpose", "needs at least 2 axes", x=x)
-    return apply(ops.permute, x, axes=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    axes = (1, 0) if x.ndim == 2 else (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)
+    return apply(ops.permute, x, axes=axes)
 
 
 def moveaxis(x: ArrayLike, source: Axes, destination: Axes, /) -> Tensor:
@@ -153,8 +157,13 @@ def broadcast_arrays(*arrays: ArrayLike) -> list[Tensor]:
     if not arrays:
         return []
     tensors = [as_tensor(each, "broadcast_arrays") for each in arrays]
-    shape = broadcast_shapes("broadcast_arrays", *[each.shape for each in tensors])
+    shape = common_shape("broadcast_arrays", *[each.shape for each in tensors])
     return [broadcast_to(each, shape) for each in tensors]
+
+
+def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that tensors of these shapes broadcast to together."""
+    return common_shape("broadcast_shapes", (), *[tuple(each) for each in shapes])
 
 
 @array_api_names
@@ -352,9 +361,9 @@ def _pad_with_own(x: Tensor, pairs: Sequence[tuple[int, ...]], mode: str) -> Ten
 def diff(
     x: ArrayLike,
     /,
-    *,
-    axis: int = -1,
     n: int = 1,
+    axis: int = -1,
+    *,
     prepend: ArrayLike | None = None,
     append: ArrayLike | None = None,
 ) -> Tensor:

@@ -27,6 +27,7 @@ from schuss.functions.random import uniform
 from schuss.functions.reduction import max, mean, sum, var
 from schuss.graph import apply, labelled
 from schuss.ops import indexing
+from schuss.patterns import repeating
 from schuss.philox import Generator
 
 if TYPE_CHECKING:
@@ -41,17 +42,20 @@ def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Tensor:
     return where(x > 0, x, x * negative_slope)
 
 
+@repeating
 def elu(x: ArrayLike, alpha: float = 1.0) -> Tensor:
     """x where positive, else alpha * (exp(x) - 1) (Clevert et al., 2016)."""
     x = as_tensor(x)
     return where(x > 0, x, alpha * expm1(where(x > 0, 0, x)))
 
 
+@repeating
 def selu(x: ArrayLike) -> Tensor:
     """The self-normalising elu (Klambauer et al., 2017)."""
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
+@repeating
 def softplus(x: ArrayLike) -> Tensor:
     """log(1 + exp(x)), without overflow."""
     x = floating(x, "softplus")
@@ -64,12 +68,14 @@ def logsigmoid(x: ArrayLike) -> Tensor:
     return -softplus(-floating(x, "logsigmoid"))
 
 
+@repeating
 def silu(x: ArrayLike) -> Tensor:
     """x * sigmoid(x), also called swish (Elfwing et al., 2018)."""
     x = floating(x, "silu")
     return x * sigmoid(x)
 
 
+@repeating
 def gelu(x: ArrayLike, approximate: str = "none") -> Tensor:
     """x times the normal distribution function (Hendrycks, Gimpel, 2016); "tanh" is nearly it."""
     x = floating(x, "gelu")
@@ -102,6 +108,7 @@ def relu6(x: ArrayLike) -> Tensor:
 
 
 @array_api_names
+@repeating
 def softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow."""
     x = floating(x, "softmax")
@@ -110,6 +117,7 @@ def softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
 
 
 @array_api_names
+@repeating
 def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, without overflow."""
     x = floating(x, "log_softmax")
@@ -128,6 +136,7 @@ def _below_largest(x: Tensor, axis: int) -> Tensor:
 # --- linear, embedding, dropout ---
 
 
+@repeating
 def linear(x: ArrayLike, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias: shapes (..., in), (out, in), (out,) -> (..., out)."""
     x = as_tensor(x)
@@ -177,6 +186,7 @@ def dropout(
 # --- normalisation ---
 
 
+@repeating
 def normalize(
     x: ArrayLike,
     mean_: Tensor,
@@ -193,6 +203,7 @@ def normalize(
     return y if bias is None else y + bias
 
 
+@repeating
 def layer_norm(
     x: ArrayLike,
     normalized_shape: Sequence[int],

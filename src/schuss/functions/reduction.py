@@ -11,7 +11,7 @@ from schuss.dtypes import DType
 from schuss.errors import ArgumentError, DTypeError, fail
 from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, floating
 from schuss.functions.elementwise import exp, isfinite, log, root_of_squares, where
-from schuss.graph import Op, apply, scalar
+from schuss.graph import Handle, Op, apply, scalar
 from schuss.ops import reduction as ops
 from schuss.ops.broadcast import broadcast_to, kept, sum_, without
 from schuss.ops.infer import normalize_axes, normalize_axis
@@ -37,6 +37,8 @@ def _summing_dtype(dtype: DType) -> DType:
 
 
 def _for_sum(x: ArrayLike, dtype: Any, where: str) -> Tensor:
+    if dtype is None and isinstance(x, Handle) and x._node.dtype.kind == "f":
+        return x  # type: ignore[return-value]  # Tensor is the only handle
     x = as_tensor(x, where)
     return cast(x, _summing_dtype(x.dtype) if dtype is None else dtypes.as_dtype(dtype))
 
@@ -103,7 +105,9 @@ def all(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def _count(x: Tensor, axis: Axis) -> int:
-    return math.prod(x.shape[i] for i in normalize_axes("mean", axis, x.ndim))
+    if axis is None:
+        return x.size
+    return math.prod([x.shape[i] for i in normalize_axes("mean", axis, x.ndim)])
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -115,7 +119,7 @@ def _wide(x: Tensor) -> Tensor:
 def mean(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The arithmetic mean over `axis`. NaN over nothing. Raises DTypeError for integers."""
     x = _floating(x, "mean")
-    total = sum(_wide(x), axis=axis, keepdims=keepdims)
+    total = _reduce(sum_, _wide(x), axis, keepdims)
     count = _count(x, axis)
     return cast(total / float(count) if count else total * math.nan, x.dtype)
 

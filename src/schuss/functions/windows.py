@@ -164,6 +164,7 @@ def _pool_windows(
     padding: Sizes,
     dilation: Sizes,
     fill: float,
+    ceil_mode: bool = False,
 ) -> tuple[Tensor, tuple[int, ...]]:
     """The windows (N, C, counts..., kernel...) and the axes of the kernel."""
     x = as_tensor(x, where_)
@@ -180,13 +181,24 @@ def _pool_windows(
     spread = per_axis(where_, "dilation", dilation, rank, 1)
     if fill == -math.inf and dtypes.is_integral(x.dtype):
         fill = np.iinfo(x.dtype).min
-    x = pad(x, [(n, n) for n in around], fill)
+    sides = [(n, n) for n in around]
+    if ceil_mode:
+        each = zip(x.shape[2:], kernel, steps, around, spread, strict=True)
+        sides = [(p, p + _to_complete(n, k, s, p, d)) for n, k, s, p, d in each]
+    x = pad(x, sides, fill)
     axes = tuple(range(2 + rank, 2 + 2 * rank))
     return apply(windows_op, x, kernel=kernel, stride=steps, dilation=spread), axes
 
 
+def _to_complete(n: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """How much has to follow an axis for one more window, which must begin before its end."""
+    free = n + 2 * padding - dilation * (kernel - 1) - 1
+    start = -(-free // stride) * stride
+    return start - free if 0 <= free < start < n + padding else 0
+
+
 def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               dilation: Sizes = 1) -> Tensor:  # fmt: skip
+               dilation: Sizes = 1, ceil_mode: bool = False) -> Tensor:  # fmt: skip
     """The largest element of each window: (N, C, L) -> (N, C, L').
 
     Args:
@@ -194,21 +206,22 @@ def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, pa
         stride: how far apart windows begin; by default `kernel_size`.
         padding: how much of nothing is put on both sides, at most half of `kernel_size`.
         dilation: the distance of a window's elements from each other.
+        ceil_mode: let a last window begin where it does not fit completely: L' is rounded up.
 
     L' = (L + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1. Ties share the gradient.
     Raises ShapeError where no window fits, ArgumentError for settings that make no sense.
     """
     view, axes = _pool_windows(
-        "max_pool1d", 1, x, kernel_size, stride, padding, dilation, -math.inf
+        "max_pool1d", 1, x, kernel_size, stride, padding, dilation, -math.inf, ceil_mode
     )
     return max(view, axis=axes)
 
 
 def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               dilation: Sizes = 1) -> Tensor:  # fmt: skip
+               dilation: Sizes = 1, ceil_mode: bool = False) -> Tensor:  # fmt: skip
     """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). See `max_pool1d`."""
     view, axes = _pool_windows(
-        "max_pool2d", 2, x, kernel_size, stride, padding, dilation, -math.inf
+        "max_pool2d", 2, x, kernel_size, stride, padding, dilation, -math.inf, ceil_mode
     )
     return max(view, axis=axes)
 

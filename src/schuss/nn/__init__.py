@@ -22,6 +22,8 @@ from schuss.nn.activations import (
     Tanh,
 )
 from schuss.nn.attention import MultiheadAttention
+from schuss.nn.ctc import CTCLoss
+from schuss.nn.inference import InferenceModel
 from schuss.nn.layers import (
     Conv1d,
     Conv2d,
@@ -80,6 +82,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Buffer",
+    "CTCLoss",
     "Conv1d",
     "Conv2d",
     "CrossEntropyLoss",
@@ -91,6 +94,7 @@ __all__ = [
     "HingeLoss",
     "HuberLoss",
     "Identity",
+    "InferenceModel",
     "KLDivLoss",
     "L1Loss",
     "LSTMCell",

@@ -36,6 +36,7 @@ from schuss.functions.windows import (
     max_pool1d,
     max_pool2d,
 )
+from schuss.nn.ctc import ctc_loss
 from schuss.nn.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -64,6 +65,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "elu",
     "embedding",

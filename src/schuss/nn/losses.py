@@ -18,6 +18,7 @@ from schuss.graph import apply, labelled
 from schuss.nn.function import Function
 from schuss.ops.indexing import checked_index, gather, positions
 from schuss.ops.infer import broadcast_shapes
+from schuss.patterns import repeating
 from schuss.tensor import Tensor
 
 
@@ -52,6 +53,7 @@ def _reduced(where_: str, losses: Tensor, reduction: str) -> Tensor:
 # --- regression ---
 
 
+@repeating
 def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
     """Squared error: (x - y)**2."""
     x, y = _pair("mse_loss", input, target)
@@ -59,12 +61,14 @@ def mse_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Te
     return _reduced("mse_loss", difference * difference, reduction)
 
 
+@repeating
 def l1_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
     """Absolute error: |x - y|."""
     x, y = _pair("l1_loss", input, target)
     return _reduced("l1_loss", abs(x - y), reduction)
 
 
+@repeating
 def huber_loss(
     input: ArrayLike, target: ArrayLike, reduction: str = "mean", delta: float = 1.0
 ) -> Tensor:
@@ -95,6 +99,7 @@ def _huber(
 # --- two classes ---
 
 
+@repeating
 def binary_cross_entropy(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> Tensor:
     """-(y log p + (1 - y) log(1 - p)) for p and targets y in [0, 1]. Logarithms end at -100."""
     p, y = _pair("binary_cross_entropy", input, target)
@@ -102,6 +107,7 @@ def binary_cross_entropy(input: ArrayLike, target: ArrayLike, reduction: str = "
     return _reduced("binary_cross_entropy", -(y * yes + (1 - y) * no), reduction)
 
 
+@repeating
 def binary_cross_entropy_with_logits(
     input: ArrayLike,
     target: ArrayLike,
@@ -158,6 +164,7 @@ def zero_one_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") 
 # --- several classes ---
 
 
+@repeating
 def cross_entropy(
     input: ArrayLike,
     target: ArrayLike,
@@ -279,6 +286,7 @@ def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     return sum(losses) / sum(weights)
 
 
+@repeating
 def nll_loss(
     input: ArrayLike,
     target: ArrayLike,

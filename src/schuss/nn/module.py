@@ -6,7 +6,7 @@ import copy
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from schuss.functions.arguments import ArrayLike, as_tensor, cast
 from schuss.graph import Node
 from schuss.pytorch_names import MODULE, missing
 from schuss.tensor import Tensor
+
+if TYPE_CHECKING:
+    from schuss.nn.inference import InferenceModel
 
 
 class Parameter(Tensor):
@@ -154,6 +157,11 @@ class Module:
     """
 
     training: bool
+    _ours = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._ours = cls.__module__.startswith(_OURS)
 
     def __init__(self) -> None:
         object.__setattr__(self, "training", True)
@@ -169,16 +177,15 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if "training" not in self.__dict__:
             raise self._uninitialised()
-        outer, line = context.scope, context.location
-        context.scope = _Running(self, outer)
-        if type(self).__module__.startswith(_OURS):  # one line of the user for all that it does
-            context.location = line or user_location()
-        else:
-            context.location = None
+        here = context.__dict__  # of this thread: one look instead of many
+        outer, line = here["scope"], here["location"]
+        here["scope"] = _Running(self, outer)
+        # One line of the user for all that a layer of ours does.
+        here["location"] = (line or user_location()) if self._ours else None
         try:
             return self.forward(*args, **kwargs)
         finally:
-            context.scope, context.location = outer, line
+            here["scope"], here["location"] = outer, line
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "training" not in self.__dict__:
@@ -389,6 +396,18 @@ class Module:
         for each in self.modules():
             function(each)
         return self
+
+    def compile_for_inference(self, *example: Any, **named: Any) -> InferenceModel:
+        """This model as it is now, for prediction only: see `InferenceModel`.
+
+        Args:
+            example: arguments of a call, for whose shapes and dtypes it is compiled at once; those
+                of other calls follow when they come.
+        """
+        from schuss.nn.inference import InferenceModel
+
+        made = InferenceModel(self)
+        return made.prepare(*example, **named) if example or named else made
 
     # --- printing ---
 

@@ -9,8 +9,9 @@ from schuss.nn.function import Function
 
 class _MaxPool(Function):
     def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-                 dilation: Sizes = 1) -> None:  # fmt: skip
-        super().__init__(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+                 dilation: Sizes = 1, ceil_mode: bool = False) -> None:  # fmt: skip
+        super().__init__(kernel_size=kernel_size, stride=stride, padding=padding,
+                         dilation=dilation, ceil_mode=ceil_mode)  # fmt: skip
 
 
 class _AvgPool(Function):

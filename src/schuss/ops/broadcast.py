@@ -27,12 +27,12 @@ Axes = tuple[int, ...]
 
 def without(shape: Shape, axes: Axes) -> Shape:
     """A shape that lacks the given axes."""
-    return tuple(n for axis, n in enumerate(shape) if axis not in axes)
+    return tuple([n for axis, n in enumerate(shape) if axis not in axes])
 
 
 def kept(shape: Shape, axes: Axes) -> Shape:
     """A shape in which the given axes have size 1."""
-    return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+    return tuple([1 if axis in axes else n for axis, n in enumerate(shape)])
 
 
 def spread(y: Tensor, like: Tensor, axes: Axes) -> Tensor:

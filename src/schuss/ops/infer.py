@@ -69,6 +69,8 @@ def normalize_axes(where: str, axis: int | Sequence[int] | None, ndim: int) -> t
     """Axes in ascending order, counted from the front; None stands for all."""
     if axis is None:
         return tuple(range(ndim))
+    if type(axis) is int and 0 <= axis < ndim:
+        return (axis,)
     given = (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
     axes = sorted(normalize_axis(where, each, ndim) for each in given)
     if len(set(axes)) != len(axes):

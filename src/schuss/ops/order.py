@@ -1,7 +1,8 @@
-"""Ops about order: searching, running extremes, extremes of segments."""
+"""Ops about order: sorting, searching, running extremes, extremes of segments."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import numpy as np
 from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.errors import BadValueError, OutOfBoundsError
-from schuss.graph import OUTPUT, Node, Op, Sample, Shape, apply, data, define, wrap
-from schuss.ops.broadcast import sum_
+from schuss.graph import OUTPUT, Node, Op, Sample, Shape, apply, data, define, scalar, wrap
+from schuss.ops.broadcast import broadcast_to, sum_
 from schuss.ops.elementwise import exp, select
+from schuss.ops.indexing import scatter
 from schuss.ops.infer import Rng, numbers
 from schuss.ops.movement import inverse
+from schuss.ops.reduction import argsort
+from schuss.ops.structure import later_axis
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -41,6 +45,33 @@ def _line_samples(rng: Rng) -> list[Sample]:
     return [Sample([numbers(rng, shape)], {"axis": axis}) for shape, axis in cases] + [ties]
 
 
+def _sort_rule(g: Tensor, y: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Back to where each element came from."""
+    grids = [
+        wrap(data(np.arange(n).reshape((-1,) + (1,) * (x.ndim - i - 1))))
+        for i, n in enumerate(x.shape)
+    ]
+    grids[axis] = apply(argsort, x, axis=axis)
+    zeros = apply(broadcast_to, scalar(0, g.dtype), shape=x.shape)
+    return apply(scatter, zeros, g, *grids, axes=tuple(range(x.ndim)), wrap=False)
+
+
+sort: Op = define(
+    "sort",
+    "the elements on an axis in ascending order; faster than to look up those of argsort",
+    infer=lambda x, axis: (x.shape, x.dtype),
+    reference=lambda x, axis: np.sort(x, axis=axis),
+    gradient=(_sort_rule,),
+    saves=(0,),
+    samples=lambda rng: [
+        Sample([rng.permutation(np.linspace(-2.0, 2.0, math.prod(shape))).reshape(shape)],
+               {"axis": axis})
+        for shape, axis in [((5,), 0), ((3, 4), 0), ((3, 4), 1), ((0, 4), 1)]
+    ],
+    batch=later_axis,
+)  # fmt: skip
+
+
 def _running_argmax(x: np.ndarray, axis: int) -> np.ndarray:
     """A NaN counts as the largest, and stays."""
     if not x.size:
@@ -59,6 +90,7 @@ running_argmax: Op = define(
     reference=_running_argmax,
     gradient=None,
     samples=_line_samples,
+    batch=later_axis,
 )
 
 
@@ -88,6 +120,7 @@ logcumsumexp: Op = define(
     gradient=(_logcumsumexp_rule,),
     saves=(0, OUTPUT),
     samples=_line_samples,
+    batch=later_axis,
 )
 
 

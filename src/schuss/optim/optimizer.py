@@ -23,6 +23,7 @@ from schuss.errors import (
 )
 from schuss.execution.evaluate import evaluate_pending
 from schuss.functions.arguments import adopt, as_tensor, cast
+from schuss.optim.repeat import repeated
 from schuss.tensor import Tensor
 
 Group = dict[str, Any]
@@ -134,13 +135,14 @@ class Optimizer:
         line, context.location = context.location, user_location()
         state = {name: dict(slots) for name, slots in self.state.items()}
         try:
-            self._assign_all(before)
+            if not repeated(self, before):
+                self._assign_all(before)
             former = [each for _, each in before] + _replaced(state)
             evaluate_pending([p._node for p, _ in before], former)
         except BaseException:
             for p, value in before:
                 p._point_at(value._node)
-            _restore(self.state, state)
+            restore(self.state, state)
             raise
         finally:
             context.location = line
@@ -248,7 +250,7 @@ class Optimizer:
         return f"{type(self).__name__}({count} parameters, {shown})"
 
 
-def _restore(state: dict[str, dict[str, Any]], former: dict[str, dict[str, Any]]) -> None:
+def restore(state: dict[str, dict[str, Any]], former: dict[str, dict[str, Any]]) -> None:
     """Put a state back to a copy of it. The dicts stay the same: `schuss.jit` knows them."""
     for name in [*state]:
         if name not in former:

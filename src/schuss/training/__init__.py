@@ -3,7 +3,7 @@
 Progress bars, pictures and TensorBoard files need packages that are imported when they are used.
 """
 
-from schuss.training.callbacks import Callback, Checkpoint, EarlyStopping, JSONLines
+from schuss.training.callbacks import Callback, Checkpoint, EarlyStopping, JSONLines, KeepState
 from schuss.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from schuss.training.history import History
 from schuss.training.metrics import (
@@ -28,6 +28,7 @@ __all__ = [
     "EarlyStopping",
     "History",
     "JSONLines",
+    "KeepState",
     "LearningCurve",
     "Mean",
     "MeanAbsoluteError",

@@ -13,7 +13,7 @@ from schuss.errors import ArgumentError, fail
 from schuss.files import make_folder
 from schuss.training.checkpoint import Checkpoints
 from schuss.training.history import Record, append_json_line, write_json_lines
-from schuss.training.state import as_array
+from schuss.training.state import Stateful, as_array
 
 if TYPE_CHECKING:
     from schuss.training.trainer import Trainer
@@ -176,6 +176,24 @@ class JSONLines(Callback):
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         append_json_line(self.path, record, trainer.history.times[-1])
+
+
+class KeepState(Callback):
+    """Let checkpoints hold more than the run itself: `KeepState(tokenizer=tokenizer)`.
+
+    Args:
+        parts: objects with `state_dict()` and `load_state_dict(state)`, by name.
+    """
+
+    def __init__(self, **parts: Stateful) -> None:
+        self.parts = parts
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
 
 
 class Checkpoint(Callback):

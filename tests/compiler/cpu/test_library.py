@@ -176,12 +176,6 @@ end:
 """
 
 
-@pytest.mark.skipif(not host().is_x86, reason="names of x86-64 instructions")
-def test_loops_are_vectorised_on_demand():
-    assert "addps" not in disassemble(LOOP)
-    assert "addps" in disassemble(LOOP, loops=True)
-
-
 @pytest.mark.skipif(not host().is_x86, reason="names of x86-64 registers")
 @pytest.mark.parametrize(("cpu", "register"), [("portable", "xmm"), ("avx2", "ymm")])
 def test_code_for_lesser_processors(monkeypatch, cpu, register, forgetful, folder):
@@ -247,7 +241,7 @@ class TestDisk:
         assert entry.read_bytes() == good
 
     def test_what_else_the_object_depends_on(self, folder, monkeypatch, forgetful):
-        compile_kernels([Source(self.source.text, ("kept",), loops=True)])
+        compile_kernels([Source(self.source.text + "\n; again", ("kept",))])
         assert len(list(folder.iterdir())) == 2
         there = library._target()
         monkeypatch.setattr(library, "_target", lambda: there + " and something")
@@ -267,14 +261,14 @@ def texts(count: int) -> list[str]:
 
 
 def test_threads_emit_the_same_code_as_llvmlite():
-    expected = [translate.translate(text, loops=True) for text in texts(6)]
+    expected = [translate.translate(text) for text in texts(6)]
     wrong = []
 
     def work():
         translator = translate.Translator()
         for _ in range(3):
             for text, code in zip(texts(6), expected, strict=True):
-                if translator(text, loops=True) != code:
+                if translator(text) != code:
                     wrong.append(text)
 
     threads = [threading.Thread(target=work) for _ in range(3)]

@@ -13,7 +13,7 @@ from schuss.execution import tiers
 from .compare import differing, unexplained, with_noise
 from .program import Outcome, Program, run
 
-_FEW, _MANY = 8, 48  # runs with moved roundings, before and after a first suspicion
+_MOVED = (1, 3, 8, 48)  # runs with moved roundings: more only ever explain more
 
 
 @dataclass
@@ -47,19 +47,24 @@ def check(program: Program, runs: tuple[int, ...] = (0, 1, 0)) -> Failure | None
         function = program.function()
     except SyntaxError as error:
         return Failure("syntax", str(error))
+    arrays = {number: program.arrays(number) for number in set(runs)}
     expected = {}
-    for number in set(runs):
+    for number in arrays:
         with tiers.using("reference"):
-            expected[number] = run(program, function, number)
+            expected[number] = run(program, function, number, arrays[number])
     held: list[tuple[Outcome, list[bytes]]] = []
     for number in runs:
         _poison()
         try:
             with tiers.using(program.tier):
-                outcome = run(program, function, number)
+                outcome = run(program, function, number, arrays[number])
         except AssertionError as error:
             return Failure("input|written", str(error))
-        found = _compare(program, function, number, expected[number], outcome)
+
+        def again(number: int = number) -> list[np.ndarray]:
+            return run(program, function, number, arrays[number]).values
+
+        found = _compare(program, again, number, expected[number], outcome)
         if found is not None:
             return found
         held.append((outcome, [each.tobytes() for each in outcome.values]))
@@ -83,7 +88,8 @@ def _poison() -> None:
         arena.memory[...] = 0xFF
 
 
-def _compare(program, function, number, expected, outcome):  # type: ignore[no-untyped-def]
+def _compare(program, again, number, expected, outcome):  # type: ignore[no-untyped-def]
+    """What is wrong with a run; `again` gives its values anew, on the tier in use."""
     if expected.error is not None or outcome.error is not None:
         return _compare_errors(expected.error, outcome.error)
     suspects = []
@@ -100,9 +106,9 @@ def _compare(program, function, number, expected, outcome):  # type: ignore[no-u
         return None
     Suspicions.count += 1
     moved: list[list[np.ndarray]] = []
-    for count in (_FEW, _MANY):
+    for count in _MOVED:
         while len(moved) < count:
-            moved.append(with_noise(lambda: run(program, function, number).values, len(moved)))
+            moved.append(with_noise(again, len(moved)))
         for i in suspects:
             each = [values[i] for values in moved if values]
             wrong = unexplained(expected.values[i], outcome.values[i], each)

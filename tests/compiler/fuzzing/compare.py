@@ -59,6 +59,7 @@ EXACT = frozenset(
         "argmax",
         "argmin",
         "argsort",
+        "sort",
     ]
 )
 _FUNCTIONS = frozenset(
@@ -119,6 +120,8 @@ class Noise:
             elif name in _WHOLE:
                 value = self._moved_inputs(node)
                 reach = _epsilon(node.dtype) * 2 * float(np.abs(value).max())
+                if name == "attention":
+                    reach = np.maximum(reach, self._of_mean(node))
             ulps = _OFF if name in _FUNCTIONS else 1.0
             if name in ("prod", "cumprod"):
                 ulps = max(1.0, node.inputs[0].size / max(1, node.size)) ** 0.5 + 1
@@ -144,8 +147,17 @@ class Noise:
         wide = [x.astype(np.float64) if dtypes.is_inexact(x.dtype) else x for x in sizes]
         total = op.reference(*wide, **node.attributes)
         terms = max(1.0, max(each.size for each in node.inputs) / max(1, node.size))
+        if node.op.name == "cumsum":  # type: ignore[union-attr]
+            terms = node.shape[node.attributes["axis"]]
         rough = _epsilon(dtypes.accumulator(node.dtype))
-        return np.asarray(total, np.float64) * rough * max(2.0, terms**0.5 / 4)
+        return np.asarray(total, np.float64) * rough * max(2.0, terms**0.5 / 2)
+
+    def _of_mean(self, node: Node) -> np.ndarray:
+        """The same for attention: its terms are the values, whose sizes may cancel."""
+        q, k, v, *mask = [each.value for each in node.inputs]
+        total = node.op.reference(q, k, np.abs(v), *mask, **node.attributes)  # type: ignore[union-attr]
+        rough = _epsilon(dtypes.accumulator(node.dtype))
+        return np.asarray(total, np.float64) * rough * max(2.0, k.shape[-2] ** 0.5 / 4)  # type: ignore[union-attr]
 
     def _moved_inputs(self, node: Node) -> np.ndarray:
         rough = 4 * _epsilon(node.dtype)

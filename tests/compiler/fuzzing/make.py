@@ -284,7 +284,7 @@ def input_text(
     return text
 
 
-from . import compositions, movement  # noqa: E402, F401  # each adds to STEPS
+from . import compositions, images, movement  # noqa: E402, F401  # each adds to STEPS
 from .compositions import differentiate  # noqa: E402
 from .steps import STEPS  # noqa: E402
 

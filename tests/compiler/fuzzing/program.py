@@ -185,12 +185,14 @@ class Outcome:
     error: BaseException | None = None
 
 
-def run(program: Program, function: Callable[..., list[Any]], number: int) -> Outcome:
-    """Call a program with the inputs of a run and look at its outputs.
+def run(
+    program: Program, function: Callable[..., list[Any]], number: int,
+    arrays: dict[str, np.ndarray],
+) -> Outcome:  # fmt: skip
+    """Call a program with the input arrays of a run and look at its outputs.
 
     Raises AssertionError where an input array was written to.
     """
-    arrays = program.arrays(number)
     before = {name: each.copy() for name, each in arrays.items()}
     schuss.manual_seed(number)
     context.pending, context.pending_bytes, context.pruned = [], 0, 0  # of programs that failed

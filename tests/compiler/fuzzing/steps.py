@@ -1,6 +1,7 @@
 """The lines that random programs are made of: each step proposes one, or None.
 
-Here are elementwise ops, reductions and products; `movement` and `compositions` have more.
+Here are elementwise ops, reductions and products; `movement`, `images` and `compositions` have
+more.
 """
 
 from __future__ import annotations

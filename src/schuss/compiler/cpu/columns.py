@@ -9,6 +9,7 @@ from schuss.compiler.cpu.elementwise import TABLE, kind_of
 from schuss.compiler.cpu.printer import GRAIN, MOST_PARTS, Printed, Printer, cost_of
 from schuss.compiler.kernel import Kernel, Line
 
+_MANY = 64  # vectors of columns
 _LONGEST_SUM = 128  # so many numbers of a column are added up one after the other
 
 
@@ -38,6 +39,8 @@ class Columns(Printer):
         t, lanes = self.t, self.lanes
         count = math.prod(self.kernel.sizes[axis] for axis in self.reduced)
         wide = 4 if len(self.kernel.lines) <= 16 else (2 if len(self.kernel.lines) <= 32 else 1)
+        if len(self.kernel.lines) <= 4 and self.columns * self.rows >= _MANY * lanes:
+            wide = 8  # longer runs of memory in each row, and still some parts
         while wide > 1 and (wide - 1) * lanes >= self.columns:
             wide //= 2
         block = wide * lanes

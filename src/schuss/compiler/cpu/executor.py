@@ -206,6 +206,27 @@ out:
 }
 """
 
+# What follows a look (at label %round, the %i-th in a row) that found nothing: another look after a
+# moment, or, once it has taken longer than this many nanoseconds since %start, label %sleep.
+_WAIT = """
+pause:
+  call void @pause()
+  %j = add i32 %i, 1
+  %on = icmp ult i32 %j, 32
+  br i1 %on, label %round, label %clock
+clock:
+  %time = call i64 @now()
+  %spun = sub i64 %time, %start
+  %enough = icmp ugt i64 %spun, LIMIT
+  br i1 %enough, label %sleep, label %again
+again:
+  %late = icmp ugt i64 %spun, POLITE
+  br i1 %late, label %yield, label %round
+yield:
+  call i32 @sched_yield()
+  br label %round
+"""
+
 _WORKER = """
 ; Wake workers for so many parts, if any are asleep: four at most, who each wake four more as long
 ; as there are more parts than that (whatever @asleep says, which may be about to change).
@@ -254,22 +275,7 @@ round:
 take:
   call void @take_parts(ptr %scratch, i1 %from_end)
   br label %fresh
-pause:
-  call void @pause()
-  %j = add i32 %i, 1
-  %on = icmp ult i32 %j, 32
-  br i1 %on, label %round, label %clock
-clock:
-  %time = call i64 @now()
-  %spun = sub i64 %time, %start
-  %enough = icmp ugt i64 %spun, SPIN
-  br i1 %enough, label %sleep, label %again
-again:
-  %late = icmp ugt i64 %spun, POLITE
-  br i1 %late, label %yield, label %round
-yield:
-  call i32 @sched_yield()
-  br label %round
+WAIT(SPIN)
 sleep:
   %said = atomicrmw xchg ptr @asleep, i32 1 seq_cst, align 4
   %seen = load atomic i64, ptr @ticket seq_cst, align 8
@@ -366,26 +372,11 @@ mine:
   %start = call i64 @now()
   br label %round
 round:
-  %i = phi i32 [ 0, %mine ], [ 0, %again_now ], [ 0, %yield ], [ %j, %pause ]
+  %i = phi i32 [ 0, %mine ], [ 0, %again ], [ 0, %yield ], [ %j, %pause ]
   %left = load atomic i32, ptr @left acquire, align 4
   %over = icmp eq i32 %left, 0
   br i1 %over, label %out, label %pause
-pause:
-  call void @pause()
-  %j = add i32 %i, 1
-  %on = icmp ult i32 %j, 32
-  br i1 %on, label %round, label %clock
-clock:
-  %time = call i64 @now()
-  %spun = sub i64 %time, %start
-  %enough = icmp ugt i64 %spun, PATIENCE
-  br i1 %enough, label %sleep, label %again_now
-again_now:
-  %late = icmp ugt i64 %spun, POLITE
-  br i1 %late, label %yield, label %round
-yield:
-  call i32 @sched_yield()
-  br label %round
+WAIT(PATIENCE)
 sleep:
   %told = atomicrmw xchg ptr @caller_asleep, i32 1 seq_cst, align 4
   %still = load atomic i32, ptr @left seq_cst, align 4
@@ -542,6 +533,7 @@ def source(polling: bool = False) -> Source:
         polling: do without futexes, as on systems that have none. This has a pool of its own.
     """
     text = _TYPES + _STATE + _WORK + _WORKER + _RUN + waiting(polling)
-    for name, value in {"POLITE": POLITE, "SPIN": SPIN, "PATIENCE": PATIENCE}.items():
-        text = text.replace(name, str(value))
+    for name, limit in {"SPIN": SPIN, "PATIENCE": PATIENCE}.items():
+        wait = _WAIT.strip().replace("LIMIT", str(limit)).replace("POLITE", str(POLITE))
+        text = text.replace(f"WAIT({name})", wait)
     return Source(text, NAMES)

@@ -1,6 +1,6 @@
 """LLVM IR in, native addresses out: compiled once, kept on disk, loaded for ever.
 
-    Source(text, names, shared=False, loops=False)
+    Source(text, names, shared=False)
     compile_kernels(sources) -> {name: address}
     disassemble(text) -> str
 
@@ -14,8 +14,8 @@ in the same call or later may `declare` it and call it. Names of shared function
 the whole process; as texts are cached under their own content, a shared function whose meaning
 changes needs a new name.
 
-Optimisation is LLVM's level 2, for explicit vector code: loops are neither vectorised nor unrolled
-unless the source asks for it with `loops`. There are no fast-math flags but those in the text.
+Texts are explicit vector code: LLVM's passes (`translate.py`) neither vectorise nor unroll loops.
+There are no fast-math flags but those in the text.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from hashlib import sha256
 from typing import Any
 
 from schuss.compiler.cpu import cache as disk
+from schuss.compiler.cpu import half
 from schuss.compiler.cpu.host import get_num_threads, host, llvm_lock
 from schuss.compiler.cpu.translate import Translator, runs_in_parallel, target_machine, translate
 
-_FORMAT = 1  # changes with what is done to a text beyond what `_target` says
+_FORMAT = 2  # changes with what is done to a text beyond what `_target` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,11 @@ class Source:
         text: the module.
         names: the functions whose addresses are wanted.
         shared: texts compiled in the same call or later may call these functions.
-        loops: let LLVM vectorise and unroll loops.
     """
 
     text: str
     names: tuple[str, ...]
     shared: bool = False
-    loops: bool = False
 
 
 _loaded: dict[str, dict[str, int]] = {}  # by the key of a source
@@ -79,10 +78,10 @@ def compile_kernels(sources: Iterable[Source]) -> dict[str, int]:
         return {name: address for key in keys for name, address in _loaded[key].items()}
 
 
-def disassemble(text: str, loops: bool = False) -> str:
+def disassemble(text: str) -> str:
     """The machine code of a module as assembly text, for people to read."""
     with llvm_lock:
-        return translate(text, loops, assembly=True).decode()
+        return translate(text, assembly=True).decode()
 
 
 def _check_names(sources: Iterable[Source]) -> None:
@@ -91,7 +90,7 @@ def _check_names(sources: Iterable[Source]) -> None:
 
 
 def _key(source: Source) -> str:
-    text = "\n".join([_target(), str(source.loops), *source.names, source.text])
+    text = "\n".join([_target(), *source.names, source.text])
     return sha256(text.encode()).hexdigest()
 
 
@@ -121,7 +120,7 @@ def _compile(sources: dict[str, Source]) -> dict[str, bytes]:
     if not sources:
         return {}
     if not runs_in_parallel():
-        return {key: translate(each.text, each.loops) for key, each in sources.items()}
+        return {key: translate(each.text) for key, each in sources.items()}
     # The longest texts first, so that the threads finish together.
     waiting = deque(sorted(sources.items(), key=lambda item: -len(item[1].text)))
     objects: dict[str, bytes] = {}
@@ -135,7 +134,7 @@ def _compile(sources: dict[str, Source]) -> dict[str, bytes]:
                     key, each = waiting.popleft()
                 except IndexError:
                     return
-                objects[key] = translator(each.text, each.loops)
+                objects[key] = translator(each.text)
         except Exception as problem:
             problems.append(problem)
             waiting.clear()
@@ -171,6 +170,9 @@ def _load(sources: dict[str, Source], objects: dict[str, bytes]) -> None:
         builder.add_object_img(objects[key])
         for name in source.names:
             builder.export_symbol(name)
+    halves = half.object_for(host())
+    if halves is not None:
+        builder.add_object_img(halves)
     own = {name for source in sources.values() for name in source.names}
     for name, address in _shared.items():
         if name not in own and any(f"@{name}" in each.text for each in sources.values()):

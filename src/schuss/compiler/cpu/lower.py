@@ -9,13 +9,16 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, matmul
+from schuss.compiler.cpu import attention, convolution, depthwise, matmul
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
+from schuss.compiler.cpu.crossing import straightened, turned
+from schuss.compiler.cpu.depthwise_weight import lower_weight as lower_depthwise_weight
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import Epilogue, print_loops
+from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
@@ -25,6 +28,7 @@ from schuss.compiler.units import (
     Attention,
     Convolution,
     Loops,
+    Pack,
     Panels,
     Product,
     Repeat,
@@ -78,8 +82,16 @@ def lower(unit: Unit) -> Calls:
     return _TABLE[type(unit)](unit)
 
 
+_BYTES = (dtypes.bool_, dtypes.int8, dtypes.uint8)
+
+
 def lanes_for(kernel: Kernel) -> int:
-    """How many elements are worked on at once: as many as fit a register of the widest float."""
+    """How many elements are worked on at once: as many as fit a register of the widest float.
+
+    Where all are bytes, as many of these.
+    """
+    if not kernel.reduced and all(line.dtype in _BYTES for line in kernel.lines):
+        return host().lanes(dtypes.int8)
     wide = any(line.dtype == dtypes.float64 for line in kernel.lines)
     return host().lanes(dtypes.float64 if wide else dtypes.float32)
 
@@ -90,19 +102,29 @@ def _named(text: str, placeholder: str) -> tuple[Source, str]:
     return Source(text.replace(f"@{placeholder}(", f"@{name}("), (name,)), name
 
 
-def _kernel(kernel: Kernel) -> tuple[Call, ...]:
+def _kernel(kernel: Kernel, places: dict[Value, Place] | None = None) -> tuple[Call, ...]:
+    """The launch of a kernel; `places` are those of buffers that are not the memory of values."""
     printed = print_loops(kernel, "kernel", lanes_for(kernel))
     if not printed.parts:
         return ()
     source, name = _named(printed.text, "kernel")
-    words: list[Place | int] = [Place(buffer) for buffer in kernel.buffers]
+    places = places or {}
+    words: list[Place | int] = [places.get(each, Place(each)) for each in kernel.buffers]
     if printed.counted:
         words.append(kernel.sizes[-1])
     return (Call(source, name, printed.parts, printed.scratch, tuple(words)),)
 
 
 def _loops(unit: Loops) -> Calls:
-    return Calls((_kernel(unit.kernel),))
+    copies, kernel = straightened(turned(unit.kernel))
+    places, size = {}, 0
+    for each in copies:
+        (buffer,) = each.written()
+        places[buffer] = Place(None, size)
+        size += rounded_up(buffer.nbytes, 64)
+    first = tuple(call for each in copies for call in _kernel(each, places))
+    groups = (first, _kernel(kernel, places)) if copies else (_kernel(kernel),)
+    return Calls(groups, size)
 
 
 def _assemble(unit: Assemble) -> Calls:
@@ -110,10 +132,10 @@ def _assemble(unit: Assemble) -> Calls:
     return Calls(tuple(groups))
 
 
-def _product(unit: Product, packed: bool = False) -> Calls:
+def _specification(unit: Product) -> matmul.Product:
     shape, left, right = unit.value.shape, unit.left[1], unit.right[1]
     batch = len(shape) - 2
-    product = matmul.Product(
+    return matmul.Product(
         str(unit.value.dtype),
         shape[:-2],
         shape[-2],
@@ -121,9 +143,27 @@ def _product(unit: Product, packed: bool = False) -> Calls:
         unit.value.inputs[0].shape[-1],
         (*left[:batch], left[batch], left[batch + 2]),
         (*right[:batch], right[batch + 2], right[batch + 1]),
+        unit.packed is not None,
     )
-    lowered = matmul.lower(product, _epilogue(unit.kernel), packs_right=packed)
-    return _staged(lowered, _product_words(unit.kernel, unit.left, unit.right))
+
+
+def packed_bytes(unit: Product) -> int:
+    """How large the right operand is once it is packed; 0 where that does not pay."""
+    return matmul.packed_bytes(_specification(unit))
+
+
+def _pack(unit: Pack) -> Calls:
+    lowered = matmul.lower_packing(_specification(unit.product))
+    memory, affine = unit.product.right
+    right = Place(memory, affine[-1] * memory.dtype.itemsize)
+    return _staged(lowered, (Place(None), right, Place(unit.value)))
+
+
+def _product(unit: Product, packed: bool = False) -> Calls:
+    epilogue = _epilogue(unit.kernel)
+    lowered = matmul.lower(_specification(unit), epilogue, packs_right=packed)
+    left, right, *others = _product_words(unit.kernel, unit.left, unit.right)
+    return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
 
 def _epilogue(kernel: Kernel) -> matmul.PrintEpilogue:
@@ -155,15 +195,17 @@ def _convolution(unit: Convolution) -> Calls:
         images=x.shape[0],
         groups=groups,
         channels=x.shape[-1] // groups,
-        outputs=value.shape[-1] if backward else named["outputs"],
+        outputs=named["outputs"],
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
     epilogue = _epilogue(unit.kernel)
+    small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     if backward:
-        lowered = lower_weight(spec, _image_strides(unit.operands[1][1]), epilogue)
+        rule = lower_depthwise_weight if small else lower_weight
+        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
-        lowered = convolution.lower(spec, epilogue)
+        lowered = (depthwise if small else convolution).lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
@@ -304,6 +346,7 @@ _TABLE: dict[type, Callable[[Any], Calls]] = {
     Loops: _loops,
     Assemble: _assemble,
     Product: _product,
+    Pack: _pack,
     Convolution: _convolution,
     Panels: _panels,
     Attention: _attention,

@@ -1,4 +1,4 @@
-"""Coefficients; see math_fit.py, which printed this file.
+"""Coefficients; see tools/math_fit.py, which printed this file.
 
 Beside each is the largest error relative to the whole function."""
 

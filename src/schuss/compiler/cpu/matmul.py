@@ -4,7 +4,8 @@
 
 A product is lowered to a few launches: packing, where an operand cannot be read in place, the
 multiplication, and, where k was cut, the addition of its slices. Words of %args: 0 is the address
-of A, 1 of B, 2 of the workspace; those from 3 on belong to the epilogue.
+of A, 1 of B, 2 of the workspace; those from 3 on belong to the epilogue. A matrix B that is always
+the same can be packed beforehand, once for many products: `packed_bytes` and `lower_packing`.
 
 The epilogue is LLVM IR text that defines
 
@@ -28,7 +29,7 @@ from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul_micro import size
 from schuss.compiler.cpu.matmul_pack import mask_below
-from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Product, by_rows, plan
+from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Plan, Product, by_rows, plan
 from schuss.compiler.cpu.matmul_stages import Stage, Stages
 from schuss.compiler.cpu.matmul_text import Function
 
@@ -87,6 +88,28 @@ def lower(
     if product.k == 0:
         return Lowered((), (stages.zeros(),), 0)
     return Lowered(stages.shared(), stages.stages(), stages.workspace, packs_right)
+
+
+def packed_bytes(product: Product, machine: Machine | None = None) -> int:
+    """How large B is once it is packed; 0 where packing it beforehand does not pay."""
+    if product.batches * product.m * product.n * product.k == 0 or product.n == 1:
+        return 0
+    cut = plan(product, machine or this_machine())
+    if cut.kernel != "tile" or cut.b_mode == "direct":
+        return 0
+    return _packing(product, cut).b.staged
+
+
+def lower_packing(product: Product, machine: Machine | None = None) -> Lowered:
+    """The packing of B for a product that has `b_packed`: from word 1 to word 2."""
+    stages = _packing(product, plan(product, machine or this_machine()))
+    return Lowered(stages.shared(), (stages.pack(),), 0)
+
+
+def _packing(product: Product, cut: Plan) -> Stages:
+    cut = replace(cut, a_mode="direct", b_mode="stage")
+    key = sha256(f"{product}{cut}".encode()).hexdigest()[:16]
+    return Stages(product, cut, "", f"pack_{key}", (0, 1))
 
 
 def _transposed(product: Product) -> Product:

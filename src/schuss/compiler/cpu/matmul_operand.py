@@ -130,12 +130,14 @@ class Operand:
         return f.at(self.product.source, f.word(self.word), offset)
 
     def packed(self, f: Function, batch: str, panel: str, k: str) -> str:
-        """The address of row k of a panel in the workspace."""
+        """The address of row k of a panel, packed."""
         p = self.product
         matrix = batch if self.matrices > 1 else "0"
         index = f.add(f.mul(matrix, self.panels), panel)
         element = f.add(f.mul(index, self.panel(p.k)), f.mul(k, self.row))
-        return f.at(p.element, f.at("i8", f.word(2), self.offset), element)
+        whole = self.mode == "packed"
+        start = f.word(self.word) if whole else f.at("i8", f.word(2), self.offset)
+        return f.at(p.element, start, element)
 
     def call_pack(self, f: Function, source: str, lines: str, k: str, target: str) -> None:
         """Pack `lines` lines from the address `source` on, a vector of them at a time."""

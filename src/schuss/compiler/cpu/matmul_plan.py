@@ -73,7 +73,7 @@ class Product:
 
     Strides count elements and may be zero or negative: those of A are one for each batch axis,
     then m, then k; those of B one for each batch axis, then k, then n. `batch` has the sizes of
-    the batch axes and may be empty. Any size may be 0.
+    the batch axes and may be empty. Any size may be 0. With `b_packed`, B has been packed before.
     """
 
     dtype: str
@@ -83,6 +83,7 @@ class Product:
     k: int
     a_strides: tuple[int, ...]
     b_strides: tuple[int, ...]
+    b_packed: bool = False
 
     def __post_init__(self) -> None:
         assert self.dtype in ELEMENTS, self.dtype
@@ -124,7 +125,7 @@ class Plan:
 
     `a_mode` and `b_mode` say where kernels read an operand: 'direct' in place, 'stage' from a copy
     in the workspace that a stage before has packed, 'part' from a copy that each part packs for
-    itself in its scratch memory.
+    itself in its scratch memory, 'packed' from one that was there before.
     """
 
     kernel: str
@@ -182,6 +183,9 @@ def plan(product: Product, machine: Machine) -> Plan:
         b_mode = "part"  # also to align vectors, which are loaded for every row
     if kernel == "tile" and not _reads_b_in_place(product):
         b_mode = "part" if slices > 1 or tiles == block_tiles or parts == 1 else "stage"
+    if product.b_packed:
+        assert kernel == "tile"
+        b_mode = "packed"
     return Plan(
         kernel=kernel,
         lanes=lanes,

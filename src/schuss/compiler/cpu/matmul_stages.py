@@ -96,7 +96,7 @@ class Stages:
         """All stages in order."""
         stages = [self._multiply()]
         if self.a.staged or self.b.staged:
-            stages.insert(0, self._pack())
+            stages.insert(0, self.pack())
         if self.plan.slices > 1:
             stages.append(self._add_slices())
         return tuple(stages)
@@ -119,7 +119,7 @@ class Stages:
 
     def _packs(self) -> list[Pack]:
         """The packing functions in use."""
-        used = [x.pack for x in (self.a, self.b) if x.mode != "direct"]
+        used = [x.pack for x in (self.a, self.b) if x.mode in ("stage", "part")]
         if self.packs_last:
             used.append(self.b.pack)
         return list(dict.fromkeys(used))
@@ -155,7 +155,7 @@ class Stages:
             lines.append(self.epilogue)
         return "\n".join([*lines, str(f)]) + "\n"
 
-    def _pack(self) -> Stage:
+    def pack(self) -> Stage:
         """Pack all of A, B or both."""
         f, name = self._kernel("pack")
         is_a = f.let(f"icmp slt i64 %part, {self.a.parts}")
@@ -326,7 +326,7 @@ class Stages:
         self, f: Function, block: _Block, j: str, first: str, columns: str, is_last: str
     ) -> tuple[str, str]:
         """Address and k stride of panel j of B; packs it where that is left to the part."""
-        if self.plan.b_mode == "stage":
+        if self.plan.b_mode in ("stage", "packed"):
             return self.b.packed(f, block.batch, j, block.k), str(self.b.row)
         packed = f.at("i8", "%scratch", self._scratch().b)
         start = self.b.start(f, block.batch, first, block.k)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.compiler.cpu import arithmetic  # noqa: F401  # rows of TABLE
+from schuss.compiler.cpu.crossing import near_steps
 from schuss.compiler.cpu.elementwise import TABLE, number, rounded
 from schuss.compiler.cpu.random import random_bits
 from schuss.compiler.cpu.text import Text, memory_type, register_type, vector
@@ -19,7 +21,7 @@ from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel, Line, Store
 from schuss.dtypes import DType
 
-GRAIN = 48 * 1024  # cost of a part that is worth handing to another thread
+GRAIN = 192 * 1024  # cost of a part: smaller ones spend their time on being handed out
 MOST_PARTS = 64
 
 
@@ -212,6 +214,10 @@ class Printer:
             pointer = t.address(base, self.offset(affine), memory_type(dtype))
             return t.load(pointer, dtype, lanes, self.mask)
         start = self.offset(affine)
+        if step == -1:
+            return t.load_backwards(base, start, dtype, lanes, self.mask)
+        if self.mask is None and step and abs(step) <= near_steps(dtype):
+            return t.load_every(base, start, step, dtype, lanes)
         return t.load_at(base, t.lanes_from(start, step, lanes), dtype, lanes, self.mask)
 
     def store(self, word: int, affine: Affine, value: str, dtype: DType, lanes: int) -> None:

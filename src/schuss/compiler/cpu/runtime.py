@@ -199,8 +199,10 @@ class Sequence:
         Returns OK, or FAILED where a checked launch reported a bad input: `failure()` tells. Later
         waves have then not run. Raises AllocationError where there is no memory for scratch.
         """
-        last = self._count if last_wave is None else last_wave
-        assert 0 <= first_wave <= last <= self._count, "no such waves"
+        last = self._count
+        if last_wave is not None:
+            assert 0 <= first_wave <= last_wave <= last, "no such waves"
+            last = last_wave
         code = pool().run(self._pointer, first_wave, last)
         if code != OK:
             self._loops[:, 5] = 0  # a loop may have been left in the middle

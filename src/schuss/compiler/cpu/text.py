@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -129,6 +129,15 @@ class Text:
         yield
         self.label(f"{tag}_end")
 
+    def repeat(self, block: Callable[[], str]) -> None:
+        """A block that runs once, and again as long as the condition that it returns holds."""
+        self.count += 1
+        tag = f"r{self.count}"
+        self.label(f"{tag}_body")
+        more = block()
+        self.put(f"br i1 {more}, label %{tag}_body, label %{tag}_end")
+        self.lines.append(f"{tag}_end:")
+
     # --- integers ---
 
     def times(self, a: str, factor: int) -> str:
@@ -189,6 +198,40 @@ class Text:
                 ("i32", str(size)), (f"<{lanes} x i1>", mask), (kind, "zeroinitializer"),
             )  # fmt: skip
         return self.widened(raw, dtype, lanes)
+
+    def load_every(self, base: str, start: str, step: int, dtype: DType, lanes: int) -> str:
+        """Every `step`-th element, also backwards: whole vectors, of which lanes are picked."""
+        element = memory_type(dtype)
+        kind, stride = vector(element, lanes), abs(step)
+        first = self.plus(start, str(step * (lanes - 1))) if step < 0 else start
+        wanted = [stride * (lanes - 1 - i if step < 0 else i) for i in range(lanes)]
+        found = ""
+        for low in range(0, max(wanted) + 1, lanes):
+            begin = min(low, max(wanted) + 1 - lanes)  # nothing behind the last one is read
+            pointer = self.address(base, self.plus(first, str(begin)), element)
+            part = self.new(f"load {kind}, ptr {pointer}, align {dtype.itemsize}")
+            picked = [
+                f"i32 {lanes + at - begin if low <= at < low + lanes else i}"
+                for i, at in enumerate(wanted)
+            ]
+            found = self.new(
+                f"shufflevector {kind} {found or 'poison'}, {kind} {part}, "
+                f"<{lanes} x i32> <{', '.join(picked)}>"
+            )
+        return self.widened(found, dtype, lanes)
+
+    def load_backwards(
+        self, base: str, start: str, dtype: DType, lanes: int, mask: str | None
+    ) -> str:
+        """The element at `start` and those before it."""
+        turned = f"<{lanes} x i32> <{', '.join(f'i32 {lanes - 1 - i}' for i in range(lanes))}>"
+        if mask is not None:
+            bits = vector("i1", lanes)
+            mask = self.new(f"shufflevector {bits} {mask}, {bits} poison, {turned}")
+        first = self.plus(start, str(1 - lanes))
+        found = self.load(self.address(base, first, memory_type(dtype)), dtype, lanes, mask)
+        kind = vector(register_type(dtype), lanes)
+        return self.new(f"shufflevector {kind} {found}, {kind} poison, {turned}")
 
     def load_at(self, base: str, indices: str, dtype: DType, lanes: int, mask: str | None) -> str:
         """Elements at a vector of i64 positions."""
@@ -293,11 +336,15 @@ class Text:
             return "zeroinitializer"
         return "0.0" if element in ("float", "double") else "0"
 
+    def definition(self, signature: str) -> str:
+        """The finished function, without what it needs beside it."""
+        return "\n".join([f"{signature} {{\nentry:", *self.entry, *self.lines, "}", ""])
+
     def function(self, signature: str) -> str:
         """The finished function, with what it needs beside it."""
-        body = "\n".join([*self.entry, *self.lines])
+        body = "\n".join(self.lines)
         parts = [*sorted(self.declared)]
         for symbol, text in self.defined.items():
             often = body.count(f"{symbol}(") > _INLINED
             parts.append(text.replace(" alwaysinline", " noinline", 1) if often else text)
-        return "\n".join([*parts, f"{signature} {{\nentry:", body, "}", ""])
+        return "\n".join([*parts, self.definition(signature)])

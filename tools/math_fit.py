@@ -1,6 +1,7 @@
-"""How the coefficients in math_tables.py were found; needs mpmath.
+"""How the coefficients in src/schuss/compiler/cpu/math_tables.py were found; needs mpmath.
 
-    python -m schuss.compiler.cpu.math_fit > src/schuss/compiler/cpu/math_tables.py
+    pip install mpmath
+    python tools/math_fit.py > src/schuss/compiler/cpu/math_tables.py
 
 Each polynomial is nearly the best one in the sense of Chebyshev: its largest weighted error is
 close to as small as can be. C. L. Lawson's algorithm finds it by weighted least squares, in which
@@ -224,7 +225,7 @@ def text(values: object, indent: int = 0) -> str:
 
 
 def main() -> None:
-    print('"""Coefficients; see math_fit.py, which printed this file.\n')
+    print('"""Coefficients; see tools/math_fit.py, which printed this file.\n')
     print('Beside each is the largest error relative to the whole function."""')
     short, long = polynomials("float32"), polynomials("float64")
     for name in dict.fromkeys([*short, *long]):

@@ -1,0 +1,375 @@
+"""Graphs that are recorded again and again, kept as patterns that need no second recording.
+
+Every step of a training loop has the same derivative and the same update. A `Pattern` is such a
+graph without its ends, a `Use` puts it between nodes. What comes out are nodes like all others
+(`Promised`), which find out their op and inputs when somebody asks for them: the graph is then what
+the plain recording makes, node for node. An evaluation of a structure that is known does not ask.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+from schuss.context import Scope, context
+from schuss.errors import Location, user_location
+from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, note_pending, wrap
+
+if TYPE_CHECKING:
+    from schuss.tensor import Tensor
+
+Kept = TypeVar("Kept")
+
+_numbers = itertools.count()
+_MOST_FIXED = 1024  # elements of data that belongs to a pattern
+
+
+class Step(NamedTuple):
+    """One op of a pattern.
+
+    Attributes:
+        operands: what it is applied to: places among the inputs, the fixed leaves and the steps.
+        label, requires_grad: of its node.
+        of: the place of the input whose derivative it is part of; -1 for none.
+        fraction: what the number of its node has more than that of the use.
+    """
+
+    op: Op
+    operands: tuple[int, ...]
+    attributes: dict[str, Any]
+    kind: Kind
+    label: str | None
+    requires_grad: bool
+    of: int
+    fraction: float
+
+
+class Pattern:
+    """A recorded graph without its ends.
+
+    Attributes:
+        number: names the pattern in structural keys.
+        inputs: how many inputs it has.
+        reads: the places of the inputs that steps are applied to.
+        derived: the places of the inputs whose derivatives there are.
+        fixed: leaves that are part of the pattern: numbers of rules, say.
+        steps: inputs first.
+        results: the steps whose nodes are wanted.
+    """
+
+    def __init__(
+        self, inputs: int, fixed: tuple[Node, ...], steps: list[Step], results: list[int]
+    ) -> None:
+        self.number = next(_numbers)
+        self.inputs = inputs
+        self.fixed = fixed
+        self.steps = steps
+        self.results = results
+        self.derived = sorted({step.of for step in steps if step.of >= 0})
+        self.reads = sorted({k for step in steps for k in step.operands if k < inputs})
+
+    def between(
+        self, inputs: Sequence[Node], location: Location | None, scope: Scope | None
+    ) -> Use:
+        """A use of the pattern on nodes."""
+        reads = [inputs[place] for place in self.reads]
+        return Use(self, reads, [inputs[place] for place in self.derived], location, scope)
+
+
+def pattern_of(
+    inputs: Mapping[Node, int],
+    results: Sequence[Node],
+    first: int,
+    marks: Sequence[tuple[int, Node]] = (),
+) -> Pattern | None:
+    """What was recorded between `inputs` and `results`, as a pattern.
+
+    Args:
+        inputs: nodes with their places.
+        first: the nodes of the recording have larger numbers than this.
+        marks: where the derivative of another input begins: the number before its first node, and
+            the input; ascending.
+
+    Returns None where the recording uses something else from outside that is no number.
+    """
+    order = ancestors(results, lambda node: node.number > first and node not in inputs)
+    known = {*inputs, *order}
+    outside = [each for node in order for each in node.inputs if each not in known]
+    fixed = dict.fromkeys([*outside, *[node for node in order if node.op is None]])
+    if any(each.op is not None or each.size > _MOST_FIXED for each in fixed):
+        return None
+    count = max(inputs.values()) + 1
+    place = {**inputs, **{node: count + i for i, node in enumerate(fixed)}}
+    recorded = [node for node in order if node.op is not None]
+    start = count + len(fixed)
+    steps: list[Step] = []
+    ahead = [*[(number, inputs[node]) for number, node in marks], (_END, -1)][::-1]
+    of = -1
+    for i, node in enumerate(recorded):
+        while node.number > ahead[-1][0]:
+            of = ahead.pop()[1]
+        operands = tuple([place[each] for each in node.inputs])
+        fraction = (i + 1) / (len(recorded) + 1)
+        assert node.op is not None
+        steps.append(
+            Step(node.op, operands, node.attributes, node.kind, node.label, node.requires_grad,
+                 of, fraction)
+        )  # fmt: skip
+        place[node] = start + i
+    found = [place[node] - start for node in results]
+    if min(found, default=-1) < 0:
+        return None  # what comes out is what went in
+    return Pattern(count, tuple(fixed), steps, found)
+
+
+_END = 2**62
+
+
+def repeats() -> bool:
+    """Whether what is recorded now may come out of memory: nobody watches the recording."""
+    here = context.__dict__  # of this thread: one look instead of three
+    return here["recording"] is None and not here["mapping"] and here["examples"] is None
+
+
+class Memory(Generic[Kept]):
+    """What is kept of structures that come again; the least recently used goes first.
+
+    The first time a structure is only noted: most of those that never come back cost no more.
+    """
+
+    def __init__(self, most: int = 128, seen: int = 2048) -> None:
+        self._most = most
+        self._most_seen = seen
+        self._kept: OrderedDict[Any, Kept | None] = OrderedDict()
+        self._seen: OrderedDict[int, None] = OrderedDict()  # hashes: keys may be long
+
+    def get(self, key: Any) -> Kept | None:
+        """What is kept of a structure."""
+        found = self._kept.get(key)
+        if found is not None:
+            try:  # noqa: SIM105  # `suppress` costs more than the look
+                self._kept.move_to_end(key)
+            except KeyError:  # another thread has just dropped it
+                pass
+        return found
+
+    def comes_again(self, key: Any) -> bool:
+        """Whether this structure, of which nothing is kept, was asked for before."""
+        number = hash(key)
+        if number in self._seen:
+            return key not in self._kept
+        self._seen[number] = None
+        if len(self._seen) > self._most_seen:
+            self._seen.popitem(last=False)
+        return False
+
+    def keep(self, key: Any, made: Kept | None) -> None:
+        """Keep something of a structure; None: nothing can be kept."""
+        self._kept[key] = made
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self._seen.clear()
+
+
+class Use:
+    """A pattern between nodes.
+
+    Args:
+        reads: the nodes in the places that the pattern reads.
+        derived: those whose derivatives it has: nodes, or steps of other uses.
+        location, scope: the user's line and layer, for steps that are part of no derivative.
+
+    Attributes:
+        reads: these nodes and the leaves of the pattern: what its values depend on.
+        spent: a backward pass went through.
+    """
+
+    __slots__ = (
+        "_derived", "_results", "location", "number", "pattern", "reads", "scope", "spent",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        reads: Sequence[Node],
+        derived: Sequence[Node | tuple[Use, int]],
+        location: Location | None,
+        scope: Scope | None,
+    ) -> None:
+        self.pattern = pattern
+        self.reads = (*reads, *pattern.fixed)
+        self.location = location
+        self.scope = scope
+        self.number = next_number()
+        context.pruned += len(pattern.steps)  # as many nodes wait
+        self.spent = False
+        self._derived = derived
+        self._results: list[weakref.ref[Node]] = []
+
+    def result(self, place: int) -> Node:
+        """The node of a step, for users to have: to be called once for each."""
+        node = Promised(self, place)
+        self._results.append(note_pending(node, context.pending))
+        return node
+
+    def inner(self, place: int) -> Node:
+        """The node of a step, for another use to read."""
+        for ref in self._results:
+            node: Any = ref()
+            if node is not None and node.place == place:
+                return node
+        made = Promised(self, place)
+        self._results.append(weakref.ref(made))
+        return made
+
+    def expand(self) -> list[Node]:
+        """Give all results their op and inputs; return the node of each step: the whole graph."""
+        pattern = self.pattern
+        there: Any = dict(zip(pattern.reads, self.reads, strict=False))
+        made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]
+        start = len(made)
+        derived = dict(zip(pattern.derived, self._derived, strict=True))
+        alive: list[Any] = [each for ref in self._results if (each := ref()) is not None]
+        results = {each.place: each for each in alive}
+        for place, step in enumerate(pattern.steps):
+            node = results.get(place)
+            if node is None or node.use is not None:
+                inputs = tuple([made[each] for each in step.operands])
+                if node is None:
+                    node = Node(step.op, inputs, step.attributes, step.kind)
+                    node.number = self.number + step.fraction
+                    node.label, node.requires_grad = step.label, step.requires_grad
+                else:
+                    node.op, node.inputs, node.attributes = step.op, inputs, step.attributes
+                    node.use = None
+                node.spent = self.spent
+                self._describe(node, derived.get(step.of))
+            made.append(node)
+        return made[start:]
+
+    def _describe(self, node: Node, differentiated: Node | tuple[Use, int] | None) -> None:
+        """What messages say of a node."""
+        if differentiated is None:
+            node.location, node.scope = self.location, self.scope
+        elif isinstance(differentiated, tuple):
+            use, place = differentiated
+            step = use.pattern.steps[place]
+            node.location, node.scope = use.location, use.scope
+            node.gradient_of = step.label or step.op.name
+        else:
+            node.location, node.scope = differentiated.location, differentiated.scope
+            node.gradient_of = differentiated.name
+
+
+class Promised(Node):
+    """The result of a pattern: its op, inputs and attributes are found when somebody asks.
+
+    Attributes:
+        place: of its step.
+    """
+
+    def __init__(self, use: Use, place: int) -> None:
+        step = use.pattern.steps[place]
+        self.number = use.number + step.fraction
+        self.kind = kind = step.kind
+        self.shape = kind.shape
+        self.size = kind.size
+        self.dtype = kind.dtype
+        self.value = None
+        self.use = use
+        self.place = place
+        self.location = use.location
+        self.scope = use.scope
+        if step.requires_grad:
+            self.requires_grad = True
+        if step.label is not None:
+            self.label = step.label
+
+    def __getattr__(self, name: str) -> Any:
+        use = self.use
+        if name in ("op", "inputs", "attributes") and use is not None:
+            use.expand()
+        if name not in self.__dict__:  # or another thread has expanded it
+            raise AttributeError(name)
+        return self.__dict__[name]
+
+    def finish(self) -> None:
+        use = self.use
+        if use is not None:
+            step = use.pattern.steps[self.place]
+            self.op, self.attributes, self.use = step.op, step.attributes, None
+        super().finish()
+
+
+# --- functions whose graphs are kept ---
+
+P = ParamSpec("P")
+
+
+def repeating(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Decorate a function of tensors and settings that always records the same for its kinds.
+
+    It looks at no values, draws no random numbers, and gives back a new tensor.
+    """
+    patterns: Memory[Pattern] = Memory()
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        here = context.__dict__
+        if not repeats() or here["differentiating"] is not None:
+            return function(*args, **kwargs)
+        places: dict[Node, int] = {}
+        key: list[Any] = [here["grad_enabled"], *kwargs]
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(value, Handle):
+                node = value._node
+                leaf = node.owner is not None
+                place = places.setdefault(node, len(places))
+                key += (node.kind.type, node.requires_grad, leaf, place)
+            elif type(value) is float:
+                key.append(value.hex())
+            elif value is None or type(value) in _PLAIN or _is_shape(value):
+                key += (type(value), value)
+            else:
+                return function(*args, **kwargs)
+        structure = tuple(key)
+        known = patterns.get(structure)
+        if known is None:
+            return _first(patterns, structure, places, function, args, kwargs)
+        use = known.between([*places], here["location"] or user_location(), here["scope"])
+        return wrap(use.result(known.results[0]))
+
+    return call
+
+
+_PLAIN = frozenset((bool, int, str))
+
+
+def _is_shape(value: Any) -> bool:
+    return type(value) is tuple and {*map(type, value)} == {int}
+
+
+def _first(
+    patterns: Memory[Pattern],
+    key: Any,
+    places: dict[Node, int],
+    function: Any,
+    args: Any,
+    kwargs: Any,
+) -> Tensor:
+    """Call the function, and keep what it records if it has been called like this before."""
+    first = next_number()
+    result: Tensor = function(*args, **kwargs)
+    if places and patterns.comes_again(key):
+        pattern = pattern_of(places, [result._node], first)
+        pure = pattern is not None and all(step.kind.pure for step in pattern.steps)
+        patterns.keep(key, pattern if pure else None)
+    return result

@@ -1,0 +1,108 @@
+"""Evaluations of known structures: found in one walk, and the same as without."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import schuss
+from schuss import nn, optim
+from schuss.execution import shortcut, tiers
+from schuss.execution.shortcut import references_to, survey
+
+
+@pytest.fixture(autouse=True)
+def _compiled() -> Any:
+    with tiers.at_once():
+        yield
+
+
+def chain(x: schuss.Tensor, n: int = 3) -> schuss.Tensor:
+    for _ in range(n):
+        x = x * 3.0 + 1.0
+    return x
+
+
+def test_known_structures_are_captured_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in range(5):
+        result = chain(schuss.tensor([float(value)]))
+        if value == 3:
+            monkeypatch.setattr(sys.modules["schuss.execution.evaluate"], "capture", None)
+        assert result.item() == 27 * value + 13
+        assert schuss.last_run().tier == "compiled"
+
+
+def test_keys_tell_structures_apart() -> None:
+    x, y = schuss.tensor([1.0, 2.0]), schuss.tensor([3.0, 4.0])
+
+    def key(*results: schuss.Tensor) -> tuple[int, ...]:
+        return survey([each._node for each in results]).key
+
+    assert key(x + y) == key(y + x)
+    different = [
+        key(x + y), key(x + x), key(x * y), key((x + y) + y), key((x + y) + x), key(x + 1.0),
+        key(x + 2.0), key(x + 3.0), key(x[:1] + y[:1]), key(x.reshape(2, 1) + y),
+    ]  # fmt: skip
+    assert len(set(different)) == len(different)
+    assert key(x + 3.0) == key(x + 4.0)  # numbers are inputs
+    total = x + y
+    product, with_total = (x + y) * y, key(total * y)
+    assert with_total != key(product)  # somebody will look at the sum
+    turned = schuss.tensor(np.ones((3, 2), np.float32).T.copy()).mT
+    turned.numpy()
+    assert key(turned + 1.0) != key(schuss.ones((3, 2)) + 1.0)
+
+
+def test_programs_that_were_dropped_are_made_again() -> None:
+    x = schuss.tensor([2.0])
+    for _ in range(3):
+        assert chain(x).item() == 67
+    tiers.forget()
+    assert chain(x).item() == 67
+    assert schuss.last_run().compile_seconds > 0
+
+
+def test_what_backward_looks_at_is_kept_within_patterns() -> None:
+    w = schuss.tensor([[1.0, 2.0]]).requires_grad_()
+    x, y = schuss.tensor([[3.0, 4.0]]), schuss.tensor([0])
+    for _ in range(6):
+        w.grad = None
+        scores = nn.functional.linear(w * x, schuss.ones((2, 2)))
+        loss = nn.functional.cross_entropy(scores, y)
+        loss.item()
+        loss.backward()
+        w.grad.numpy()
+        names = {*schuss.last_run().ops}
+    assert "exp" not in names
+    assert np.allclose(w.grad.numpy(), 0, atol=1e-6)
+
+
+def test_references_are_counted_by_node() -> None:
+    small, large = schuss.zeros(4), schuss.zeros(4096)
+    small.numpy()
+    large.numpy()
+    held = [(large._node, large._node), (small._node,), (large._node,)]
+    assert references_to([small._node, large._node], held) == [-1, 3]
+
+
+def test_parameters_take_over_the_memory_of_the_last_ones() -> None:
+    w = schuss.zeros(shortcut.WORTH_TAKING_OVER).requires_grad_()
+    optimizer = optim.SGD([w], lr=1.0, momentum=0.5)
+    places = set()
+    for _ in range(12):
+        w.grad = None
+        (w * w - w).sum().backward()
+        optimizer.step()
+        places.add(w._node.value.ctypes.data)
+    assert len(places) <= 4, "the first steps, and one place from then on"
+
+
+def test_independent_results_come_out_in_their_order() -> None:
+    for i in range(5):
+        x = schuss.tensor([float(i)])
+        a, b = x * 2.0, x * 3.0
+        schuss.evaluate(b, a)
+        assert (a.item(), b.item()) == (2 * i, 3 * i)
