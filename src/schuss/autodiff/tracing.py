@@ -35,7 +35,7 @@ class Traced:
     where: str
     stand_ins: list[list[Tensor]]
     result: Any
-    first: int
+    first: float
 
     def body(
         self, results: Sequence[Tensor], invariants: Sequence[Node], order: Sequence[int]
