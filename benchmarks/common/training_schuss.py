@@ -13,8 +13,6 @@ from schuss import nn, optim
 
 def unavailable(workload: Workload, variant: str) -> str | None:
     """Why this row cannot be measured, if so."""
-    if workload.name == "lstm" and not hasattr(nn, "LSTM"):
-        return "not yet: nn.LSTM"
     return None
 
 

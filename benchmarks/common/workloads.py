@@ -255,6 +255,7 @@ _ALL = [
         classes=SYMBOLS,
         optimizer="Adam",
         settings={"lr": 3e-3},
+        jit=True,
     ),
     Workload(
         name="gpt",

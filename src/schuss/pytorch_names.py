@@ -76,6 +76,7 @@ NN = {
 }
 
 UTILS = {
+    "rnn": "lstm(x, lengths=lengths) with padded sequences",
     "clip_grad_norm_": "schuss.optim.clip_grad_norm",
     "clip_grad_value_": "schuss.optim.clip_grad_value",
     "spectral_norm": "schuss.nn.utils.parametrizations.spectral_norm",

@@ -196,6 +196,7 @@ def _transposed(
     if min(sizes) < 1:
         raise fail(ShapeError, where_, "the padding leaves nothing", x=x, weight=weight,
                    padding=around)  # fmt: skip
+    x, weight = for_products(x, weight)
     dtype = dtypes.promote(x.dtype, weight.dtype)
     y = apply(
         contraction.convolve_input,
@@ -209,7 +210,7 @@ def _transposed(
     )
     if within != list(more):
         y = pad(y, [(0, m - w) for m, w in zip(more, within, strict=True)])
-    return y if bias is None else y + reshape(bias, (-1,) + (1,) * rank)
+    return y if bias is None else plus_bias(y, reshape(bias, (-1,) + (1,) * rank))
 
 
 def _check_transposed(

@@ -61,11 +61,12 @@ def guarded_copy(array, after=True):
     return copy.transpose(np.argsort(order))
 
 
-def run(lowered, words, backwards=False):
+def run(lowered, words, backwards=False, workspace=None):
     """Run all parts of all stages."""
     sources = [*lowered.shared, *(Source(x.text, (x.name,)) for x in lowered.stages)]
     addresses = compile_kernels(sources)
-    workspace = guarded(-(-lowered.workspace // 64) * 64)
+    if workspace is None:
+        workspace = guarded(-(-lowered.workspace // 64) * 64)
     words = [*words[:2], workspace.ctypes.data, *words[2:]]
     table = (ctypes.c_int64 * len(words))(*words)
     for stage in lowered.stages:
@@ -100,6 +101,25 @@ def sample(rng, shape, dtype="float32"):
     if dtype.kind in "iu":
         return rng.integers(-100 if dtype.kind == "i" else 0, 100, shape).astype(dtype)
     return rng.standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("m", [1, 7, 8, 19, 32, 100, 200])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_right_operand_that_is_packed_once(machine, m, turned):
+    """The first stage packs B and looks at nothing else; the others look at B no more."""
+    rng = np.random.default_rng(0)
+    b = sample(rng, (70, 150)).T if turned else sample(rng, (150, 70))
+    a, nothing = sample(rng, (m, 150)), np.full((150, 150), np.nan, np.float32)
+    lowered = lower(product_of(a, b), plain_epilogue(product_of(a, b)), machine, packs_right=True)
+    assert lowered.packs_right
+    c = guarded(m * 70 * 4).view(np.float32).reshape(m, 70)
+    workspace = guarded(-(-lowered.workspace // 64) * 64)
+    first, rest = lowered.stages[:1], lowered.stages[1:]
+    for stages, left, right in ((first, nothing, b), (rest, a, nothing)):
+        words = [left.ctypes.data, right.ctypes.data, c.ctypes.data]
+        run(replace(lowered, stages=stages), words, workspace=workspace)
+    np.testing.assert_allclose(c, a @ b, rtol=1e-4, atol=1e-3)
 
 
 def check(a, b, machine=MACHINES[0]):

@@ -1,6 +1,6 @@
 """Matrix products of the CPU target: templates with a hole for what is done with the result.
 
-    lower(product, print_epilogue, machine=None) -> Lowered
+    lower(product, print_epilogue, machine=None, packs_right=False) -> Lowered
 
 A product is lowered to a few launches: packing, where an operand cannot be read in place, the
 multiplication, and, where k was cut, the addition of its slices. Words of %args: 0 is the address
@@ -28,7 +28,7 @@ from hashlib import sha256
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul_elements import mask_below, size
-from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Plan, Product, plan
+from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Plan, Product, by_rows, plan
 from schuss.compiler.cpu.matmul_stages import Stage, Stages
 from schuss.compiler.cpu.matmul_text import Function
 
@@ -46,29 +46,47 @@ class Lowered:
         shared: modules that the stages call into; to be compiled in the same call or before.
         stages: run one after the other, each after all parts of the one before.
         workspace: bytes of temporary memory, aligned to 64 bytes, whose address is word 2.
+        packs_right: the first stage only packs B into the workspace, where the others read it.
     """
 
     shared: tuple[Source, ...]
     stages: tuple[Stage, ...]
     workspace: int
+    packs_right: bool = False
 
 
 def lower(
-    product: Product, print_epilogue: PrintEpilogue, machine: Machine | None = None
-) -> Lowered:
-    """Lower a product for a machine, by default this one."""
+    product: Product, print_epilogue: PrintEpilogue, machine: Machine | None = None,
+    packs_right: bool = False,
+) -> Lowered:  # fmt: skip
+    """Lower a product for a machine, by default this one.
+
+    With `packs_right`, B is packed in a stage of its own where it can be, because it is used again:
+    see `Lowered.packs_right`.
+    """
     if product.batches * product.m * product.n == 0:
         return Lowered((), (), 0)
     turned = product.n == 1 and product.m > 1
     if turned:
         product, print_epilogue = _transposed(product), _one_by_one(print_epilogue)
-    cut = plan(product, machine or this_machine())
+    machine = machine or this_machine()
+    cut = plan(product, machine)
+    if packs_right and not turned:
+        *batch, k, n = product.b_strides
+        packed = replace(product, b_strides=(*batch, max(k, n), 1))  # as it will lie
+        other = plan(packed, machine)
+        packs_right = other.kernel == "tile"
+        if packs_right:
+            a_mode = "part" if other.a_mode == "stage" else other.a_mode
+            cut = by_rows(product, machine, replace(other, a_mode=a_mode, b_mode="stage"))
+    else:
+        packs_right = False
     epilogue = print_epilogue("epilogue", cut.lanes, product.accumulator)
     key = sha256(f"{product}{cut}{turned}{epilogue}".encode()).hexdigest()[:16]
     stages = Stages(product, cut, epilogue, f"matmul_{key}", (1, 0) if turned else (0, 1))
     if product.k == 0:
         return Lowered((), (stages.zeros(),), 0)
-    return Lowered(stages.shared(), stages.stages(), stages.workspace)
+    return Lowered(stages.shared(), stages.stages(), stages.workspace, packs_right)
 
 
 def packed_bytes(product: Product, machine: Machine | None = None) -> int:

@@ -60,6 +60,9 @@ _OUTER_ROWS = 64
 _NOT_A_STAGE = 8192
 # Up to so many rows, converting elements of B as they are read costs less than packing them.
 _FEW_ROWS = 3
+# Repeated products of so many rows are shared out by rows, and so many blocks of columns.
+_FEWEST_ROWS, _MOST_ROWS = 8, 128
+_COLUMN_BLOCKS = 8
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,31 @@ def plan(product: Product, machine: Machine) -> Plan:
         a_mode=a_mode,
         b_mode=b_mode,
     )
+
+
+def by_rows(product: Product, machine: Machine, cut: Plan) -> Plan:
+    """The plan for a product of few rows that is repeated with the same packed B.
+
+    The parts of the upper half of the rows come first. Threads that come back to the same parts
+    then keep to rows, in this product and in what is done with it elementwise, and need not fetch
+    from each other's caches what the other one has just written.
+    """
+    if cut.tiles == 1 or product.batches > 1 or not _FEWEST_ROWS <= product.m <= _MOST_ROWS:
+        return cut
+    if product.dtype in machine.pairs:
+        return cut
+    vectors = min(3 if machine.registers >= 32 else 2, ceil_div(product.n, cut.lanes))
+    tiles = 2 * ceil_div(product.m, 2 * most_rows(machine.registers, vectors))
+    height, tall = divmod(product.m, tiles)
+    panels = ceil_div(product.n, vectors * cut.lanes)
+    # So few rows stay in the first-level cache even where they lie a page apart.
+    a_mode = "direct" if product.source == product.element else "part"
+    return replace(
+        cut, tiles=tiles, height=height, tall=tall, vectors=vectors, panels=panels,
+        block_tiles=tiles // 2, block_panels=ceil_div(panels, _COLUMN_BLOCKS), group=1,
+        slices=1, slice_k=product.k, k_block=min(cut.k_block, product.k),
+        a_mode=a_mode, b_mode="stage",
+    )  # fmt: skip
 
 
 def _kernel(product: Product, lanes: int, machine: Machine) -> str:
