@@ -35,9 +35,9 @@ from schuss.tensor import Tensor
 from schuss.version import __version__
 
 from schuss.autodiff import (  # isort: skip
-    check_gradients, checkpoint, custom_gradient, custom_jvp, fixed_point, gauss_newton_at, gnvp,
-    grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
-    value_and_grad, vjp, vmap,
+    check_gradients, checkpoint, cond, custom_gradient, custom_jvp, fixed_point, gauss_newton_at,
+    gnvp, grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
+    scan, value_and_grad, vjp, vmap, while_loop,
 )  # fmt: skip
 from schuss.compiler.cpu.host import get_num_threads, set_num_threads  # isort: skip
 from schuss.execution import Run, last_run  # isort: skip
@@ -63,15 +63,18 @@ from schuss.functions.linalg import (  # isort: skip
     matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
 )  # fmt: skip
 from schuss.functions.manipulation import (  # isort: skip
-    astype, broadcast_arrays, broadcast_to, concat, diff, expand_dims, flatten, flip, moveaxis, pad,
-    permute_dims, repeat, reshape, roll, split, squeeze, stack, tile, unstack,
+    astype, broadcast_arrays, broadcast_shapes, broadcast_to, concat, diff, expand_dims, flatten,
+    flip, moveaxis, pad, permute_dims, repeat, reshape, roll, split, squeeze, stack, tile, unstack,
 )  # fmt: skip
 from schuss.functions.neural import log_softmax, softmax  # isort: skip
+from schuss.functions.precision import autocast  # isort: skip
 from schuss.functions.reduction import (  # isort: skip
     all, any, argmax, argmin, argsort, cumulative_prod, cumulative_sum, logsumexp, max, mean, min,
     prod, std, sum, var,
 )  # fmt: skip
-from schuss.functions.sets import unique_all, unique_counts, unique_inverse, unique_values  # isort: skip
+from schuss.functions.sets import (  # isort: skip
+    isin, unique_all, unique_counts, unique_inverse, unique_values,
+)  # fmt: skip
 from schuss.functions.stacking import (  # isort: skip
     atleast_nd, block_diag, cartesian_prod, column_stack, hstack, kron, rot90, swapaxes, unflatten,
     unfold, vstack,
@@ -97,11 +100,12 @@ __array_api_version__ = "2024.12"
 __all__ = [
     "Device", "Generator", "Run", "Tensor", "__version__", "abs", "acos", "acosh", "add", "all",
     "allclose", "angle", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin",
-    "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "bfloat16", "bincount",
+    "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "autocast", "bfloat16", "bincount",
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
-    "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_to",
-    "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",
-    "column_stack", "complex128", "complex64", "concat", "conj", "copysign", "corrcoef", "cos",
+    "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_shapes",
+    "broadcast_to", "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",
+    "column_stack", "complex128", "complex64", "concat", "cond", "conj", "copysign",
+    "corrcoef", "cos",
     "cosh", "count_nonzero", "cov", "cumulative_max", "cumulative_min", "cumulative_prod",
     "cumulative_sum", "cumulative_trapezoid", "custom_gradient", "custom_jvp", "diff", "divide",
     "e", "einsum", "empty", "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp",
@@ -110,7 +114,7 @@ __all__ = [
     "gauss_newton_at", "get_num_threads", "gnvp", "grad", "greater", "greater_equal", "hessian",
     "hessian_at", "histogram", "hstack", "hvp", "hypot", "iinfo", "imag", "implicit_root",
     "inf", "int16", "int32", "int64", "int8", "interp", "isclose", "isdtype", "isfinite",
-    "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "kron", "last_run", "less",
+    "isin", "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "kron", "last_run", "less",
     "less_equal", "linearize", "linspace", "log", "log10", "log1p", "log2", "log_softmax",
     "logaddexp", "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor",
     "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean",
@@ -118,14 +122,14 @@ __all__ = [
     "negative", "newaxis", "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot",
     "ones", "ones_like", "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod",
     "quantile", "real", "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type",
-    "roll", "rot90", "round", "rsqrt", "searchsorted", "segment_max", "segment_mean",
+    "roll", "rot90", "round", "rsqrt", "scan", "searchsorted", "segment_max", "segment_mean",
     "segment_min", "segment_sum", "set_num_threads", "sigmoid", "sign", "signbit", "sin",
     "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
     "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensor",
     "tensordot", "tile", "topk", "trapezoid", "trees", "tril", "triu", "trunc", "uint16",
     "uint32", "uint64", "uint8", "unflatten", "unfold", "unique_all", "unique_counts",
     "unique_inverse", "unique_values", "unstack", "value_and_grad", "var", "vecdot", "vjp",
-    "vmap", "vstack", "where", "zeros", "zeros_like",
+    "vmap", "vstack", "where", "while_loop", "zeros", "zeros_like",
 ]  # fmt: skip
 
 
@@ -137,7 +141,9 @@ def evaluate(*tensors: Tensor) -> None:
 
 
 # Imported when first used, so that `import schuss` stays light.
-_MODULES = {"data", "debug", "fft", "linalg", "masked", "nn", "optim", "special", "training"}
+_MODULES = {
+    "data", "debug", "einops", "fft", "linalg", "masked", "nn", "optim", "special", "training",
+}  # fmt: skip
 _FUNCTIONS = {
     "__array_namespace_info__": "schuss.functions.info",
     "jit": "schuss.execution.jit",

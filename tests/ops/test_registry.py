@@ -24,8 +24,9 @@ from .oracles import ORACLES
 
 NAMES = sorted(REGISTRY)
 SINGLE_ONLY = {  # LAPACK and FFTs know no half precisions
-    "cholesky", "cofactors", "det", "eigh", "eigvalsh", "orthogonal_complement", "over_gaps",
-    "pinv", "qr", "rfft", "slogdet", "solve", "svd", "svdvals",
+    "cholesky", "cofactors", "det", "eig", "eigh", "eigvals", "eigvalsh", "lu", "matrix_exp",
+    "orthogonal_complement", "over_gaps", "pinv", "qr", "rfft", "row_order", "slogdet", "solve",
+    "svd", "svdvals",
 }  # fmt: skip
 
 
@@ -310,7 +311,8 @@ def test_not_differentiable_by_declaration(name: str) -> None:
 
 REAL_ONLY = {  # by nature, or because complex numbers have no order
     "atan2", "attention", "attention_gradient", "copysign", "eigh", "erf", "erfc", "erfcx",
-    "erfinv", "i0e", "i1e", "lgamma", "logcumsumexp", "max", "maximum", "min", "minimum", "ndtri",
+    "erfinv", "first_max", "i0e", "i1e", "lgamma", "logcumsumexp", "max", "maximum", "min",
+    "minimum", "ndtri",
     "nextafter", "polygamma", "provided", "qr", "relu", "remainder", "rfft", "slogdet", "svd",
 }  # fmt: skip
 # What is no multiplication by a derivative at a real point has it beside the branch cuts.

@@ -1,13 +1,13 @@
-"""Convolutions, on values with channels last, said in what targets know.
+"""Convolutions, on values with channels last, said in what targets have templates for.
 
-    one channel a group        sums over windows, which are loops
-    everything else            `convolution` and `convolution_weight`, which targets have templates
-                               for (geometry.py has what they mean)
+geometry.py has what `axes` mean. Rows of `convolution` (x, w) are positions, (N * counts, outputs);
+its w is in `panels`: weights (groups, outputs, channels, taps) as (groups, panels, taps, channels,
+width), in the type of the sums, with zeros behind the last output. The gradient for the input is a
+convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs).
 
-`convolution` (x, w) has rows of positions (N * counts, outputs), with w in `panels`: weights
-(groups, outputs, channels, taps) as (groups, panels, taps, channels, width), in the type of the
-sums, with zeros behind the last output. The gradient for the input is a convolution too.
-`convolution_weight` (x, g) is ([groups,] kernel * channels, outputs).
+Where groups are small, as in depthwise convolutions, the outputs of all of them lie side by side
+instead: w is (taps, channels, groups, outputs), and `convolution_weight` is (kernel * channels,
+groups * outputs).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from schuss import dtypes
 from schuss.compiler.cpu.convolution import panel_width
+from schuss.compiler.cpu.depthwise import applies as has_small_groups
 from schuss.compiler.geometry import UNIT, Axis, forward_axis, input_axis
 from schuss.compiler.values import Shape, Value
 
@@ -34,11 +35,6 @@ def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any])
     """x (N, sizes, C), w (O, C / groups, kernel) -> (N, counts, O); `shape` is (N, O, counts)."""
     groups, kernel = named["groups"], w.shape[2:]
     result = (shape[0], *shape[2:], shape[1])
-    if w.shape[1] == 1 and groups > 1:
-        taps = _permuted(b, b.reshape(w, (groups, shape[1] // groups, *kernel)), _behind(w))
-        windows = b.reshape(_windows(b, x, kernel, named), _with_one(shape, kernel, groups))
-        y = b.map("multiply", windows, taps)
-        return b.reshape(_sum_of_taps(b, y, len(kernel)), result)
     axes = tuple(
         forward_axis(size, k, s, before, d, count)
         for size, k, s, (before, _), d, count in zip(
@@ -61,8 +57,6 @@ def of_input(b: Builder, g: Value, w: Value, shape: Shape, named: dict[str, Any]
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    if w.shape[1] == 1 and shape[1] == w.shape[0] and groups > 1:
-        return _depthwise_input(b, g, w, result, named)
     weights = b.reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
     weights = _permuted(b, weights, (0, 2, 1, *range(3, len(weights.shape))))
     return _convolution(b, g, weights, axes, result)
@@ -72,14 +66,6 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
     """x (N, sizes, C), g (N, counts, O) -> (O, C / groups, kernel)."""
     groups, kernel, rank = named["groups"], shape[2:], len(shape) - 2
     channels, outputs = shape[1], shape[0] // groups
-    if channels == 1 and groups > 1:
-        y = g.shape[0], g.shape[-1], *g.shape[1:-1]
-        windows = b.reshape(_windows(b, x, kernel, named), _with_one(y, kernel, groups))
-        each = b.reshape(g, (*g.shape[:-1], *[1] * rank, groups, outputs))
-        products = b.map("multiply", windows, each)
-        axes = tuple(range(rank + 1))
-        dw = b.add("sum", (products,), {"axes": axes}, products.shape[rank + 1 :], x.dtype)
-        return b.reshape(_permuted(b, dw, (rank, rank + 1, *range(rank))), shape)
     geometry = tuple(
         forward_axis(size, k, s, before, d, count)
         for size, k, s, (before, _), d, count in zip(
@@ -87,15 +73,16 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    named = {"axes": _three(geometry), "groups": groups}
+    named = {"axes": _three(geometry), "groups": groups, "outputs": outputs}
+    taps = math.prod(kernel)
+    if has_small_groups(x.dtype, groups, channels, outputs):
+        matrix = taps * channels, groups * outputs
+        made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
+        made = b.reshape(made, (taps, channels, groups * outputs))
+        return b.reshape(_permuted(b, made, (2, 1, 0)), shape)
     lead = (groups,) if groups > 1 else ()
-    made = b.add(
-        "convolution_weight",
-        (x, g),
-        named,
-        (*lead, math.prod(kernel) * channels, outputs),
-        x.dtype,
-    )
+    matrix = (*lead, taps * channels, outputs)
+    made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
     made = b.reshape(made, (groups, *kernel, channels, outputs))
     order = (0, rank + 2, rank + 1, *range(1, rank + 1))
     return b.reshape(_permuted(b, made, order), shape)
@@ -179,81 +166,23 @@ def _three(axes: tuple[Axis, ...]) -> tuple[Axis, Axis, Axis]:
 def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result: Shape) -> Value:
     """x (N, sizes, channels of all groups), w (groups, outputs, channels, kernel)."""
     groups, outputs, channels, *kernel = w.shape
-    three = _three(axes)
+    three, dtype = _three(axes), dtypes.accumulator(x.dtype)
+    named = {"axes": three, "groups": groups, "outputs": outputs}
+    rows = (math.prod(result[:-1]), groups * outputs)
+    if has_small_groups(x.dtype, groups, channels, outputs):
+        taps = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
+        taps = _permuted(b, taps, (3, 2, 0, 1))
+        if dtype == x.dtype:
+            taps = b.map("copy", taps)
+        else:
+            taps = b.map("astype", taps, dtype=dtype, attributes={"dtype": dtype})
+        return b.reshape(b.add("convolution", (x, taps), named, rows, x.dtype), result)
     width = panel_width(x.dtype, x.shape[0], channels, outputs, three)
     flat = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
     packed = (groups, -(-outputs // width), math.prod(kernel), channels, width)
-    w = b.add("panels", (flat,), {"width": width}, packed, dtypes.accumulator(x.dtype))
-    named = {"axes": three, "groups": groups, "outputs": outputs}
-    rows = math.prod(result[:-1])
-    y = b.add("convolution", (x, w), named, (rows, groups * outputs), x.dtype)
+    w = b.add("panels", (flat,), {"width": width}, packed, dtype)
+    y = b.add("convolution", (x, w), named, rows, x.dtype)
     return b.reshape(y, result)
-
-
-def _windows(b: Builder, x: Value, kernel: Shape, named: dict[str, Any]) -> Value:
-    """All windows of x (N, sizes, C): (N, counts, kernel, C)."""
-    rank = len(kernel)
-    padding = named["padding"]
-    sizes = [size + sum(pair) for size, pair in zip(x.shape[1:-1], padding, strict=True)]
-    cut = [(0, x.shape[0], 1)]
-    cut += [(before, n, 1) for (before, _), n in zip(padding, x.shape[1:-1], strict=True)]
-    cut.append((0, x.shape[-1], 1))
-    padded = placed(b, x, (x.shape[0], *sizes, x.shape[-1]), cut)
-    first = _permuted(b, padded, (0, rank + 1, *range(1, rank + 1)))
-    taps = {key: tuple(named[key]) for key in ("stride", "dilation")} | {"kernel": tuple(kernel)}
-    counts = tuple(
-        (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(sizes, kernel, taps["stride"], taps["dilation"], strict=True)
-    )
-    shape = (*first.shape[:2], *counts, *kernel)
-    windows = b.add("windows", (first,), taps, shape, x.dtype)
-    return _permuted(b, windows, (0, *range(2, len(shape)), 1))
-
-
-def _depthwise_input(b: Builder, g: Value, w: Value, result: Shape, named: dict[str, Any]) -> Value:
-    """Windows over g, spread out by the stride and padded, times the taps turned around."""
-    kernel, rank = w.shape[2:], len(w.shape) - 2
-    cut, kept, lengths = [], [], []
-    for size, k, s, (before, _), d, count in zip(
-        result[1:-1], kernel, named["stride"], named["padding"], named["dilation"], g.shape[1:-1],
-        strict=True,
-    ):  # fmt: skip
-        start, length = d * (k - 1) - before, size + d * (k - 1)
-        first = max(0, -(start // s)) if start < 0 else 0
-        last = min(count, (length - 1 - start) // s + 1)
-        kept.append((first, max(0, last - first), 1))
-        cut.append((start + first * s, max(0, last - first), s))
-        lengths.append(length)
-    ends = (0, g.shape[0], 1), (0, g.shape[-1], 1)
-    inside = (g.shape[0], *[n for _, n, _ in kept], g.shape[-1])
-    part = b.add("slice", (g,), {"cut": (ends[0], *kept, ends[1])}, inside, g.dtype)
-    spread = placed(b, part, (g.shape[0], *lengths, g.shape[-1]), [ends[0], *cut, ends[1]])
-    plain = {"stride": (1,) * rank, "padding": ((0, 0),) * rank, "dilation": named["dilation"]}
-    windows = _windows(b, spread, kernel, plain)
-    axes = tuple(range(2, 2 + rank))
-    turned = b.add("reverse", (w,), {"axes": axes}, w.shape, w.dtype)
-    taps = _permuted(b, b.reshape(turned, (w.shape[0], *kernel)), (*range(1, rank + 1), 0))
-    y = b.map("multiply", windows, taps)
-    shape = (*y.shape[: 1 + rank], y.shape[-1])
-    return b.add("sum", (y,), {"axes": tuple(range(1 + rank, 1 + 2 * rank))}, shape, y.dtype)
-
-
-def _behind(w: Value) -> tuple[int, ...]:
-    """(groups, outputs, kernel) -> (kernel, groups, outputs)"""
-    rank = len(w.shape) - 2
-    return (*range(2, 2 + rank), 0, 1)
-
-
-def _with_one(shape: Shape, kernel: Shape, groups: int) -> Shape:
-    """Of windows (N, counts, kernel, groups, 1)."""
-    return (shape[0], *shape[2:], *kernel, groups, 1)
-
-
-def _sum_of_taps(b: Builder, y: Value, rank: int) -> Value:
-    """(N, counts, kernel, ...) without the kernel."""
-    axes = tuple(range(1 + rank, 1 + 2 * rank))
-    shape = (*y.shape[: 1 + rank], *y.shape[1 + 2 * rank :])
-    return b.add("sum", (y,), {"axes": axes}, shape, y.dtype)
 
 
 def _permuted(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:

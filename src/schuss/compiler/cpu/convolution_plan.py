@@ -66,6 +66,10 @@ class Convolution:
         return prod(axis.kernel for axis in self.axes)
 
     @property
+    def all_outputs(self) -> int:
+        return self.groups * self.outputs
+
+    @property
     def work(self) -> int:
         """Multiply-adds of an image, about."""
         steps = prod(sum(p.outputs * p.taps for p in axis.phases) for axis in self.axes)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, matmul
+from schuss.compiler.cpu import attention, convolution, depthwise, matmul
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.crossing import straightened, turned
+from schuss.compiler.cpu.depthwise_weight import lower_weight as lower_depthwise_weight
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import Epilogue, print_loops
@@ -21,6 +22,7 @@ from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
+from schuss.compiler.plan import Plan, plan
 from schuss.compiler.units import (
     Assemble,
     Attention,
@@ -29,6 +31,7 @@ from schuss.compiler.units import (
     Pack,
     Panels,
     Product,
+    Repeat,
     ScatterAdd,
     Unit,
 )
@@ -37,10 +40,15 @@ from schuss.compiler.values import Value
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A word that is an address: of a value's memory, or (None) of the unit's workspace."""
+    """A word that is an address: of a value's memory, or (None) of the unit's workspace.
+
+    In a loop, `even` and `odd` are added to it after even and after odd rounds. All in bytes.
+    """
 
     value: Value | None
-    offset: int = 0  # in bytes
+    offset: int = 0
+    even: int = 0
+    odd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +64,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The launches of a unit: lists run one after the other, those in one list side by side."""
+    """The launches of a unit: lists run one after the other, those in one list side by side.
+
+    With `rounds`, the groups from `inside[0]` up to, but not including, `inside[1]` are a loop.
+    """
 
     groups: tuple[tuple[Call, ...], ...]
     workspace: int = 0
     shared: tuple[Source, ...] = ()
+    rounds: int = 0
+    inside: tuple[int, int] = (0, 0)
+    packs: bool = False  # the first group packs the right operand of a product, and nothing else
 
 
 def lower(unit: Unit) -> Calls:
@@ -68,8 +82,16 @@ def lower(unit: Unit) -> Calls:
     return _TABLE[type(unit)](unit)
 
 
+_BYTES = (dtypes.bool_, dtypes.int8, dtypes.uint8)
+
+
 def lanes_for(kernel: Kernel) -> int:
-    """How many elements are worked on at once: as many as fit a register of the widest float."""
+    """How many elements are worked on at once: as many as fit a register of the widest float.
+
+    Where all are bytes, as many of these.
+    """
+    if not kernel.reduced and all(line.dtype in _BYTES for line in kernel.lines):
+        return host().lanes(dtypes.int8)
     wide = any(line.dtype == dtypes.float64 for line in kernel.lines)
     return host().lanes(dtypes.float64 if wide else dtypes.float32)
 
@@ -137,8 +159,9 @@ def _pack(unit: Pack) -> Calls:
     return _staged(lowered, (Place(None), right, Place(unit.value)))
 
 
-def _product(unit: Product) -> Calls:
-    lowered = matmul.lower(_specification(unit), _epilogue(unit.kernel))
+def _product(unit: Product, packed: bool = False) -> Calls:
+    epilogue = _epilogue(unit.kernel)
+    lowered = matmul.lower(_specification(unit), epilogue, packs_right=packed)
     left, right, *others = _product_words(unit.kernel, unit.left, unit.right)
     return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
@@ -172,15 +195,17 @@ def _convolution(unit: Convolution) -> Calls:
         images=x.shape[0],
         groups=groups,
         channels=x.shape[-1] // groups,
-        outputs=value.shape[-1] if backward else named["outputs"],
+        outputs=named["outputs"],
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
     epilogue = _epilogue(unit.kernel)
+    small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     if backward:
-        lowered = lower_weight(spec, _image_strides(unit.operands[1][1]), epilogue)
+        rule = lower_depthwise_weight if small else lower_weight
+        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
-        lowered = convolution.lower(spec, epilogue)
+        lowered = (depthwise if small else convolution).lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
@@ -204,7 +229,8 @@ def _staged(lowered: Any, words: tuple[Place | int, ...]) -> Calls:
         (Call(Source(s.text, (s.name,)), s.name, s.parts, s.scratch, words),)
         for s in lowered.stages
     )
-    return Calls(groups, lowered.workspace, getattr(lowered, "shared", ()))
+    packs = getattr(lowered, "packs_right", False)
+    return Calls(groups, lowered.workspace, getattr(lowered, "shared", ()), packs=packs)
 
 
 def _attention(unit: Attention) -> Calls:
@@ -242,13 +268,78 @@ def _attention(unit: Attention) -> Calls:
 def _scatter_add(unit: ScatterAdd) -> Calls:
     value = unit.value
     columns = math.prod(value.shape[1:])
-    rows = unit.index.size
+    rows = math.prod(value.inputs[2].shape)
     text, parts = print_scatter_add("kernel", value.dtype, value.shape[0], columns, rows)
     if not parts:
         return Calls((_kernel(unit.fill),))
     source, name = _named(text, "kernel")
-    words = (Place(value), Place(unit.part), Place(unit.index))
+    (part, first), (index, start) = unit.part, unit.index
+    words = (
+        Place(value),
+        Place(part, first * part.dtype.itemsize),
+        Place(index, start * index.dtype.itemsize),
+    )
     return Calls((_kernel(unit.fill), (Call(source, name, parts, 0, words),)))
+
+
+def _repeat(unit: Repeat) -> Calls:
+    """The launches of a step, as a loop; what they share in all rounds is packed before."""
+    lowered = [_in_loop(unit, each) for each in unit.units]
+    measured = dict(zip(map(id, unit.units), lowered, strict=True))
+
+    def measure(each: Any) -> tuple[int, int]:
+        calls, packs = measured[id(each)]
+        return max(1, len(calls.groups) - packs), 0 if packs else calls.workspace
+
+    made = plan(unit.steps, unit.units, [*unit.steps.outputs, *unit.steps.checks], measure)
+    before: list[tuple[Call, ...]] = [tuple(c for k in unit.before for c in _kernel(k))]
+    inside: list[list[Call]] = [[] for _ in range(made.waves)]
+    workspace = made.arena
+    shared: list[Source] = []
+    for number, (step, (calls, packs)) in enumerate(zip(made.steps, lowered, strict=True)):
+        own = made.workspaces.get(number, 0)
+        if packs:
+            own, workspace = workspace, workspace + -(-calls.workspace // 64) * 64
+
+        def at_home(call: Call, own: int = own) -> Call:
+            words = tuple(_placed(unit, made, word, own) for word in call.words)
+            return replace(call, words=words)
+
+        before += [tuple(map(at_home, group)) for group in calls.groups[:packs]]
+        for i, group in enumerate(calls.groups[packs:]):
+            inside[step.waves[i]] += map(at_home, group)
+        shared += calls.shared
+    behind = tuple(c for k in unit.behind for c in _kernel(k))
+    groups = (*before, *map(tuple, inside), behind)
+    first = len(before)
+    return Calls(groups, workspace, tuple(shared), unit.rounds, (first, first + made.waves))
+
+
+def _in_loop(loop: Repeat, unit: Unit) -> tuple[Calls, int]:
+    """The launches of a unit of a step, and how many of the first of them are for all rounds.
+
+    A right operand that is the same in all rounds is packed once, in the order in which the
+    product goes through it.
+    """
+    if isinstance(unit, Product) and loop.is_fixed(unit.right[0]):
+        calls = _product(unit, packed=True)
+        if calls.packs:
+            return calls, 1
+    return lower(unit), 0
+
+
+def _placed(loop: Repeat, made: Plan, word: Place | int, workspace: int) -> Place | int:
+    """A word of a step in terms of the memories around the loop."""
+    if isinstance(word, int):
+        return word
+    if word.value is None:
+        return Place(None, workspace + word.offset)
+    moving = loop.places.get(word.value)
+    if moving is not None:
+        return Place(moving.memory, moving.offset + word.offset, moving.even, moving.odd)
+    if word.value.op == "constant":
+        return word
+    return Place(None, made.offsets.get(word.value, 0) + word.offset)
 
 
 _TABLE: dict[type, Callable[[Any], Calls]] = {
@@ -260,4 +351,5 @@ _TABLE: dict[type, Callable[[Any], Calls]] = {
     Panels: _panels,
     Attention: _attention,
     ScatterAdd: _scatter_add,
+    Repeat: _repeat,
 }
