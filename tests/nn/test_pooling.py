@@ -191,9 +191,7 @@ def test_pool_options() -> None:
 
 
 def test_printed_pool() -> None:
-    assert repr(nn.MaxPool2d(2, padding=1)) == (
-        "MaxPool2d(kernel_size=2, padding=1, dilation=1, ceil_mode=False)"
-    )
+    assert repr(nn.MaxPool2d(2, padding=1)) == "MaxPool2d(kernel_size=2, padding=1, dilation=1)"
     assert repr(nn.AdaptiveAvgPool2d((1, 1))) == "AdaptiveAvgPool2d(output_size=(1, 1))"
 
 
