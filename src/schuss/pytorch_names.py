@@ -41,6 +41,7 @@ TENSOR = {
 
 NAMESPACE = {
     "Parameter": "schuss.nn.Parameter",
+    "amp": "schuss.autocast, schuss.optim.GradScaler",
     "as_tensor": "schuss.asarray",
     "autograd": "schuss.grad(f)(x), and x.backward()",
     "bmm": "schuss.matmul",
@@ -75,6 +76,7 @@ NN = {
 }
 
 UTILS = {
+    "rnn": "lstm(x, lengths=lengths) with padded sequences",
     "clip_grad_norm_": "schuss.optim.clip_grad_norm",
     "clip_grad_value_": "schuss.optim.clip_grad_value",
     "spectral_norm": "schuss.nn.utils.parametrizations.spectral_norm",

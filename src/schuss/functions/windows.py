@@ -10,6 +10,7 @@ from schuss import dtypes
 from schuss.errors import ArgumentError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast
 from schuss.functions.manipulation import pad, reshape
+from schuss.functions.precision import for_products, plus_bias
 from schuss.graph import apply
 from schuss.ops import contraction
 from schuss.ops.movement import inverse, overlap, permute, window_counts
@@ -75,6 +76,7 @@ def _convolution(
 ) -> Tensor:
     x = as_tensor(x, where_)
     _check_convolution(where_, rank, x, weight, groups)
+    x, weight = for_products(x, weight)
     steps = per_axis(where_, "stride", stride, rank, 1)
     spread = per_axis(where_, "dilation", dilation, rank, 1)
     around = pairs_of_padding(where_, padding, weight.shape[2:], steps, spread)
@@ -88,7 +90,7 @@ def _convolution(
         dilation=spread,
         groups=groups,
     )
-    return y if bias is None else y + reshape(bias, (-1,) + (1,) * rank)
+    return y if bias is None else plus_bias(y, reshape(bias, (-1,) + (1,) * rank))
 
 
 _SIZES = {1: "L", 2: "H, W", 3: "D, H, W"}
@@ -194,6 +196,7 @@ def _transposed(
     if min(sizes) < 1:
         raise fail(ShapeError, where_, "the padding leaves nothing", x=x, weight=weight,
                    padding=around)  # fmt: skip
+    x, weight = for_products(x, weight)
     dtype = dtypes.promote(x.dtype, weight.dtype)
     y = apply(
         contraction.convolve_input,
@@ -207,7 +210,7 @@ def _transposed(
     )
     if within != list(more):
         y = pad(y, [(0, m - w) for m, w in zip(more, within, strict=True)])
-    return y if bias is None else y + reshape(bias, (-1,) + (1,) * rank)
+    return y if bias is None else plus_bias(y, reshape(bias, (-1,) + (1,) * rank))
 
 
 def _check_transposed(

@@ -105,6 +105,7 @@ from schuss.nn.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from schuss.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from schuss.nn.resampling import (
     ChannelShuffle,
     Fold,
@@ -120,6 +121,9 @@ from schuss.pytorch_names import NN, missing
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -159,6 +163,7 @@ __all__ = [
     "Flatten",
     "Fold",
     "GroupNorm",
+    "GRUCell",
     "Hardtanh",
     "HingeLoss",
     "HuberLoss",
@@ -169,6 +174,7 @@ __all__ = [
     "InstanceNorm3d",
     "KLDivLoss",
     "L1Loss",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -190,6 +196,7 @@ __all__ = [
     "PixelShuffle",
     "PixelUnshuffle",
     "RMSNorm",
+    "RNNCell",
     "ReLU",
     "ReLU6",
     "ReflectionPad1d",
