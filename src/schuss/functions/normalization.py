@@ -13,6 +13,7 @@ from schuss.functions.arguments import ArrayLike, cast, floating
 from schuss.functions.elementwise import rsqrt
 from schuss.functions.manipulation import pad, reshape
 from schuss.functions.neural import normalize
+from schuss.functions.precision import for_sums
 from schuss.functions.reduction import mean, var
 from schuss.functions.types import finfo
 
@@ -37,7 +38,7 @@ def group_norm(
     weight and bias (C,) then scale and shift channels. Wu and He, "Group normalization" (2018).
     Raises ShapeError where `num_groups` does not divide the channels.
     """
-    x = floating(x, "group_norm")
+    x = for_sums(floating(x, "group_norm"))
     if num_groups < 1:
         problem = "num_groups must be a positive integer"
         raise fail(ArgumentError, "group_norm", problem, num_groups=num_groups)
@@ -94,7 +95,7 @@ def rms_norm(
     Zhang and Sennrich, "Root mean square layer normalization" (2019).
     Raises ShapeError where the last axes of x have another shape.
     """
-    x = floating(x, "rms_norm")
+    x = for_sums(floating(x, "rms_norm"))
     shape = tuple(normalized_shape)
     if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
         raise fail(ShapeError, "rms_norm", f"the last axes of x must have the shape {shape}", x=x)
@@ -114,7 +115,7 @@ def local_response_norm(
     in Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural
     networks" (2012).
     """
-    x = floating(x, "local_response_norm")
+    x = for_sums(floating(x, "local_response_norm"))
     if x.ndim < 3:
         problem = "x must have the shape (N, C, sizes)"
         raise fail(ShapeError, "local_response_norm", problem, x=x)

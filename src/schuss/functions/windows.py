@@ -188,6 +188,7 @@ def _transposed(
     more = per_axis(where_, "output_padding", output_padding, rank, 0)
     spread = per_axis(where_, "dilation", dilation, rank, 1)
     _check_transposed(where_, x, weight, groups, more, steps, spread)
+    x, weight = for_products(x, weight)
     each = zip(x.shape[2:], weight.shape[2:], steps, around, spread, strict=True)
     sizes = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in each]
     # What is asked for in addition lies in the padding behind; beyond that there are zeros.
