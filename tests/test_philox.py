@@ -94,6 +94,15 @@ def test_state() -> None:
     assert repr(other) == "Generator(seed=9, stream=4, position=5)"
 
 
+def test_each_child_is_another() -> None:
+    parent = Generator(1, 2)
+    streams = [parent.child(7).stream for _ in range(20)]
+    assert streams[0] == parent.fork(7).stream
+    assert len(set(streams)) == 20
+    parent.load_state_dict(parent.state_dict())
+    assert [parent.child(7).stream for _ in range(20)] == streams
+
+
 def test_fork() -> None:
     parent = Generator(1)
     a, b, again = parent.fork(0, 1), parent.fork(1, 0), parent.fork(0, 1)

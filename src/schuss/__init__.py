@@ -63,15 +63,17 @@ from schuss.functions.linalg import (  # isort: skip
     matmul, matrix_transpose, norm, outer, solve, tensordot, vecdot,
 )  # fmt: skip
 from schuss.functions.manipulation import (  # isort: skip
-    astype, broadcast_arrays, broadcast_to, concat, diff, expand_dims, flatten, flip, moveaxis, pad,
-    permute_dims, repeat, reshape, roll, split, squeeze, stack, tile, unstack,
+    astype, broadcast_arrays, broadcast_shapes, broadcast_to, concat, diff, expand_dims, flatten,
+    flip, moveaxis, pad, permute_dims, repeat, reshape, roll, split, squeeze, stack, tile, unstack,
 )  # fmt: skip
 from schuss.functions.neural import log_softmax, softmax  # isort: skip
 from schuss.functions.reduction import (  # isort: skip
     all, any, argmax, argmin, argsort, cumulative_prod, cumulative_sum, logsumexp, max, mean, min,
     prod, std, sum, var,
 )  # fmt: skip
-from schuss.functions.sets import unique_all, unique_counts, unique_inverse, unique_values  # isort: skip
+from schuss.functions.sets import (  # isort: skip
+    isin, unique_all, unique_counts, unique_inverse, unique_values,
+)  # fmt: skip
 from schuss.functions.stacking import (  # isort: skip
     atleast_nd, block_diag, cartesian_prod, column_stack, hstack, kron, rot90, swapaxes, unflatten,
     unfold, vstack,
@@ -99,8 +101,8 @@ __all__ = [
     "allclose", "angle", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin",
     "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "bfloat16", "bincount",
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
-    "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_to",
-    "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",
+    "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_shapes",
+    "broadcast_to", "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",
     "column_stack", "complex128", "complex64", "concat", "conj", "copysign", "corrcoef", "cos",
     "cosh", "count_nonzero", "cov", "cumulative_max", "cumulative_min", "cumulative_prod",
     "cumulative_sum", "cumulative_trapezoid", "custom_gradient", "custom_jvp", "diff", "divide",
@@ -110,7 +112,7 @@ __all__ = [
     "gauss_newton_at", "get_num_threads", "gnvp", "grad", "greater", "greater_equal", "hessian",
     "hessian_at", "histogram", "hstack", "hvp", "hypot", "iinfo", "imag", "implicit_root",
     "inf", "int16", "int32", "int64", "int8", "interp", "isclose", "isdtype", "isfinite",
-    "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "kron", "last_run", "less",
+    "isin", "isinf", "isnan", "jacfwd", "jacobian", "jacrev", "jvp", "kron", "last_run", "less",
     "less_equal", "linearize", "linspace", "log", "log10", "log1p", "log2", "log_softmax",
     "logaddexp", "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor",
     "logsumexp", "manual_seed", "matmul", "matrix_transpose", "max", "maximum", "mean",
@@ -137,7 +139,9 @@ def evaluate(*tensors: Tensor) -> None:
 
 
 # Imported when first used, so that `import schuss` stays light.
-_MODULES = {"data", "debug", "fft", "linalg", "masked", "nn", "optim", "special", "training"}
+_MODULES = {
+    "data", "debug", "einops", "fft", "linalg", "masked", "nn", "optim", "special", "training",
+}  # fmt: skip
 _FUNCTIONS = {
     "__array_namespace_info__": "schuss.functions.info",
     "jit": "schuss.execution.jit",

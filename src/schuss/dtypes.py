@@ -97,6 +97,11 @@ def real_of(dtype: DType) -> DType:
     return float64 if dtype == complex128 else dtype
 
 
+def complex_of(dtype: DType) -> DType:
+    """The dtype of complex numbers with real parts of a dtype; a complex one stays."""
+    return dtype if is_complex(dtype) else _COMPLEX_OF.get(dtype, complex64)
+
+
 def accumulator(dtype: DType) -> DType:
     """The dtype that sums and products are gathered in: float32 for the half precisions."""
     return float32 if dtype in HALF else dtype
@@ -193,4 +198,4 @@ def meet_scalar(scalar: Number, dtype: DType) -> DType:
         return default_int if dtype == bool_ else dtype
     if isinstance(scalar, float):
         return dtype if _RANK[dtype] >= 2 else default_float
-    return dtype if is_complex(dtype) else _COMPLEX_OF.get(dtype, complex64)
+    return complex_of(dtype)

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from schuss.functions.einsum import einsum
+from schuss.functions.factorizations import (
+    EigResult,
+    LUFactors,
+    LUResult,
+    eig,
+    eigvals,
+    lu,
+    lu_factor,
+    lu_solve,
+)
 from schuss.functions.linalg import (
     matmul,
     matrix_transpose,
@@ -26,6 +36,7 @@ from schuss.functions.matrices import (
     eigvalsh,
     inv,
     lstsq,
+    matrix_exp,
     matrix_norm,
     matrix_power,
     matrix_rank,
@@ -40,8 +51,9 @@ from schuss.functions.matrices import (
 )
 
 __all__ = [
-    "EighResult", "LstsqResult", "QRResult", "SVDResult", "SlogdetResult", "cholesky", "cross",
-    "det", "diagonal", "eigh", "eigvalsh", "einsum", "inv", "lstsq", "matmul", "matrix_norm",
+    "EigResult", "EighResult", "LUFactors", "LUResult", "LstsqResult", "QRResult", "SVDResult",
+    "SlogdetResult", "cholesky", "cross", "det", "diagonal", "eig", "eigh", "eigvals", "eigvalsh",
+    "einsum", "inv", "lstsq", "lu", "lu_factor", "lu_solve", "matmul", "matrix_exp", "matrix_norm",
     "matrix_power", "matrix_rank", "matrix_transpose", "multi_dot", "norm", "outer", "pinv", "qr",
     "slogdet", "solve", "svd", "svdvals", "tensordot", "trace", "vecdot", "vector_norm",
 ]  # fmt: skip

@@ -58,7 +58,7 @@ class Generator:
     Each draw takes the next blocks of the stream; `state_dict()` is three integers.
     """
 
-    __slots__ = ("position", "seed", "stream")
+    __slots__ = ("_children", "position", "seed", "stream")
 
     def __init__(self, seed: int = 0, stream: int = 0) -> None:
         if not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) <= _MASK64:
@@ -68,6 +68,7 @@ class Generator:
         self.seed = int(seed)
         self.stream = int(stream) & _MASK64
         self.position = 0
+        self._children = 0
 
     def __repr__(self) -> str:
         return f"Generator(seed={self.seed}, stream={self.stream}, position={self.position})"
@@ -95,6 +96,14 @@ class Generator:
             stream = int(mixed[0]) | int(mixed[1]) << 32
         return Generator(self.seed, stream)
 
+    def child(self, key: int) -> Generator:
+        """As `fork(key)`, but another generator in each call since the seed was set.
+
+        The key has 32 bits.
+        """
+        self._children += 1
+        return self.fork(key + (self._children - 1 << 32))
+
     def numpy(self) -> np.random.Generator:
         """A NumPy generator seeded from the next block, for code that wants one."""
         key = self.bits(4).view(np.uint64)
@@ -108,6 +117,7 @@ class Generator:
         if not all(0 <= value <= _MASK64 for value in values):
             raise fail(ArgumentError, "Generator", "a state is three 64-bit numbers", state=values)
         self.seed, self.stream, self.position = values
+        self._children = 0
 
 
 def bits_at(state: np.ndarray, count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Libraries that take any array of the array API standard, on our tensors.
 
-SciPy and scikit-learn compute with the functions of `schuss` then; einops with `einops.array_api`.
+SciPy and scikit-learn compute with the functions of `schuss` then.
 """
 
 from __future__ import annotations
@@ -78,6 +78,13 @@ def test_kernels(name) -> None:
     from sklearn.metrics import pairwise
 
     agree(getattr(pairwise, name), POSITIVE)
+
+
+@pytest.mark.usefixtures("dispatch")
+def test_scores_of_probabilities() -> None:
+    from sklearn import metrics
+
+    agree(metrics.log_loss, LABELS, 1 / (1 + np.exp(-X[:, 1])))
 
 
 TRANSFORMERS = {
@@ -168,24 +175,7 @@ def test_scipy_integrals_and_filters() -> None:
     agree(scipy_module("integrate").simpson, X[:, 0])
     agree(lambda x: scipy_module("ndimage").gaussian_filter(x, 1.0), X)
     agree(scipy_module("signal").convolve, X[:, 0], X[:5, 1])
+    agree(lambda x: scipy_module("signal").savgol_filter(x, 7, 2), X[:, 0])
+    agree(lambda x: scipy_module("signal").wiener(x, 3), X[:, 0])
+    agree(lambda x: scipy_module("signal").resample(x, 20), X[:, 0])
     agree(scipy_module("cluster.vq").whiten, X)
-
-
-# --- einops ---
-
-
-def test_einops() -> None:
-    einops = pytest.importorskip("einops.array_api")
-    x = schuss.tensor(rng.standard_normal((2, 4, 6, 3)), requires_grad=True)
-    tiles = einops.rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=2, q=3)
-    expected = x.numpy().reshape(2, 2, 2, 2, 3, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 4, 18)
-    np.testing.assert_array_equal(tiles.numpy(), expected)
-    means = einops.reduce(x, "b h w c -> b c", "mean")
-    np.testing.assert_allclose(means.numpy(), x.numpy().mean((1, 2)))
-    wide = einops.repeat(x, "b h w c -> b h w c r", r=2)
-    np.testing.assert_array_equal(wide.numpy(), np.repeat(x.numpy()[..., None], 2, -1))
-    packed, shapes = einops.pack([x, x[:, 0]], "b * c")
-    assert packed.shape == (2, 30, 3)
-    assert einops.unpack(packed, shapes, "b * c")[0].shape == x.shape
-    (tiles.sum() + means.sum()).backward()
-    np.testing.assert_allclose(x.grad.numpy(), 1 + 1 / 24)

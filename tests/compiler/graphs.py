@@ -47,4 +47,5 @@ def agree(f: Callable[..., Any], *arrays: np.ndarray, rtol: float = 1e-5) -> Non
             found[tier] = [each.numpy() for each in outputs]
     for a, b in zip(found["compiled"], found["reference"], strict=True):
         assert a.dtype == b.dtype
-        np.testing.assert_allclose(a.astype("f8"), b.astype("f8"), rtol=rtol, atol=1e-6)
+        wide = "c16" if a.dtype.kind == "c" else "f8"
+        np.testing.assert_allclose(a.astype(wide), b.astype(wide), rtol=rtol, atol=1e-6)

@@ -119,3 +119,10 @@ def test_nothing_is_written_behind_the_end_of_halves() -> None:
     stores = [line for line in text.splitlines() if "@llvm.masked.store" in line and "call" in line]
     assert stores
     assert not [line for line in stores if "i16" in line and "i1 true" in line]
+
+
+def test_gradients_of_complex_windows() -> None:
+    """They stay on the host, which does not know the compiler's own ops."""
+    for shape in ((10,), (1, 2, 10)):
+        x = numbers(*shape).astype(np.complex64)
+        agree(schuss.grad(lambda x: schuss.real(schuss.unfold(x, 3, 3) * 2j).sum()), x)

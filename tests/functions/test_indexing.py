@@ -403,6 +403,8 @@ def test_searchsorted() -> None:
         np.testing.assert_array_equal(found.numpy(), np.searchsorted(line, values, side))
     shuffled = [4.0, 1, 2, 2]
     assert schuss.searchsorted(shuffled, [2.0], sorter=[1, 2, 3, 0]).tolist() == [1]
+    large = schuss.tensor([1, 2**63], dtype=schuss.uint64)
+    assert schuss.searchsorted(large, 2**63).item() == 1  # a number takes the line's dtype
     with pytest.raises(ArgumentError, match="side is 'left' or 'right'"):
         schuss.searchsorted(line, values, side="middle")
 

@@ -94,6 +94,13 @@ def test_broadcast_arrays() -> None:
     assert a.shape == b.shape == (3, 4)
 
 
+def test_broadcast_shapes() -> None:
+    assert schuss.broadcast_shapes((3, 1), [4], ()) == (3, 4)
+    assert schuss.broadcast_shapes() == ()
+    with pytest.raises(ShapeError, match="broadcast_shapes: the shapes do not broadcast"):
+        schuss.broadcast_shapes((3,), (4,))
+
+
 def test_astype() -> None:
     x = schuss.tensor([-1.7, 2.5])
     assert x.astype(schuss.int32).tolist() == [-1, 2]

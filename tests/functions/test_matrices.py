@@ -168,6 +168,9 @@ def test_lstsq(shape) -> None:
     np.testing.assert_allclose(
         linalg.lstsq(a, b[:, 0]).solution.numpy(), expected[:, 0], atol=1e-12
     )
+    nothing = linalg.lstsq(a, b, rcond=2.0)
+    assert not nothing.rank.numpy().any()
+    assert not nothing.solution.numpy().any()
     schuss.check_gradients(lambda a, b: linalg.lstsq(a, b).solution, [a, b])
 
 
@@ -232,6 +235,28 @@ def test_multi_dot() -> None:
     ends = [numbers((2,), "real"), *chain, numbers((3,), "real")]
     np.testing.assert_allclose(linalg.multi_dot(ends).numpy(), np.linalg.multi_dot(ends))
     np.testing.assert_allclose(linalg.multi_dot(chain[:2]).numpy(), chain[0] @ chain[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SQUARE)
+def test_matrix_exp(shape, kind) -> None:
+    """Of x = V diag(w) V^-1, it is V diag(exp(w)) V^-1; large and small ones in one stack."""
+    a = matrix(*shape, kind=kind) * (rng.uniform(0.01, 8, (*shape[:-2], 1, 1)))
+    w, v = np.linalg.eig(a)
+    expected = v * np.exp(w)[..., None, :] @ np.linalg.inv(v)
+    found = linalg.matrix_exp(a).numpy()
+    assert found.dtype == a.dtype
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-11, atol=1e-11 * abs(expected).max(initial=1)
+    )
+
+
+def test_matrix_exp_of_a_rotation() -> None:
+    angle = schuss.tensor([[0.0, -1.0], [1.0, 0.0]]) * 100.0
+    found = linalg.matrix_exp(angle)
+    assert found.dtype == schuss.float32
+    expected = [[np.cos(100), -np.sin(100)], [np.sin(100), np.cos(100)]]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
 # --- gradients of what does not depend on free choices ---
@@ -351,6 +376,18 @@ def test_singular_matrices() -> None:
         linalg.svd(ones * math.nan).S.numpy()
 
 
+def test_vectors_that_complete_a_basis_do_not_move() -> None:
+    """Forward mode says so too, where it is asked for them."""
+    a = schuss.tensor(matrix(4, 2))
+    move = lambda f: schuss.jvp(f, (a,), (schuss.ones_like(a),))[1].numpy()
+    assert np.isfinite(move(lambda x: linalg.svd(x, full_matrices=False).U)).all()
+    assert np.isfinite(move(lambda x: linalg.svd(x).S)).all()
+    with pytest.raises(GradientError, match="that can be chosen freely"):
+        move(lambda x: linalg.svd(x).U)
+    with pytest.raises(GradientError, match="that can be chosen freely"):
+        move(lambda x: linalg.qr(x, mode="complete").Q)
+
+
 # --- arguments ---
 
 
@@ -371,6 +408,8 @@ def test_singular_matrices() -> None:
         (lambda: linalg.matrix_norm(schuss.ones(3)), ShapeError, "matrix_norm: needs matrices"),
         (lambda: linalg.matrix_norm(schuss.eye(3), ord=3), ArgumentError, "ord is 'fro', 'nuc'"),
         (lambda: linalg.vector_norm([1.0], ord="fro"), ArgumentError, "ord must be a number"),
+        (lambda: linalg.matrix_exp(schuss.ones(3)), ShapeError, "matrix_exp: needs square"),
+        (lambda: linalg.matrix_exp([[float("inf")]]).numpy(), NumericsError, "NaN or infinities"),
         (lambda: linalg.diagonal(schuss.ones(3)), ShapeError, "diagonal: needs matrices"),
         (lambda: linalg.cross(schuss.ones(2), schuss.ones(2)), ShapeError, "have 3 elements"),
         (lambda: linalg.multi_dot([schuss.eye(2)]), ArgumentError, "at least two matrices"),

@@ -134,6 +134,66 @@ def pinv(x: np.ndarray) -> np.ndarray:
     return cofactors(square).T @ x.T / det(square)
 
 
+def row_order(x: np.ndarray) -> list[int]:
+    """Elimination, row by row."""
+    rows, order = [list(row) for row in x], list(range(len(x)))
+    for k in range(min(x.shape)):
+        best = max(range(k, len(rows)), key=lambda i: abs(rows[i][k]))
+        rows[k], rows[best] = rows[best], rows[k]
+        order[k], order[best] = order[best], order[k]
+        for row in rows[k + 1 :]:
+            factor = row[k] / rows[k][k]
+            row[:] = [a - factor * b for a, b in zip(row, rows[k], strict=True)]
+    return order
+
+
+def lu(x: np.ndarray) -> np.ndarray:
+    """Doolittle: from the equations for the elements of L @ U."""
+    y = np.zeros(x.shape)
+    for i, j in np.ndindex(*x.shape):
+        rest = x[i, j] - sum(y[i, k] * y[k, j] for k in range(min(i, j)))
+        y[i, j] = rest / y[j, j] if i > j else rest
+    return y
+
+
+def matrix_exp(x: np.ndarray) -> np.ndarray:
+    """The series, of a matrix halved ten times."""
+    small = x / 1024
+    term = total = np.eye(len(x))
+    for k in range(1, 16):
+        term = term @ small / k
+        total = total + term
+    return np.linalg.matrix_power(total, 1024)
+
+
+def eigvals(x: np.ndarray) -> np.ndarray:
+    """Roots of the characteristic polynomial (Faddeev and LeVerrier), in the order of LAPACK."""
+    n = len(x)
+    coefficients, step = [1.0], np.eye(n)
+    for k in range(1, n + 1):
+        coefficients.append(-np.trace(x @ step) / k)
+        step = x @ step + coefficients[-1] * np.eye(n)
+    roots = np.roots(coefficients).astype(np.complex128)
+    return np.array([roots[np.abs(roots - w).argmin()] for w in np.linalg.eigvals(x)])
+
+
+def eig(x: np.ndarray) -> np.ndarray:
+    """Vectors that x - w takes to zero: the columns of its adjugate."""
+    if not len(x):
+        return np.zeros((1, 0), np.complex128)
+    columns = []
+    for w in eigvals(x):
+        rest = x - w * np.eye(len(x))
+        minors = np.array(
+            [[np.linalg.det(np.delete(np.delete(rest, j, 0), i, 1)) * (-1) ** (i + j)
+              for j in range(len(x))] for i in range(len(x))]
+        )  # fmt: skip
+        v = minors[:, np.abs(minors).sum(axis=0).argmax()]
+        largest = v[np.round(np.abs(v) / np.abs(v).max(), 5).argmax()]
+        columns.append(v / largest * abs(largest) / np.sqrt((np.abs(v) ** 2).sum()))
+    return np.concatenate([np.stack(columns, axis=1), eigvals(x)[None]])
+
+
 def over_gaps(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     y = np.zeros(x.shape)
     for place in np.ndindex(*x.shape):
@@ -184,16 +244,21 @@ MATRIX_ORACLES: dict[str, Oracle] = {
     "cholesky": each_matrix(cholesky),
     "cofactors": each_matrix(cofactors),
     "det": each_matrix(det),
+    "eig": each_matrix(eig),
     "eigh": each_matrix(eigh),
     "eigvalsh": each_matrix(lambda x: eigen(x)[0]),
+    "eigvals": each_matrix(eigvals),
     "fft": fft,
     "irfft": irfft,
+    "lu": each_matrix(lu),
+    "matrix_exp": each_matrix(matrix_exp),
     "orthogonal_complement": each_matrix(orthogonal_complement),
     "over_gaps": over_gaps,
     "pinv": each_matrix(pinv),
-    "provided": lambda x, holds: x,
+    "provided": lambda x, holds, why: x,
     "qr": each_matrix(qr),
     "rfft": rfft,
+    "row_order": each_matrix(row_order),
     "slogdet": each_matrix(slogdet),
     "svd": each_matrix(svd),
     "svdvals": each_matrix(lambda x: svd(x)[x.shape[0]]),

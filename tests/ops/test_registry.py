@@ -24,8 +24,9 @@ from .oracles import ORACLES
 
 NAMES = sorted(REGISTRY)
 SINGLE_ONLY = {  # LAPACK and FFTs know no half precisions
-    "cholesky", "cofactors", "det", "eigh", "eigvalsh", "orthogonal_complement", "over_gaps",
-    "pinv", "qr", "rfft", "slogdet", "solve", "svd", "svdvals",
+    "cholesky", "cofactors", "det", "eig", "eigh", "eigvals", "eigvalsh", "lu", "matrix_exp",
+    "orthogonal_complement", "over_gaps", "pinv", "qr", "rfft", "row_order", "slogdet", "solve",
+    "svd", "svdvals",
 }  # fmt: skip
 
 

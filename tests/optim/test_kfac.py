@@ -7,7 +7,7 @@ import pytest
 
 import schuss
 from schuss import nn, optim
-from schuss.errors import ArgumentError
+from schuss.errors import ArgumentError, StateDictError
 from schuss.optim.kfac import _kronecker_solve
 
 rng = np.random.default_rng(0)
@@ -106,3 +106,55 @@ def test_errors() -> None:
         optim.KFAC(nn.Sequential(nn.ReLU()), nn.CrossEntropyLoss())
     with pytest.raises(ArgumentError, match="KFAC: damping must be positive"):
         optim.KFAC(network(), nn.CrossEntropyLoss(), damping=0)
+
+
+def steps(kfac: optim.KFAC, count: int) -> list[float]:
+    batches = np.random.default_rng(1).standard_normal((8, 32, 2)).astype(np.float32)
+    taken = [schuss.tensor(batches[(kfac.steps + i) % 8]) for i in range(count)]
+    return [kfac.step(x, (x[:, 0] > 0).astype(schuss.int64)).item() for x in taken]
+
+
+def made(generator: schuss.Generator) -> optim.KFAC:
+    return optim.KFAC(network(), nn.CrossEntropyLoss(), generator=generator)
+
+
+def test_a_run_goes_on_from_its_state(tmp_path) -> None:
+    whole = made(schuss.Generator(5))
+    steps(whole, 3)
+    weights = {name: p.numpy().copy() for name, p in whole.model.named_parameters()}
+    saved = whole.state_dict()
+    assert saved["groups"][0]["steps"] == 3
+    flat = {f"{n}/{slot}": v for n, slots in saved["state"].items() for slot, v in slots.items()}
+    schuss.save(flat, tmp_path / "state.safetensors")
+    loaded = schuss.load(tmp_path / "state.safetensors")
+    state: dict = {}
+    for key, value in loaded.items():
+        state.setdefault(key.partition("/")[0], {})[key.partition("/")[2]] = value
+    again = made(schuss.Generator(5))
+    again.lr = 0.7
+    again.generator.load_state_dict(whole.generator.state_dict())
+    for name, p in again.model.named_parameters():
+        p.assign(schuss.tensor(weights[name]))
+    again.load_state_dict({"state": state, "groups": saved["groups"]})
+    assert again.lr == whole.lr
+    assert steps(again, 3) == pytest.approx(steps(whole, 3), rel=1e-5)
+
+
+def test_a_state_before_the_first_step() -> None:
+    kfac = made(schuss.Generator(5))
+    kfac.load_state_dict(made(schuss.Generator(5)).state_dict())
+    assert (kfac.velocity, kfac.factors, kfac.steps) == (None, [], 0)
+
+
+def test_states_of_others_are_refused() -> None:
+    kfac = made(schuss.Generator(5))
+    steps(kfac, 1)
+    saved = kfac.state_dict()
+    other = optim.KFAC(nn.Sequential(nn.Linear(2, 2)), nn.CrossEntropyLoss())
+    with pytest.raises(StateDictError, match="the saved parameters are not this optimizer's"):
+        other.load_state_dict(saved)
+    with pytest.raises(StateDictError, match="the state was saved by SGD"):
+        kfac.load_state_dict(optim.SGD(kfac.model.parameters(), lr=0.1).state_dict())
+    saved["state"]["0.weight"]["inputs"] = schuss.eye(7)
+    with pytest.raises(StateDictError, match=r"the slots of 0\.weight have other shapes"):
+        kfac.load_state_dict(saved)

@@ -57,5 +57,9 @@ INVARIANT: dict[str, Any] = {
     "linalg.qr": thin,
     "qr": thin,
     "linalg.eigh": factors,
+    "linalg.eig": lambda r: [r[0], r[1].abs()],
+    "linalg.lu_factor": lambda r: r[0] if isinstance(r, tuple) else r,
+    "linalg.lu_factor_ex": lambda r: r[0] if isinstance(r, tuple) else r,
+    "lu": lambda r: r[0] if isinstance(r, tuple) else r,
     "linalg.lstsq": lambda r: r[0] if isinstance(r, tuple) else r,
 }

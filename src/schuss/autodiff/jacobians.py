@@ -153,7 +153,7 @@ def gauss_newton_at(
     recording = Recording("gnvp", model, (x,), {}, (0,), False)
     require_tensors("gnvp", recording.structure)
     along, pull_back = Linear(recording), PullBack(recording)
-    curved = hessian_at(loss, recording.structure.unflatten(recording.result))
+    curved = hessian_at(loss, recording.shown())
 
     def product(v: Any) -> Any:
         return pull_back(curved(along(v)))[0]

@@ -18,14 +18,15 @@ from schuss.compiler import convolution
 from schuss.compiler.emit import is_map
 from schuss.compiler.simplify import Builder, without_dead
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value
+from schuss.dtypes import is_complex
 
 _CONVOLUTIONS = ("convolve", "convolve_weight", "convolve_input")
 
 
 def channels_last(graph: Graph) -> Graph:
     """The graph with convolutions, and all that goes with them, on values with channels last."""
-    if not any(value.op in (*_CONVOLUTIONS, "windows", "overlap") for value in graph.values):
-        return graph
+    if not any(value.op in (*_CONVOLUTIONS, "overlap") for value in graph.values):
+        return graph  # pooling alone is not worth the way there and back
     twins = _Twins()
     for value in graph.values:
         twins.take(value)
@@ -209,7 +210,7 @@ class _Twins:
 
     def _overlap(self, value: Value) -> Value | None:
         """Windows (N, C, counts, kernel) put back: those of each channel by themselves."""
-        if len(value.attributes["sizes"]) != len(value.shape) - 2:
+        if len(value.attributes["sizes"]) != len(value.shape) - 2 or is_complex(value.dtype):
             return None
         return convolution.put_back(
             self.builder, self.last(value.inputs[0]), last_shape(value.shape), value.attributes

@@ -33,9 +33,12 @@ _DEAR = """
 COST = (
     dict.fromkeys(_CHEAP.split(), 1)
     | dict.fromkeys(_DEAR.split(), 8)
-    | {"divide": 2, "sqrt": 3, "remainder": 4, "floor_divide": 4, "random_bits": 25}
+    | {"divide": 2, "sqrt": 3, "remainder": 4, "floor_divide": 4, "nextafter": 4, "random_bits": 25}
 )
 _FLOATING_ONLY = frozenset(_DEAR.split()) | {"sqrt", "divide", "masked_product"}
+
+
+_INTEGER_POWERS = {("power", dtype) for dtype in dtypes.INTEGRAL}
 
 
 class NotInStepError(Exception):
@@ -48,7 +51,9 @@ def is_map(value: Value) -> bool:
         dtypes.is_complex(each.dtype) for each in (value, *value.inputs)
     ):
         return False
-    if value.op in _FLOATING_ONLY:
+    if value.op == "nextafter" and value.dtype in dtypes.HALF:
+        return False
+    if value.op in _FLOATING_ONLY and (value.op, value.dtype) not in _INTEGER_POWERS:
         return dtypes.is_floating(value.dtype)
     return True
 

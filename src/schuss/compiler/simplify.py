@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.compiler.einsum import contraction
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
 
@@ -217,7 +218,7 @@ def _slice_update(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyp
         return part
     if part.size == 0:
         return x
-    if number_of(x) == 0:
+    if number_of(x) == 0 and not dtypes.is_complex(dtype):
         return b.add("pieces", (part,), {"cuts": (tuple(attributes["cut"]),)}, shape, dtype)
     return None
 
@@ -280,11 +281,13 @@ def _subtract(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-d
 @rule("power")
 def _power(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
     x, exponent = inputs
-    if x.shape != shape:
-        return None
-    if number_of(exponent) == 1:
-        return x
-    return b.map("multiply", x, x) if number_of(exponent) == 2 else None
+    known = number_of(exponent)
+    if known in (1, 2) and x.shape == shape:
+        return x if known == 1 else b.map("multiply", x, x)
+    if exponent.dtype in dtypes.SIGNED and (known is None or known < 0) and exponent.size:
+        zero = b.constant(0, exponent.dtype)
+        _forbid(b, b.map("less", exponent, zero, dtype=dtypes.bool_))
+    return None
 
 
 @rule("gather", "scatter_add")
@@ -321,10 +324,15 @@ def _check(b: Builder, index: Value, n: int, wrap: bool, ignored: int | None = N
     if ignored is not None:
         other = b.map("not_equal", index, b.constant(ignored, index.dtype), dtype=dtypes.bool_)
         outside = b.map("logical_and", outside, other)
-    if outside.size > 1:
-        axes = tuple(range(len(outside.shape)))
-        outside = b.add("any", (outside,), {"axes": axes}, (), dtypes.bool_)
-    b.checks.append(outside)
+    _forbid(b, outside)
+
+
+def _forbid(b: Builder, condition: Value) -> None:
+    """A check: where it holds anywhere, the reference computes everything, and raises."""
+    if condition.size > 1:
+        axes = tuple(range(len(condition.shape)))
+        condition = b.add("any", (condition,), {"axes": axes}, (), dtypes.bool_)
+    b.checks.append(condition)
 
 
 def _reduce_rule(op: str) -> Rule:
@@ -337,7 +345,8 @@ def _reduce_rule(op: str) -> Rule:
             if op in ("any", "all") and x.dtype != dtypes.bool_:
                 x = b.map("not_equal", x, b.constant(0, x.dtype), dtype=dtypes.bool_)
             return b.reshape(x, shape)
-        return _in_two(b, op, x, axes, shape, dtype)
+        less = contraction(b, x, axes) if op == "sum" and x.dtype == dtype else None
+        return _in_two(b, op, x, axes, shape, dtype) if less is None else b.reshape(less, shape)
 
     return apply
 

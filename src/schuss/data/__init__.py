@@ -9,6 +9,7 @@ from schuss.data.text import (
     CharTokenizer,
     RandomTokenBlocks,
     TokenBlocks,
+    shakespeare_plays,
     split_text,
     tiny_shakespeare,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "collate",
     "random_split",
     "read_idx",
+    "shakespeare_plays",
     "split_text",
     "tiny_shakespeare",
 ]

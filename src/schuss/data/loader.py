@@ -31,8 +31,8 @@ class DataLoader:
         shuffle: take the samples in a new random order each epoch, else in their own.
         drop_last: leave out the last batch if it is smaller.
         generator: decides the orders and all randomness of samples. Only its seed and stream count,
-            and it is not advanced. If None, a fork of the default generator, from which a block is
-            taken, so that the next loader gets another one.
+            and it is not advanced. If None, a fork of the default generator, another one for each
+            such loader that draws.
         threads: threads that read samples and stack them ahead of use; 0 reads in the loop itself.
         prefetch: batches that each of the threads prepares ahead of use.
         collate: list of samples -> batch, in place of `schuss.data.collate`; it returns new arrays.
@@ -79,7 +79,8 @@ class DataLoader:
         self.drop_last = bool(drop_last)
         self.threads = _at_least(0, "threads", threads)
         self.prefetch = _at_least(1, "prefetch", prefetch)
-        source = _fork_of_its_own() if generator is None else generator
+        draws = self.shuffle or getattr(dataset, "random", False)
+        source = generator or (default_generator.child(_FORK) if draws else Generator())
         self._generator = Generator(source.seed, source.stream)
         self._stack = collate
         self._epoch = 0
@@ -225,11 +226,6 @@ class DataLoader:
         except Exception as problem:
             problem.add_note(f"DataLoader: while reading sample {index} of the data set")
             raise
-
-
-def _fork_of_its_own() -> Generator:
-    _, _, position = default_generator.reserve(1)
-    return default_generator.fork(_FORK, int(position))
 
 
 def _at_least(least: int, name: str, value: int) -> int:

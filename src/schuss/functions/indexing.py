@@ -399,7 +399,7 @@ def searchsorted(
     side: Literal["left", "right"] = "left",
     sorter: ArrayLike | None = None,
 ) -> Tensor:
-    """Where in the sorted 1-d x1 the elements of x2 belong: int64.
+    """Where in the sorted 1-d x1 the elements of x2 (a number, say) belong: int64.
 
     Args:
         side: before ("left") or after ("right") the elements that equal it.
@@ -407,7 +407,7 @@ def searchsorted(
     """
     if side not in ("left", "right"):
         raise fail(ArgumentError, "searchsorted", "side is 'left' or 'right'", side=side)
-    line, values = operands("searchsorted", as_tensor(x1), as_tensor(x2))
+    line, values = operands("searchsorted", as_tensor(x1, "searchsorted"), x2)
     if line.ndim != 1:
         raise fail(ShapeError, "searchsorted", "x1 must be a vector", x1=line, x2=values)
     line = line if sorter is None else take(line, sorter)

@@ -23,7 +23,8 @@ from schuss.graph import apply, data, scalar, wrap
 from schuss.ops import movement as ops
 from schuss.ops.broadcast import broadcast_to as broadcast_op
 from schuss.ops.indexing import gather
-from schuss.ops.infer import broadcast_shapes, normalize_axes, normalize_axis
+from schuss.ops.infer import broadcast_shapes as common_shape
+from schuss.ops.infer import normalize_axes, normalize_axis
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -156,8 +157,13 @@ def broadcast_arrays(*arrays: ArrayLike) -> list[Tensor]:
     if not arrays:
         return []
     tensors = [as_tensor(each, "broadcast_arrays") for each in arrays]
-    shape = broadcast_shapes("broadcast_arrays", *[each.shape for each in tensors])
+    shape = common_shape("broadcast_arrays", *[each.shape for each in tensors])
     return [broadcast_to(each, shape) for each in tensors]
+
+
+def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that tensors of these shapes broadcast to together."""
+    return common_shape("broadcast_shapes", (), *[tuple(each) for each in shapes])
 
 
 @array_api_names
@@ -355,9 +361,9 @@ def _pad_with_own(x: Tensor, pairs: Sequence[tuple[int, ...]], mode: str) -> Ten
 def diff(
     x: ArrayLike,
     /,
-    *,
-    axis: int = -1,
     n: int = 1,
+    axis: int = -1,
+    *,
     prepend: ArrayLike | None = None,
     append: ArrayLike | None = None,
 ) -> Tensor:

@@ -23,7 +23,7 @@ from schuss.functions.linalg import matmul, norm_of, solve
 from schuss.functions.manipulation import broadcast_to, concat, matrix_transpose, moveaxis, reshape
 from schuss.functions.reduction import max, min, sum
 from schuss.graph import apply, labelled
-from schuss.ops import factorizations, inverses
+from schuss.ops import factorizations, inverses, spectra
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -118,7 +118,7 @@ def svd(x: ArrayLike, /, *, full_matrices: bool = True) -> SVDResult:
     (..., M, M) and Vh (..., N, N), whose additional vectors have no gradient.
     """
     x = floating(x, "svd")
-    packed = apply(factorizations.svd, x)
+    packed = apply(spectra.svd, x)
     m, n = x.shape[-2:]
     u, s, v = packed[..., :m, :], real(packed[..., m, :]), packed[..., m + 1 :, :]
     if full_matrices:
@@ -129,20 +129,20 @@ def svd(x: ArrayLike, /, *, full_matrices: bool = True) -> SVDResult:
 
 def svdvals(x: ArrayLike, /) -> Tensor:
     """The singular values in descending order: (..., M, N) to (..., min(M, N))."""
-    return apply(factorizations.svdvals, floating(x, "svdvals"))
+    return apply(spectra.svdvals, floating(x, "svdvals"))
 
 
 def eigh(x: ArrayLike, /) -> EighResult:
     """Eigenvalues, ascending, and eigenvectors (as columns) of the Hermitian part of x."""
     x = floating(x, "eigh")
-    packed = apply(factorizations.eigh, x)
+    packed = apply(spectra.eigh, x)
     n = x.shape[-1]
     return EighResult(real(packed[..., n, :]), packed[..., :n, :])
 
 
 def eigvalsh(x: ArrayLike, /) -> Tensor:
     """The eigenvalues, ascending, of the Hermitian part of x."""
-    return apply(factorizations.eigvalsh, floating(x, "eigvalsh"))
+    return apply(spectra.eigvalsh, floating(x, "eigvalsh"))
 
 
 def det(x: ArrayLike, /) -> Tensor:
@@ -208,20 +208,21 @@ def pinv(x: ArrayLike, /, *, rtol: float | ArrayLike | None = None) -> Tensor:
     return _adjoint(vh) @ (inverse.expand_dims(-1) * _adjoint(u))
 
 
-def lstsq(a: ArrayLike, b: ArrayLike, /, *, rtol: float | None = None) -> LstsqResult:
+def lstsq(a: ArrayLike, b: ArrayLike, /, rcond: float | None = None) -> LstsqResult:
     """x of the smallest norm for which |a @ x - b| is smallest: (..., M, N), (..., M, K).
 
     b may be one right side (M,). `residuals` are the sums of squares over each column of b.
+    Singular values up to `rcond` times the largest one count as 0 (`pinv` has the default).
     """
     matrix, right = operands("lstsq", floating(a, "lstsq"), floating(b, "lstsq"))
     vector = right.ndim == 1
     columns = reshape(right, (right.size, 1)) if vector else right
     if matrix.ndim < 2 or columns.shape[-2] != matrix.shape[-2]:
         raise fail(ShapeError, "lstsq", "b must be as high as a", a=matrix, b=right)
-    x = labelled(matmul(pinv(matrix, rtol=rtol), columns), "lstsq")
+    x = labelled(matmul(pinv(matrix, rtol=rcond), columns), "lstsq")
     residuals = sum(abs(matrix @ x - columns) ** 2, axis=-2)
     solution = x[..., 0] if vector else x
-    return LstsqResult(solution, residuals, matrix_rank(matrix, rtol=rtol), svdvals(matrix))
+    return LstsqResult(solution, residuals, matrix_rank(matrix, rtol=rcond), svdvals(matrix))
 
 
 def matrix_power(x: ArrayLike, n: int, /) -> Tensor:
@@ -240,6 +241,14 @@ def matrix_power(x: ArrayLike, n: int, /) -> Tensor:
         n >>= 1
         x = x @ x if n else x
     return broadcast_to(eye(x.shape[-1], dtype=x.dtype), x.shape) if result is None else result
+
+
+def matrix_exp(x: ArrayLike, /) -> Tensor:
+    """The exponential of square matrices, the sum of all x**k / k!: (..., N, N) to (..., N, N).
+
+    By Pade's approximation and squaring (Higham, 2005), in float64 or complex128.
+    """
+    return apply(inverses.matrix_exp, floating(x, "matrix_exp"))
 
 
 def diagonal(x: ArrayLike, /, *, offset: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Distinct elements. How many there are decides the shapes, so these are computed at once."""
+"""Distinct elements, whose number decides shapes, so that they are computed at once; membership."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from schuss.functions.arguments import ArrayLike, as_tensor
+from schuss import dtypes
+from schuss.functions.arguments import ArrayLike, as_tensor, operands
+from schuss.functions.elementwise import minimum
+from schuss.functions.indexing import searchsorted, sort, take
+from schuss.functions.manipulation import reshape
+from schuss.functions.reduction import any
 from schuss.graph import data, wrap
 
 if TYPE_CHECKING:
@@ -36,8 +41,27 @@ class UniqueInverse(NamedTuple):
     inverse_indices: Tensor
 
 
+_FEW = 16  # elements with which `isin` compares each one
+
+
 def _wrapped(array: Any) -> Tensor:
     return wrap(data(np.asarray(array)))
+
+
+def isin(x1: ArrayLike, x2: ArrayLike, /, *, invert: bool = False) -> Tensor:
+    """Whether each element of x1 is among those of x2 (with `invert`: is not): bools like x1.
+
+    NaN is among none, as it equals none.
+    """
+    x, among = operands("isin", x1, x2)
+    among = reshape(among, (among.size,))
+    if among.size <= _FEW or among.dtype not in dtypes.REAL:
+        found = any(x.expand_dims(-1) == among, axis=-1)
+    else:
+        line = sort(among)
+        place = minimum(searchsorted(line, x), among.size - 1)
+        found = take(line, place) == x
+    return ~found if invert else found
 
 
 def unique_all(x: ArrayLike, /) -> UniqueAll:

@@ -47,7 +47,8 @@ class InferenceModel:
     - batch normalisations behind convolutions and linear layers become part of their weights.
 
     Each program has such weights of its own; the sixteen used last are kept. Results require no
-    gradients. Threads may share it; they take turns.
+    gradients. Threads may share it; they take turns. Inside `schuss.jit` and `vmap`, and in the
+    reference tier, it is the model of that time, in evaluation mode.
 
     Raises, when called: TransformError where the model looks at values that depend on its inputs,
     draws random numbers or changes its own state; GradientError for an input that requires a
@@ -83,12 +84,12 @@ class InferenceModel:
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        quick = len(args) == 1 and not kwargs and type(args[0]) is Tensor
-        leaves: Sequence[Tensor] = args if quick else ()
-        key: Hashable = args[0]._node.kind.type if quick else None
-        structure = None
-        if not quick:
-            key, leaves, structure = self._taken_apart(args, kwargs)
+        key: Hashable
+        leaves: Sequence[Tensor]
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:  # as below, but quickly
+            key, leaves = args[0]._node.kind.type, args
+        else:
+            key, leaves, _ = self._taken_apart(args, kwargs)
         if context.grad_enabled and any(each._node.requires_grad for each in leaves):
             problem = "a model that is compiled for inference has no gradients"
             raise fail(GradientError, self._name, problem,
@@ -98,8 +99,7 @@ class InferenceModel:
         with one_at_a_time:
             prepared = self._programs.get(key)
             if prepared is None:
-                key, leaves, structure = self._taken_apart(args, kwargs)
-                prepared = self._prepared(key, leaves, structure)
+                prepared = self._prepared(*self._taken_apart(args, kwargs))
             else:
                 self._programs.move_to_end(key)
             try:
@@ -142,13 +142,15 @@ class InferenceModel:
         known = self._programs.get(key)
         if known is not None:
             return known
-        before = [each._node for each in self._state()]
+        before = [(each, each._node) for each in self._state()]
         inputs = [wrap(record(_input, (), {"shape": x.shape, "dtype": x.dtype})) for x in leaves]
         args, kwargs = structure.unflatten(inputs)
         first = inputs[0]._node.number if inputs else 0
         results, around = trees.flatten(self._as_ever(args, kwargs))
         targets = [each._node for each in results]
-        if [each._node for each in self._state()] != before:
+        if any(each._node is not node for each, node in before):
+            for each, node in before:
+                each._point_at(node)
             raise self._refused("changes its state", "a forward pass must not assign to buffers")
         order = ancestors(targets, lambda node: node.value is None)
         if any(n.number > first and (n.op and n.op.name.startswith("random")) for n in order):
@@ -227,7 +229,6 @@ class _Prepared:
             _Result(places[node]) if node in places else _Result(-1, data(_value(node)))
             for node in targets
         ]
-        self._single = structure.kind is trees.flatten(wrap(targets[0]))[1].kind
         self._structure = structure
         self._report = Run(tier="compiled", why="compiled for inference")
         self._report.take_from(self._program)
@@ -290,7 +291,9 @@ def _constant(node: Node) -> Value:
     from schuss.compiler.constants import constant
 
     array = _value(node)
-    if node.constant is not None or (array.ndim == 0 and np.isfinite(array)):
-        number = array.item() if node.constant is None else node.constant
-        return Value("constant", (), {"value": number}, node.shape, node.dtype)
-    return constant(array)
+    number = node.constant
+    if number is None and array.ndim == 0 and np.isfinite(array) and array != 0:  # -0 is none
+        number = array.item()
+    if number is None:
+        return constant(array)
+    return Value("constant", (), {"value": number}, node.shape, node.dtype)

@@ -9,6 +9,7 @@ from schuss.ops import (
     fft,
     indexing,
     inverses,
+    lapack,
     linalg,
     movement,
     order,
@@ -16,6 +17,7 @@ from schuss.ops import (
     random_rejection,
     reduction,
     special,
+    spectra,
 )
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "fft",
     "indexing",
     "inverses",
+    "lapack",
     "linalg",
     "movement",
     "order",
@@ -34,4 +37,5 @@ __all__ = [
     "random_rejection",
     "reduction",
     "special",
+    "spectra",
 ]

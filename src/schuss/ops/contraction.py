@@ -21,7 +21,7 @@ from schuss.errors import ShapeError, fail
 from schuss.graph import Node, Op, Sample, Shape, apply, define
 from schuss.ops.elementwise import multiply
 from schuss.ops.infer import Rng, broadcast_shapes, numbers, require_dtype, strided
-from schuss.ops.movement import overlap_add, window_counts, windows_view
+from schuss.ops.movement import overlap_add, reshaped, window_counts, windows_view
 from schuss.ops.structure import (
     align,
     aligned,
@@ -85,9 +85,9 @@ def _matmul_batch(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence
     if any(each.ndim != 2 for each in node.inputs) or all(batched):
         return aligned(node, size, xs, batched)
     if batched[0]:  # (B, M, K) @ (K, N)
-        return apply(matmul, x.reshape(merged(x.shape, 0)), y).reshape((size, *node.shape))
-    rows = y.mT.reshape((size * y.shape[2], y.shape[1]))  # (M, K) @ (B, K, N)
-    return apply(matmul, rows, x.mT).reshape((size, *node.shape[::-1])).mT
+        return reshaped(apply(matmul, reshaped(x, merged(x.shape, 0)), y), (size, *node.shape))
+    rows = reshaped(y.mT, (size * y.shape[2], y.shape[1]))  # (M, K) @ (B, K, N)
+    return reshaped(apply(matmul, rows, x.mT), (size, *node.shape[::-1])).mT
 
 
 matmul: Op = define(

@@ -17,14 +17,10 @@ from schuss.errors import ShapeError, fail
 from schuss.graph import Node, Op, Sample, Shape, apply, data, define, wrap
 from schuss.ops.elementwise import conj
 from schuss.ops.infer import Rng, numbers, require_dtype
+from schuss.ops.structure import later_axis, linear
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
-
-_COMPLEX_OF: dict[DType, DType] = {
-    dtypes.float32: dtypes.complex64,
-    dtypes.float64: dtypes.complex128,
-}
 
 
 def _require_length(name: str, x: Node, n: int) -> None:
@@ -61,6 +57,8 @@ fft: Op = define(
         for shape, axis in _CASES
         for inverse in (False, True)
     ],
+    tangent=linear,
+    batch=later_axis,
 )
 
 
@@ -69,9 +67,9 @@ def _half(shape: Shape, axis: int, n: int) -> Shape:
 
 
 def _rfft_infer(x: Node, axis: int) -> tuple[Shape, DType]:
-    require_dtype("rfft", tuple(_COMPLEX_OF), "float32 or float64", x=x)
+    require_dtype("rfft", (dtypes.float32, dtypes.float64), "float32 or float64", x=x)
     _require_length("rfft", x, x.shape[axis])
-    return _half(x.shape, axis, x.shape[axis] // 2 + 1), _COMPLEX_OF[x.dtype]
+    return _half(x.shape, axis, x.shape[axis] // 2 + 1), dtypes.complex_of(x.dtype)
 
 
 def _twice_inside(n: int, like: Tensor, axis: int, inside: float) -> Tensor:
@@ -95,6 +93,8 @@ rfft: Op = define(
     reference=lambda x, axis: np.fft.rfft(x, axis=axis),
     gradient=(_rfft_rule,),
     samples=lambda rng: [Sample([numbers(rng, shape)], {"axis": axis}) for shape, axis in _CASES],
+    tangent=linear,
+    batch=later_axis,
 )
 
 
@@ -125,4 +125,6 @@ irfft: Op = define(
     reference=lambda x, axis, n: np.fft.irfft(x, n, axis=axis, norm="forward"),
     gradient=(_irfft_rule,),
     samples=_irfft_samples,
+    tangent=linear,
+    batch=later_axis,
 )

@@ -14,7 +14,7 @@ import numpy as np
 
 from schuss.dtypes import DType
 from schuss.errors import ShapeError, fail
-from schuss.graph import Node, Op, Sample, Shape, apply, define
+from schuss.graph import Node, Op, Sample, Shape, apply, define, wrap
 from schuss.ops.broadcast import zeros
 from schuss.ops.infer import Rng, numbers
 from schuss.ops.structure import all_batched, later_axes, later_axis, leading, linear
@@ -31,6 +31,14 @@ def _reshape_infer(x: Node, shape: Shape) -> tuple[Shape, DType]:
     return shape, x.dtype
 
 
+def reshaped(x: Tensor, shape: Shape) -> Tensor:
+    """x in another shape, for rules: without steps that undo each other."""
+    node = x._node
+    if node.op is reshape and node.inputs[0].requires_grad == node.requires_grad:
+        x = wrap(node.inputs[0])
+    return x if x.shape == shape else apply(reshape, x, shape=shape)
+
+
 reshape: Op = define(
     "reshape",
     "the same elements, in the same order, in another shape",
@@ -45,7 +53,7 @@ reshape: Op = define(
     ],
     view=True,
     tangent=linear,
-    batch=lambda node, size, xs, batched: apply(reshape, *xs, shape=(size, *node.shape)),
+    batch=lambda node, size, xs, batched: reshaped(xs[0], (size, *node.shape)),
 )
 
 

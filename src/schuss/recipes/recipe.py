@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import itertools
 import pkgutil
@@ -15,6 +15,7 @@ from typing import Any
 
 from schuss.errors import ArgumentError, fail
 from schuss.files import make_folder
+from schuss.training import Callback, JSONLines, LearningCurve
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,14 @@ def run_folder(out: Path, resume: bool) -> Path:
         print(f"files of this run: {folder}" + ("; nothing to resume" if resume else ""))
     make_folder(folder)
     return folder
+
+
+def records(out: Path) -> list[Callback]:
+    """What keeps a run's history in its folder: a file, and curves where matplotlib is there."""
+    callbacks: list[Callback] = [JSONLines(out / "history.jsonl")]
+    if importlib.util.find_spec("matplotlib"):
+        callbacks.append(LearningCurve(out / "curves.png"))
+    return callbacks
 
 
 def _numbered(out: Path) -> Iterator[Path]:

@@ -147,8 +147,10 @@ class Noise:
         wide = [x.astype(np.float64) if dtypes.is_inexact(x.dtype) else x for x in sizes]
         total = op.reference(*wide, **node.attributes)
         terms = max(1.0, max(each.size for each in node.inputs) / max(1, node.size))
+        if node.op.name == "cumsum":  # type: ignore[union-attr]
+            terms = node.shape[node.attributes["axis"]]
         rough = _epsilon(dtypes.accumulator(node.dtype))
-        return np.asarray(total, np.float64) * rough * max(2.0, terms**0.5 / 4)
+        return np.asarray(total, np.float64) * rough * max(2.0, terms**0.5 / 2)
 
     def _of_mean(self, node: Node) -> np.ndarray:
         """The same for attention: its terms are the values, whose sizes may cancel."""

@@ -51,18 +51,18 @@ def is_signed(dtype: DType) -> bool:
     return dtype in dtypes.SIGNED
 
 
-def _intrinsic(t: Text, name: str, dtype: DType, lanes: int, *xs: str) -> str:
+def intrinsic(t: Text, name: str, dtype: DType, lanes: int, *xs: str) -> str:
     kind = kind_of(dtype, lanes)
     full = f"llvm.{name}.{suffix(register_type(dtype), lanes)}"
     return t.call(kind, full, *[(kind, x) for x in xs])
 
 
-def _select(t: Text, condition: str, a: str, b: str, dtype: DType, lanes: int) -> str:
+def select(t: Text, condition: str, a: str, b: str, dtype: DType, lanes: int) -> str:
     kind = kind_of(dtype, lanes)
     return t.new(f"select {vector('i1', lanes)} {condition}, {kind} {a}, {kind} {b}")
 
 
-def _compare(t: Text, predicate: str, a: str, b: str, dtype: DType, lanes: int) -> str:
+def compare(t: Text, predicate: str, a: str, b: str, dtype: DType, lanes: int) -> str:
     """`predicate` is eq, ne, lt or le; NaN is unequal to everything and in no order."""
     kind = kind_of(dtype, lanes)
     if is_float(dtype):
@@ -119,17 +119,17 @@ def _masked_product(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     """g * d, but 0 where g is 0 and d is not finite."""
     kind = kind_of(out, lanes)
     product = t.new(f"fmul {kind} {xs[0]}, {xs[1]}")
-    zero = _compare(t, "eq", xs[0], number(0, out, lanes), out, lanes)
-    size = _intrinsic(t, "fabs", out, lanes, xs[1])
+    zero = compare(t, "eq", xs[0], number(0, out, lanes), out, lanes)
+    size = intrinsic(t, "fabs", out, lanes, xs[1])
     wild = t.new(f"fcmp uge {kind} {size}, {number(np.inf, out, lanes)}")
     unused = t.new(f"and {vector('i1', lanes)} {zero}, {wild}")
-    return _select(t, unused, number(0, out, lanes), product, out, lanes)
+    return select(t, unused, number(0, out, lanes), product, out, lanes)
 
 
 @row("abs")
 def _abs(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     if is_float(out):
-        return _intrinsic(t, "fabs", out, lanes, xs[0])
+        return intrinsic(t, "fabs", out, lanes, xs[0])
     if not is_signed(out):
         return xs[0]
     kind = kind_of(out, lanes)
@@ -140,16 +140,16 @@ def _abs(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
 @row("sign")
 def _sign(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     x, zero = xs[0], number(0, out, lanes)
-    above = _compare(t, "lt", zero, x, out, lanes)
-    positive = _select(t, above, number(1, out, lanes), zero, out, lanes)
+    above = compare(t, "lt", zero, x, out, lanes)
+    positive = select(t, above, number(1, out, lanes), zero, out, lanes)
     if out in dtypes.UNSIGNED:
         return positive
-    below = _compare(t, "lt", x, zero, out, lanes)
-    found = _select(t, below, number(-1, out, lanes), positive, out, lanes)
+    below = compare(t, "lt", x, zero, out, lanes)
+    found = select(t, below, number(-1, out, lanes), positive, out, lanes)
     if not is_float(out):
         return found
     nan = t.new(f"fcmp uno {kind_of(out, lanes)} {x}, {x}")
-    return _select(t, nan, x, found, out, lanes)
+    return select(t, nan, x, found, out, lanes)
 
 
 def _larger(t: Text, a: str, b: str, dtype: DType, lanes: int, predicate: str) -> str:
@@ -159,11 +159,11 @@ def _larger(t: Text, a: str, b: str, dtype: DType, lanes: int, predicate: str) -
         return t.new(f"{'or' if predicate == 'ogt' else 'and'} {kind} {a}, {b}")
     if not is_float(dtype):
         name = ("s" if is_signed(dtype) else "u") + ("max" if predicate == "ogt" else "min")
-        return _intrinsic(t, name, dtype, lanes, a, b)
+        return intrinsic(t, name, dtype, lanes, a, b)
     first = t.new(f"fcmp {predicate} {kind} {a}, {b}")
-    chosen = _select(t, first, a, b, dtype, lanes)
+    chosen = select(t, first, a, b, dtype, lanes)
     nan = t.new(f"fcmp uno {kind} {a}, {a}")
-    return _select(t, nan, a, chosen, dtype, lanes)
+    return select(t, nan, a, chosen, dtype, lanes)
 
 
 def _extreme(predicate: str) -> Row:
@@ -182,7 +182,7 @@ def _relu(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     if not is_float(out):
         return _larger(t, xs[0], zero, out, lanes, "ogt")
     below = t.new(f"fcmp ole {kind_of(out, lanes)} {xs[0]}, {zero}")  # false for NaN, which stays
-    return _select(t, below, zero, xs[0], out, lanes)
+    return select(t, below, zero, xs[0], out, lanes)
 
 
 def _floor_divide(t: Text, xs: list[str], kinds: list[DType], out: DType, lanes: int) -> str:
@@ -203,24 +203,24 @@ def _divided(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str, str]:
     kind, (a, b) = kind_of(out, lanes), xs
     zero, one = number(0, out, lanes), number(1, out, lanes)
     nothing = t.new(f"icmp eq {kind} {b}, {zero}")
-    safe = _select(t, nothing, one, b, out, lanes)
+    safe = select(t, nothing, one, b, out, lanes)
     if not is_signed(out):
         q, r = t.new(f"udiv {kind} {a}, {safe}"), t.new(f"urem {kind} {a}, {safe}")
     else:
         negated = t.new(f"sub {kind} {zero}, {a}")  # a // -1, which overflows for the smallest
         minus = t.new(f"icmp eq {kind} {b}, {number(-1, out, lanes)}")
-        safe = _select(t, minus, one, safe, out, lanes)
+        safe = select(t, minus, one, safe, out, lanes)
         q, r = t.new(f"sdiv {kind} {a}, {safe}"), t.new(f"srem {kind} {a}, {safe}")
         bits = vector("i1", lanes)
         signs = t.new(f"xor {kind} {r}, {safe}")
         differ = t.new(f"icmp slt {kind} {signs}, {zero}")
         left = t.new(f"icmp ne {kind} {r}, {zero}")
         down = t.new(f"and {bits} {differ}, {left}")
-        q = _select(t, down, t.new(f"sub {kind} {q}, {one}"), q, out, lanes)
-        r = _select(t, down, t.new(f"add {kind} {r}, {safe}"), r, out, lanes)
-        q = _select(t, minus, negated, q, out, lanes)
-        r = _select(t, minus, zero, r, out, lanes)
-    return _select(t, nothing, zero, q, out, lanes), _select(t, nothing, zero, r, out, lanes)
+        q = select(t, down, t.new(f"sub {kind} {q}, {one}"), q, out, lanes)
+        r = select(t, down, t.new(f"add {kind} {r}, {safe}"), r, out, lanes)
+        q = select(t, minus, negated, q, out, lanes)
+        r = select(t, minus, zero, r, out, lanes)
+    return select(t, nothing, zero, q, out, lanes), select(t, nothing, zero, r, out, lanes)
 
 
 def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str, str]:
@@ -237,28 +237,28 @@ def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str
     bits = vector("i1", lanes)
     differ = t.new(f"xor {bits} {b_negative}, {mod_negative}")
     shift = t.new(f"and {bits} {differ}, {left}")
-    shifted = _select(t, shift, t.new(f"fadd {kind} {mod}, {b}"), mod, out, lanes)
-    signed_zero = _intrinsic(t, "copysign", out, lanes, zero, b)
-    modulus = _select(t, left, shifted, signed_zero, out, lanes)
+    shifted = select(t, shift, t.new(f"fadd {kind} {mod}, {b}"), mod, out, lanes)
+    signed_zero = intrinsic(t, "copysign", out, lanes, zero, b)
+    modulus = select(t, left, shifted, signed_zero, out, lanes)
     rest = t.new(f"fsub {kind} {a}, {mod}")
     div = t.new(f"fdiv {kind} {rest}, {b}")
-    div = _select(t, shift, t.new(f"fsub {kind} {div}, {one}"), div, out, lanes)
-    whole = _intrinsic(t, "floor", out, lanes, div)
+    div = select(t, shift, t.new(f"fsub {kind} {div}, {one}"), div, out, lanes)
+    whole = intrinsic(t, "floor", out, lanes, div)
     above = t.new(f"fsub {kind} {div}, {whole}")
     up = t.new(f"fcmp ogt {kind} {above}, {number(0.5, out, lanes)}")
-    whole = _select(t, up, t.new(f"fadd {kind} {whole}, {one}"), whole, out, lanes)
+    whole = select(t, up, t.new(f"fadd {kind} {whole}, {one}"), whole, out, lanes)
     plain = t.new(f"fdiv {kind} {a}, {b}")
-    tiny = _intrinsic(t, "copysign", out, lanes, zero, plain)
+    tiny = intrinsic(t, "copysign", out, lanes, zero, plain)
     is_zero = t.new(f"fcmp oeq {kind} {div}, {zero}")
-    whole = _select(t, is_zero, tiny, whole, out, lanes)
+    whole = select(t, is_zero, tiny, whole, out, lanes)
     # Nothing is left to round where the divisor is 0, or one of them infinite.
     infinity = number(np.inf, out, lanes)
-    sizes = [_intrinsic(t, "fabs", out, lanes, x) for x in (a, b)]
+    sizes = [intrinsic(t, "fabs", out, lanes, x) for x in (a, b)]
     infinite = [t.new(f"fcmp oeq {kind} {size}, {infinity}") for size in sizes]
     nothing = t.new(f"fcmp oeq {kind} {b}, {zero}")
     for each in infinite:
         nothing = t.new(f"or {bits} {nothing}, {each}")
-    return _select(t, nothing, plain, whole, out, lanes), modulus
+    return select(t, nothing, plain, whole, out, lanes), modulus
 
 
 # --- rounding, signs, tests ---
@@ -266,7 +266,7 @@ def _divided_floats(t: Text, xs: list[str], out: DType, lanes: int) -> tuple[str
 
 def _rounding(name: str) -> Row:
     def print_(t: Text, xs: list[str], kinds: list[DType], out: DType, lanes: int) -> str:
-        return _intrinsic(t, name, out, lanes, xs[0]) if is_float(out) else xs[0]
+        return intrinsic(t, name, out, lanes, xs[0]) if is_float(out) else xs[0]
 
     return print_
 
@@ -277,6 +277,26 @@ for _name, _intrinsic_name in {
     TABLE[_name] = _rounding(_intrinsic_name)
 
 
+@row("nextafter")
+def _nextafter(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
+    """The bits of a number of one sign count it up; below 0 they count down."""
+    kind, (a, b) = kind_of(out, lanes), xs
+    bits, zero = vector(f"i{8 * out.itemsize}", lanes), number(0, out, lanes)
+    one, minus = [str(n) if lanes == 1 else f"splat (i{8 * out.itemsize} {n})" for n in (1, -1)]
+    whole = t.new(f"bitcast {kind} {a} to {bits}")
+    up = compare(t, "lt", a, b, out, lanes)
+    positive = compare(t, "lt", zero, a, out, lanes)
+    away = t.new(f"icmp eq {vector('i1', lanes)} {up}, {positive}")
+    steps = t.new(f"select {vector('i1', lanes)} {away}, {bits} {one}, {bits} {minus}")
+    moved = t.new(f"bitcast {bits} {t.new(f'add {bits} {whole}, {steps}')} to {kind}")
+    least = t.new(f"bitcast {bits} {one} to {kind}")
+    from_zero = intrinsic(t, "copysign", out, lanes, least, b)
+    moved = select(t, compare(t, "eq", a, zero, out, lanes), from_zero, moved, out, lanes)
+    moved = select(t, compare(t, "eq", a, b, out, lanes), b, moved, out, lanes)
+    unordered = t.new(f"fcmp uno {kind} {a}, {b}")
+    return select(t, unordered, t.new(f"fadd {kind} {a}, {b}"), moved, out, lanes)
+
+
 @row("copy")
 def _copy(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
     return xs[0]
@@ -284,7 +304,7 @@ def _copy(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
 
 @row("copysign")
 def _copysign(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
-    return _intrinsic(t, "copysign", out, lanes, *xs)
+    return intrinsic(t, "copysign", out, lanes, *xs)
 
 
 def _test(for_floats: Callable[[Text, str, DType, int], str], otherwise: str) -> Row:
@@ -298,7 +318,7 @@ def _test(for_floats: Callable[[Text, str, DType, int], str], otherwise: str) ->
 
 def _size_against_infinity(predicate: str) -> Callable[[Text, str, DType, int], str]:
     def print_(t: Text, x: str, dtype: DType, lanes: int) -> str:
-        size = _intrinsic(t, "fabs", dtype, lanes, x)
+        size = intrinsic(t, "fabs", dtype, lanes, x)
         limit = number(np.inf, dtype, lanes)
         return t.new(f"fcmp {predicate} {kind_of(dtype, lanes)} {size}, {limit}")
 
@@ -315,7 +335,7 @@ TABLE["isfinite"] = _test(_size_against_infinity("olt"), "true")
 def _comparison(predicate: str, swapped: bool = False) -> Row:
     def print_(t: Text, xs: list[str], kinds: list[DType], out: DType, lanes: int) -> str:
         a, b = xs[::-1] if swapped else xs
-        return _compare(t, predicate, a, b, kinds[0], lanes)
+        return compare(t, predicate, a, b, kinds[0], lanes)
 
     return print_
 
@@ -336,7 +356,7 @@ def _truth(t: Text, x: str, dtype: DType, lanes: int) -> str:
     """Whether numbers are not 0."""
     if dtype == dtypes.bool_:
         return x
-    return _compare(t, "ne", x, number(0, dtype, lanes), dtype, lanes)
+    return compare(t, "ne", x, number(0, dtype, lanes), dtype, lanes)
 
 
 def _logical(operation: str) -> Row:
@@ -378,12 +398,12 @@ def _shift(operation: str) -> Row:
         kind, (a, by) = kind_of(out, lanes), xs
         width = 8 * out.itemsize
         inside = t.new(f"icmp ult {kind} {by}, {number(width, out, lanes)}")
-        safe = _select(t, inside, by, number(width - 1, out, lanes), out, lanes)
+        safe = select(t, inside, by, number(width - 1, out, lanes), out, lanes)
         name = {"left": "shl", "right": "ashr" if is_signed(out) else "lshr"}[operation]
         moved = t.new(f"{name} {kind} {a}, {safe}")
         if name == "ashr":
             return moved
-        return _select(t, inside, moved, number(0, out, lanes), out, lanes)
+        return select(t, inside, moved, number(0, out, lanes), out, lanes)
 
     return print_
 
@@ -393,7 +413,7 @@ TABLE["bitwise_left_shift"], TABLE["bitwise_right_shift"] = _shift("left"), _shi
 
 @row("where")
 def _where(t, xs, kinds, out, lanes):  # type: ignore[no-untyped-def]
-    return _select(t, _truth(t, xs[0], kinds[0], lanes), xs[1], xs[2], out, lanes)
+    return select(t, _truth(t, xs[0], kinds[0], lanes), xs[1], xs[2], out, lanes)
 
 
 # --- casts ---
@@ -431,8 +451,8 @@ def _to_integer(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
     whole = _saturated(t, x, start, signed, lanes)
     if wide == dtypes.uint64:  # numbers below 0 wrap around, as they do for the narrow types
         upper = _saturated(t, x, start, wide, lanes)
-        below = _compare(t, "lt", x, number(0, start, lanes), start, lanes)
-        whole = _select(t, below, whole, upper, wide, lanes)
+        below = compare(t, "lt", x, number(0, start, lanes), start, lanes)
+        whole = select(t, below, whole, upper, wide, lanes)
     if wide.itemsize == out.itemsize:
         return whole
     return t.new(f"trunc {kind_of(wide, lanes)} {whole} to {kind_of(out, lanes)}")
@@ -449,12 +469,12 @@ def _saturated(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
     not_below = t.new(f"fcmp oge {a} {x}, {number(float(info.min), start, lanes)}")
     not_above = t.new(f"fcmp olt {a} {x}, {number(end, start, lanes)}")
     inside = t.new(f"and {vector('i1', lanes)} {not_below}, {not_above}")
-    safe = _select(t, inside, x, number(0, start, lanes), start, lanes)
+    safe = select(t, inside, x, number(0, start, lanes), start, lanes)
     whole = t.new(f"{'fptosi' if is_signed(out) else 'fptoui'} {a} {safe} to {b}")
     high = t.new(f"fcmp oge {a} {x}, {number(end, start, lanes)}")
-    whole = _select(t, high, number(int(info.max), out, lanes), whole, out, lanes)
+    whole = select(t, high, number(int(info.max), out, lanes), whole, out, lanes)
     low = t.new(f"fcmp olt {a} {x}, {number(float(info.min), start, lanes)}")
-    return _select(t, low, number(int(info.min), out, lanes), whole, out, lanes)
+    return select(t, low, number(int(info.min), out, lanes), whole, out, lanes)
 
 
 def rounded(t: Text, x: str, start: DType, out: DType, lanes: int) -> str:
@@ -478,8 +498,8 @@ def _odd(t: Text, x: str, lanes: int) -> str:
     bits, one = vector("i32", lanes), "1" if lanes == 1 else "splat (i32 1)"
     near = t.new(f"fptrunc {double} {x} to {single}")
     back = t.new(f"fpext {single} {near} to {double}")
-    size = _intrinsic(t, "fabs", dtypes.float64, lanes, x)
-    reached = _intrinsic(t, "fabs", dtypes.float64, lanes, back)
+    size = intrinsic(t, "fabs", dtypes.float64, lanes, x)
+    reached = intrinsic(t, "fabs", dtypes.float64, lanes, back)
     whole = t.new(f"bitcast {single} {near} to {bits}")
     beyond = t.new(f"fcmp ogt {double} {reached}, {size}")
     lower = t.new(f"sub {bits} {whole}, {one}")

@@ -69,8 +69,16 @@ def lower(unit: Unit) -> Calls:
     return _TABLE[type(unit)](unit)
 
 
+_BYTES = (dtypes.bool_, dtypes.int8, dtypes.uint8)
+
+
 def lanes_for(kernel: Kernel) -> int:
-    """How many elements are worked on at once: as many as fit a register of the widest float."""
+    """How many elements are worked on at once: as many as fit a register of the widest float.
+
+    Where all are bytes, as many of these.
+    """
+    if not kernel.reduced and all(line.dtype in _BYTES for line in kernel.lines):
+        return host().lanes(dtypes.int8)
     wide = any(line.dtype == dtypes.float64 for line in kernel.lines)
     return host().lanes(dtypes.float64 if wide else dtypes.float32)
 

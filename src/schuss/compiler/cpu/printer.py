@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.compiler.cpu import arithmetic  # noqa: F401  # rows of TABLE
 from schuss.compiler.cpu.crossing import near_steps
 from schuss.compiler.cpu.elementwise import TABLE, number, rounded
 from schuss.compiler.cpu.random import random_bits

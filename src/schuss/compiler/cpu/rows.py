@@ -137,7 +137,8 @@ class Rows(Printer):
     def _print_counted(self, cost: int) -> Printed:
         """One long row, whose length is a word, so that one text serves all lengths."""
         t = self.t
-        piece = rounded_up(max(1, GRAIN // cost), 4 * self.lanes)
+        at_once = max(1, self.lanes // 16)  # bytes: more of them in the same time
+        piece = rounded_up(max(1, at_once * GRAIN // cost), 4 * self.lanes)
         (count,) = self.load_words(extra=1)
         low = t.times("%part", piece)
         high = t.smaller(t.plus(low, str(piece)), count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,6 +128,15 @@ class Text:
         self.lines.append(f"{tag}_then:")
         yield
         self.label(f"{tag}_end")
+
+    def repeat(self, block: Callable[[], str]) -> None:
+        """A block that runs once, and again as long as the condition that it returns holds."""
+        self.count += 1
+        tag = f"r{self.count}"
+        self.label(f"{tag}_body")
+        more = block()
+        self.put(f"br i1 {more}, label %{tag}_body, label %{tag}_end")
+        self.lines.append(f"{tag}_end:")
 
     # --- integers ---
 
