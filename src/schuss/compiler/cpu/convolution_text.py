@@ -147,10 +147,14 @@ class Packing:
 
 def zeros(f: Function, element: str, target: str, count: str | int) -> None:
     """`count` zeros from an address on."""
-    with f.loop(0, count) as i:
-        f.line(
-            f"store {element} {0 if element[0] == 'i' else '0.0'}, ptr {f.at(element, target, i)}"
-        )
+    wide = 8
+    whole = f.mul(f.let(f"sdiv i64 {count}, {wide}"), wide)
+    with f.loop(0, whole, wide) as i:
+        place = f.at(element, target, i)
+        f.line(f"store <{wide} x {element}> zeroinitializer, ptr {place}, align {size(element)}")
+    with f.loop(whole, count) as i:
+        zero = "0" if element[0] == "i" else "0.0"
+        f.line(f"store {element} {zero}, ptr {f.at(element, target, i)}")
 
 
 class Slab:
