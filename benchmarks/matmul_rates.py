@@ -2,11 +2,14 @@
 
     python benchmarks/matmul_rates.py                       # all sizes, all cores
     python benchmarks/matmul_rates.py --threads 1 --only gpt small
+    python benchmarks/matmul_rates.py --dtype bfloat16      # beside our own float32, too
 
 Kernels are run by themselves, without the framework around them. The sides take turns in one
 process, and the best of the turns counts. With one thread it is processor time that is measured,
 which other programs on the machine disturb less. The ceiling is the rate of multiply-adds that do
-nothing else, which a micro-kernel on packed operands comes close to.
+nothing else, in float32, which a micro-kernel on packed operands comes close to. Products of
+narrow numbers store their sums here as they are, in 32 bits; PyTorch rounds them. NumPy has no
+bfloat16, and multiplies float16 and integers one by one: it is left out where that takes too long.
 """
 
 from __future__ import annotations
@@ -20,9 +23,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 BURST = 0.01  # seconds of a turn
 TURNS = 7
+PEERS = ("NumPy", "PyTorch")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+SLOW = 1e7  # multiply-adds that are too many to be done one by one
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,10 @@ class Case:
     k: int
     layout: str = "NN"
     batch: int = 1
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.batch * self.m * self.n * self.k
 
     def __str__(self) -> str:
         batch = f"{self.batch} x " if self.batch > 1 else ""
@@ -80,23 +91,30 @@ CASES = [
 ]
 
 
-def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """A float32 array that starts at a multiple of 64 bytes, with random contents."""
+def aligned(shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
+    """An array that starts at a multiple of 64 bytes, with random contents."""
+    import ml_dtypes
     import numpy as np
 
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     size = int(np.prod(shape))
-    memory = np.empty(size + 16, np.float32)
-    start = -memory.ctypes.data % 64 // 4
+    memory = np.empty(size + 64, kind)
+    start = -memory.ctypes.data % 64 // kind.itemsize
     array = memory[start : start + size].reshape(shape)
-    array[...] = np.random.default_rng(size).random(shape, np.float32)
+    rng = np.random.default_rng(size)
+    array[...] = rng.integers(-100, 100, shape) if kind.kind == "i" else rng.random(shape, "f4")
     return array
 
 
-def operands(case: Case) -> tuple[np.ndarray, np.ndarray]:
+def operands(case: Case, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """A and B, with the axes of a batch only where there is one."""
     batch = (case.batch,) if case.batch > 1 else ()
-    a = aligned((*batch, case.m, case.k) if case.layout[0] == "N" else (*batch, case.k, case.m))
-    b = aligned((*batch, case.k, case.n) if case.layout[1] == "N" else (*batch, case.n, case.k))
+    a, b = (
+        aligned((*batch, *((rows, columns) if layout == "N" else (columns, rows))), dtype)
+        for layout, rows, columns in zip(
+            case.layout, (case.m, case.k), (case.k, case.n), strict=True
+        )
+    )
     return (
         a if case.layout[0] == "N" else a.swapaxes(-1, -2),
         b if case.layout[1] == "N" else b.swapaxes(-1, -2),
@@ -109,8 +127,8 @@ def ours(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Callable[[], object]:
     from schuss.compiler.cpu.matmul import Product, lower, plain_epilogue
     from schuss.compiler.cpu.runtime import Launch, Sequence
 
-    strides = [tuple(s // 4 for s in x.strides) for x in (a, b)]
-    product = Product("float32", a.shape[:-2], a.shape[-2], b.shape[-1], a.shape[-1], *strides)
+    strides = [tuple(s // x.itemsize for s in x.strides) for x in (a, b)]
+    product = Product(a.dtype.name, a.shape[:-2], a.shape[-2], b.shape[-1], a.shape[-1], *strides)
     lowered = lower(product, plain_epilogue(product))
     stages = [Source(stage.text, (stage.name,)) for stage in lowered.stages]
     addresses = compile_kernels([*lowered.shared, *stages])
@@ -126,22 +144,42 @@ def ours(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Callable[[], object]:
     def call() -> None:
         sequence.run()
 
-    call.workspace = workspace  # type: ignore[attr-defined]  # lives as long as the call
+    call.memory = (a, b, workspace, c)  # type: ignore[attr-defined]  # lives as long as the call
     return call
 
 
-def sides(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> dict[str, Callable[[], object]]:
-    """What is compared, by name."""
+def as_torch(x: np.ndarray) -> torch.Tensor:
+    """The same memory."""
     import numpy as np
     import torch
 
-    result = np.empty_like(c)
-    x, y, z = (torch.from_numpy(each) for each in (a, b, np.empty_like(c)))
-    return {
-        "schuss": ours(a, b, c),
-        "NumPy": lambda: np.matmul(a, b, out=result),
-        "PyTorch": lambda: torch.matmul(x, y, out=z),
-    }
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
+
+
+def sides(case: Case, dtype: str) -> dict[str, Callable[[], object]]:
+    """What is compared, by name; ours has been checked."""
+    import numpy as np
+    import torch
+
+    a, b = operands(case, dtype)
+    shape = (*a.shape[:-1], b.shape[-1])
+    c = aligned(shape, "int32" if dtype == "int8" else "float32")
+    calls = {"schuss": ours(a, b, c)}
+    calls["schuss"]()
+    wide = [x.astype(c.dtype) for x in (a, b)]
+    np.testing.assert_allclose(c, wide[0] @ wide[1], rtol=1e-4, atol=1e-4)
+    if dtype != "float32":
+        calls["as float32"] = ours(*operands(case, "float32"), aligned(shape))
+    if dtype == "float32" or (dtype != "bfloat16" and case.multiply_adds < SLOW):
+        result = np.empty(shape, a.dtype)
+        calls["NumPy"] = lambda: np.matmul(a, b, out=result)
+    x, y = as_torch(a), as_torch(b)
+    z = torch.empty(shape, dtype=x.dtype)
+    if dtype != "int8" or case.multiply_adds < SLOW:
+        calls["PyTorch"] = lambda: torch.matmul(x, y, out=z)
+    return calls
 
 
 def measure(calls: dict[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, float]:
@@ -163,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=0, help="default: all cores")
     parser.add_argument("--only", nargs="*", help="groups: " + " ".join({c.group for c in CASES}))
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     options = parser.parse_args()
 
     from common.processes import thread_settings
@@ -170,28 +209,26 @@ def main() -> None:
     threads = options.threads or len(os.sched_getaffinity(0))
     os.environ.update(thread_settings(threads))  # before NumPy is loaded
 
-    import numpy as np
     import torch
 
     from common import machine, report
 
     torch.set_num_threads(threads)
+    columns = ["schuss", *(["as float32"] if options.dtype != "float32" else []), *PEERS]
     print(report.setting(["numpy", "torch", "llvmlite"], threads))
     print(f"{machine.measure(threads)}\n")
-    print(f"{'GFLOP/s':36}{'schuss':>9}{'NumPy':>9}{'PyTorch':>9}{'ours / best':>13}")
+    titles = "".join(f"{each:>11}" for each in columns)
+    print(f"{'GFLOP/s of ' + options.dtype:36}{titles}{'ours / best':>13}")
     for case in CASES:
         if options.only and case.group not in options.only:
             continue
-        a, b = operands(case)
-        c = aligned((*a.shape[:-1], b.shape[-1]))
-        calls = sides(a, b, c)
-        calls["schuss"]()
-        np.testing.assert_allclose(c, a @ b, rtol=1e-4, atol=1e-4)
-        times = measure(calls, time.thread_time if threads == 1 else time.perf_counter)
-        work = 2e-9 * case.batch * case.m * case.n * case.k
-        rates = "".join(f"{report.figure(work / each):>9}" for each in times.values())
-        best = min(times["NumPy"], times["PyTorch"]) / times["schuss"]
-        print(f"{case!s:36}{rates}{best:13.2f}", flush=True)
+        clock = time.thread_time if threads == 1 else time.perf_counter
+        times = measure(sides(case, options.dtype), clock)
+        work = 2e-9 * case.multiply_adds
+        rates = [report.figure(work / times[each]) if each in times else "-" for each in columns]
+        peers = [times[each] for each in PEERS if each in times]
+        best = f"{min(peers) / times['schuss']:.2f}" if peers else "-"
+        print(f"{case!s:36}{''.join(f'{each:>11}' for each in rates)}{best:>13}", flush=True)
 
 
 if __name__ == "__main__":

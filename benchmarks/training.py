@@ -84,7 +84,7 @@ def measure(workload: Workload, sides: Sequence[str], options: argparse.Namespac
                 repeats[side] = int(np.clip(BURST * 1e3 / once, 1, 5000))
             except Failure as problem:
                 outcome.problem, outcome.absent = str(problem), isinstance(problem, Absent)
-        compare(row)
+        compare(row, workload.tolerance)
         take_turns(row, workers, repeats, options.rounds)
         for side, worker in workers.items():
             if row[side].counts:
@@ -100,11 +100,11 @@ def measure(workload: Workload, sides: Sequence[str], options: argparse.Namespac
     return row
 
 
-def compare(row: Row) -> None:
+def compare(row: Row, tolerance: float = 1e-3) -> None:
     """Note the sides whose losses do not follow those of the first peer there is."""
     judges = [side for side in (*PEERS, *OURS) if side in row and row[side].curve]
     for side in judges[1:]:
-        difference = report.disagreement(row[side].curve, row[judges[0]].curve)
+        difference = report.disagreement(row[side].curve, row[judges[0]].curve, tolerance)
         if difference is not None:
             row[side].problem = f"{difference} ({judges[0]}): does not count"
 
@@ -137,9 +137,10 @@ def step_cells(workload: Workload, row: Row, sides: Sequence[str], rate: float) 
         if peers and side in row and row[side].counts
     ]
     floor = workload.multiply_adds / rate * 1e3
+    has_floor = floor > 1e-3 and workload.precision == "float32"
     return [
         workload.title,
-        report.figure(floor) if floor > 1e-3 else report.NOTHING,
+        report.figure(floor) if has_floor else report.NOTHING,
         *[cell(row.get(side)) for side in sides],
         ", ".join(ratios) or report.NOTHING,
     ]
@@ -183,11 +184,12 @@ def lines_of(
         "# Training steps",
         "",
         "Written by `python benchmarks/training.py`. Forward pass, backward pass and update in "
-        "float32, from the same weights and data. All sides take turns, in processes of their own "
+        "float32, or with products in bfloat16 where the row says so (`autocast` in PyTorch too), "
+        "from the same weights and data. All sides take turns, in processes of their own "
         f"that are halted while others run: medians of {options.rounds} rounds, with their "
         "quartiles. The losses of the first "
-        f"{CURVE} steps follow PyTorch's within a thousandth of the way they go, or the side does "
-        "not count.",
+        f"{CURVE} steps follow PyTorch's within a thousandth of the way they go, a hundredth in "
+        "bfloat16, or the side does not count.",
         "",
         report.setting(packages, options.threads),
         "",

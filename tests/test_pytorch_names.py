@@ -13,6 +13,7 @@ TABLES = {
     "tensor": (schuss.zeros(2), pytorch_names.TENSOR),
     "schuss": (schuss, pytorch_names.NAMESPACE),
     "nn": (nn, pytorch_names.NN),
+    "utils": (nn.utils, pytorch_names.UTILS),
     "module": (nn.Linear(1, 1), pytorch_names.MODULE),
     "optim": (optim, pytorch_names.OPTIM),
 }

@@ -35,15 +35,17 @@ def ratio(theirs: Sequence[Sequence[float]], ours: Sequence[float]) -> float:
     return float(min(np.median(each) for each in theirs) / np.median(ours))
 
 
-def disagreement(curve: Sequence[float], expected: Sequence[float]) -> str | None:
+def disagreement(
+    curve: Sequence[float], expected: Sequence[float], tolerance: float = 1e-3
+) -> str | None:
     """Where two loss curves part; None where they agree.
 
-    They may differ by a thousandth of the way that the expected one goes, from its highest to its
+    They may differ by `tolerance` times the way that the expected one goes, from its highest to its
     lowest loss: tolerances relative to the loss itself would let a wrong gradient pass where the
     loss hardly moves.
     """
     a, b = np.asarray(curve), np.asarray(expected)
-    differs = ~(np.abs(a - b) <= 1e-3 * np.ptp(b))  # NaN differs
+    differs = ~(np.abs(a - b) <= tolerance * np.ptp(b))  # NaN differs
     if not differs.any():
         return None
     first = int(differs.argmax())

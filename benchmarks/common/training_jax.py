@@ -36,7 +36,7 @@ if "JAX_COMPILATION_CACHE_DIR" in os.environ:
 
 def unavailable(workload: Workload, variant: str) -> str | None:
     """Why this row cannot be measured, if so."""
-    return None
+    return None if workload.precision == "float32" else "no autocast: JAX has none"
 
 
 class Perceptron(nnx.Module):

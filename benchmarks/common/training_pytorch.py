@@ -38,7 +38,7 @@ def make(workload: Workload, variant: str, weights: Arrays, batch: Any) -> Calla
     Args:
         variant: "eager", "compile" or "channels-last".
     """
-    model = network(workload.name, LIBRARY)
+    model = network(workload.network, LIBRARY)
     named = {name: torch.from_numpy(each) for name, each in weights.items()}
     model.load_state_dict(named, strict=False)  # the rest are statistics of normalisation
     x, y = (torch.from_numpy(each) for each in batch)
@@ -53,7 +53,8 @@ def make(workload: Workload, variant: str, weights: Arrays, batch: Any) -> Calla
     )
 
     def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return loss_function(model(x), y)
+        with torch.autocast("cpu", torch.bfloat16, enabled=workload.precision == "bfloat16"):
+            return loss_function(model(x), y)
 
     if variant == "compile":
         loss_of = torch.compile(loss_of)

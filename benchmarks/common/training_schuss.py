@@ -13,8 +13,6 @@ from schuss import nn, optim
 
 def unavailable(workload: Workload, variant: str) -> str | None:
     """Why this row cannot be measured, if so."""
-    if workload.name == "lstm" and not hasattr(nn, "LSTM"):
-        return "not yet: nn.LSTM"
     return None
 
 
@@ -32,7 +30,7 @@ def make(workload: Workload, variant: str, weights: Arrays, batch: Any) -> Calla
     Args:
         variant: "plain" or "jit".
     """
-    model = network(workload.name, LIBRARY)
+    model = network(workload.network, LIBRARY)
     model.load_state_dict(weights, strict=False)  # the rest are statistics of normalisation
     x, y = (schuss.tensor(each) for each in batch)
     y = y if workload.labels is None else y.reshape(-1)
@@ -41,7 +39,8 @@ def make(workload: Workload, variant: str, weights: Arrays, batch: Any) -> Calla
 
     def step(x: Any, y: Any) -> Any:
         optimizer.zero_grad()
-        loss = loss_function(model(x), y)
+        with schuss.autocast(enabled=workload.precision == "bfloat16"):
+            loss = loss_function(model(x), y)
         loss.backward()
         optimizer.step()
         return loss

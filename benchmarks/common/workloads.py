@@ -6,7 +6,7 @@ Weights have PyTorch's names and layouts; a side that wants others converts them
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -74,6 +74,8 @@ class Workload:
         optimizer, settings: name in `optim` and keyword arguments, by PyTorch's names.
         images: the network is convolutional, so that layouts matter.
         jit: also measured as one call, `schuss.jit` of the whole step.
+        precision: "float32", or what `autocast` computes products in.
+        tolerance: how far losses may differ between sides, as a share of the way that they go.
     """
 
     name: str
@@ -88,6 +90,13 @@ class Workload:
     settings: dict[str, float]
     images: bool = False
     jit: bool = False
+    precision: str = "float32"
+    tolerance: float = 1e-3
+
+    @property
+    def network(self) -> str:
+        """The name of its network."""
+        return self.name.removesuffix(f"-{self.precision}")
 
     @property
     def multiply_adds(self) -> int:
@@ -246,6 +255,7 @@ _ALL = [
         classes=SYMBOLS,
         optimizer="Adam",
         settings={"lr": 3e-3},
+        jit=True,
     ),
     Workload(
         name="gpt",
@@ -261,5 +271,15 @@ _ALL = [
         jit=True,
     ),
 ]
+
+
+def _mixed(workload: Workload) -> Workload:
+    """The same with products in bfloat16, whose roundings each side has in other places."""
+    title = f"{workload.title}, products in bfloat16"
+    name = f"{workload.name}-bfloat16"
+    return replace(workload, name=name, title=title, precision="bfloat16", tolerance=0.01)
+
+
+_ALL += [_mixed(each) for each in _ALL if each.name in ("mlp-1024", "gpt")]
 
 WORKLOADS: dict[str, Workload] = {each.name: each for each in _ALL}

@@ -35,9 +35,9 @@ from schuss.tensor import Tensor
 from schuss.version import __version__
 
 from schuss.autodiff import (  # isort: skip
-    check_gradients, checkpoint, custom_gradient, custom_jvp, fixed_point, gauss_newton_at, gnvp,
-    grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
-    value_and_grad, vjp, vmap,
+    check_gradients, checkpoint, cond, custom_gradient, custom_jvp, fixed_point, gauss_newton_at,
+    gnvp, grad, hessian, hessian_at, hvp, implicit_root, jacfwd, jacobian, jacrev, jvp, linearize,
+    scan, value_and_grad, vjp, vmap, while_loop,
 )  # fmt: skip
 from schuss.compiler.cpu.host import get_num_threads, set_num_threads  # isort: skip
 from schuss.execution import Run, last_run  # isort: skip
@@ -67,6 +67,7 @@ from schuss.functions.manipulation import (  # isort: skip
     flip, moveaxis, pad, permute_dims, repeat, reshape, roll, split, squeeze, stack, tile, unstack,
 )  # fmt: skip
 from schuss.functions.neural import log_softmax, softmax  # isort: skip
+from schuss.functions.precision import autocast  # isort: skip
 from schuss.functions.reduction import (  # isort: skip
     all, any, argmax, argmin, argsort, cumulative_prod, cumulative_sum, logsumexp, max, mean, min,
     prod, std, sum, var,
@@ -99,11 +100,12 @@ __array_api_version__ = "2024.12"
 __all__ = [
     "Device", "Generator", "Run", "Tensor", "__version__", "abs", "acos", "acosh", "add", "all",
     "allclose", "angle", "any", "arange", "argmax", "argmin", "argsort", "asarray", "asin",
-    "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "bfloat16", "bincount",
+    "asinh", "astype", "atan", "atan2", "atanh", "atleast_nd", "autocast", "bfloat16", "bincount",
     "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
     "bitwise_xor", "block_diag", "bool", "bool_", "broadcast_arrays", "broadcast_shapes",
     "broadcast_to", "can_cast", "cartesian_prod", "ceil", "check_gradients", "checkpoint", "clip",
-    "column_stack", "complex128", "complex64", "concat", "conj", "copysign", "corrcoef", "cos",
+    "column_stack", "complex128", "complex64", "concat", "cond", "conj", "copysign",
+    "corrcoef", "cos",
     "cosh", "count_nonzero", "cov", "cumulative_max", "cumulative_min", "cumulative_prod",
     "cumulative_sum", "cumulative_trapezoid", "custom_gradient", "custom_jvp", "diff", "divide",
     "e", "einsum", "empty", "empty_like", "enable_grad", "equal", "erf", "evaluate", "exp",
@@ -120,14 +122,14 @@ __all__ = [
     "negative", "newaxis", "nextafter", "no_grad", "nonzero", "norm", "not_equal", "one_hot",
     "ones", "ones_like", "outer", "pad", "permute_dims", "pi", "positive", "pow", "prod",
     "quantile", "real", "reciprocal", "relu", "remainder", "repeat", "reshape", "result_type",
-    "roll", "rot90", "round", "rsqrt", "searchsorted", "segment_max", "segment_mean",
+    "roll", "rot90", "round", "rsqrt", "scan", "searchsorted", "segment_max", "segment_mean",
     "segment_min", "segment_sum", "set_num_threads", "sigmoid", "sign", "signbit", "sin",
     "sinh", "softmax", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
     "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensor",
     "tensordot", "tile", "topk", "trapezoid", "trees", "tril", "triu", "trunc", "uint16",
     "uint32", "uint64", "uint8", "unflatten", "unfold", "unique_all", "unique_counts",
     "unique_inverse", "unique_values", "unstack", "value_and_grad", "var", "vecdot", "vjp",
-    "vmap", "vstack", "where", "zeros", "zeros_like",
+    "vmap", "vstack", "where", "while_loop", "zeros", "zeros_like",
 ]  # fmt: skip
 
 

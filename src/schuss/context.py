@@ -1,8 +1,8 @@
 """What holds for the code that is running now, in each thread on its own.
 
-Few things only: whether gradients are being recorded, which layer and which gradient rule is
-running (for error messages), and the nodes whose values are still to come or that a backward pass
-is done with. Everything else is an argument.
+Few things only: whether gradients are being recorded, the precision of products, which layer and
+which gradient rule is running (for error messages), and the nodes whose values are still to come or
+that a backward pass is done with. Everything else is an argument.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from schuss.dtypes import DType
     from schuss.errors import Location
     from schuss.execution.jit_trace import Trace
     from schuss.graph import Handle, Node
@@ -28,6 +29,7 @@ class Scope(Protocol):
 class Context(threading.local):
     def __init__(self) -> None:
         self.grad_enabled: bool = True
+        self.autocast: DType | None = None  # in which products are computed, see `autocast`
         self.scope: Scope | None = None
         self.location: Location | None = None  # the user's line, where it is known already
         self.differentiating: Node | None = None  # whose rule is running

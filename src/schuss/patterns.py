@@ -327,7 +327,7 @@ def repeating(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
         if not repeats() or here["differentiating"] is not None:
             return function(*args, **kwargs)
         places: dict[Node, int] = {}
-        key: list[Any] = [here["grad_enabled"], *kwargs]
+        key: list[Any] = [here["grad_enabled"], here["autocast"], *kwargs]
         for value in (*args, *kwargs.values()) if kwargs else args:
             if isinstance(value, Handle):
                 node = value._node

@@ -41,6 +41,7 @@ TENSOR = {
 
 NAMESPACE = {
     "Parameter": "schuss.nn.Parameter",
+    "amp": "schuss.autocast, schuss.optim.GradScaler",
     "as_tensor": "schuss.asarray",
     "autograd": "schuss.grad(f)(x), and x.backward()",
     "bmm": "schuss.matmul",
@@ -72,7 +73,14 @@ NN = {
     "ModuleList": "a plain list: layers in it are found",
     "ParameterDict": "a plain dict: parameters in it are found",
     "ParameterList": "a plain list: parameters in it are found",
-    "utils": "schuss.optim.clip_grad_norm and clip_grad_value",
+}
+
+UTILS = {
+    "rnn": "lstm(x, lengths=lengths) with padded sequences",
+    "clip_grad_norm_": "schuss.optim.clip_grad_norm",
+    "clip_grad_value_": "schuss.optim.clip_grad_value",
+    "spectral_norm": "schuss.nn.utils.parametrizations.spectral_norm",
+    "weight_norm": "schuss.nn.utils.parametrizations.weight_norm",
 }
 
 MODULE = {

@@ -10,7 +10,7 @@ import pytest
 import schuss
 from schuss import grad, value_and_grad
 from schuss.errors import ArgumentTypeError, DTypeError, GradientError
-from schuss.functions import neural, windows
+from schuss.functions import neural, pooling, windows
 from schuss.nn.functional import softplus
 
 
@@ -416,9 +416,9 @@ SMOOTH = {
     "solve": lambda x: schuss.solve(x[:, :3] @ x[:, :3].mT + 2 * np.eye(3), x),
     "tril": lambda x: schuss.tril(x) @ x.mT,
     "conv2d": lambda x: windows.conv2d(x[None, None], x[None, None, :2, :2], padding="same"),
-    "avg_pool2d": lambda x: windows.avg_pool2d(x[None, None] ** 2, 2, 1, 1, False),
-    "max_pool2d": lambda x: windows.max_pool2d(x[None, None], 2, 1) ** 2,
-    "adaptive_avg_pool2d": lambda x: windows.adaptive_avg_pool2d(x[None, None] ** 2, (2, 3)),
+    "avg_pool2d": lambda x: pooling.avg_pool2d(x[None, None] ** 2, 2, 1, 1, False, False),
+    "max_pool2d": lambda x: pooling.max_pool2d(x[None, None], 2, 1) ** 2,
+    "adaptive_avg_pool2d": lambda x: pooling.adaptive_avg_pool2d(x[None, None] ** 2, (2, 3)),
 }
 
 

@@ -34,6 +34,26 @@ def test_losses_that_part_do_not_count() -> None:
     assert row["torch.compile"].problem == "no C++ compiler"
 
 
+def test_losses_in_half_precision_may_differ_by_more() -> None:
+    curves = {
+        "PyTorch": (3.0, 2.0, 1.0),
+        "schuss": (3.0, 2.0, 1.03),
+        "schuss.jit": (3.0, 2.0, 1.05),
+    }
+    row = {side: outcome(1.0, curve) for side, curve in curves.items()}
+    training.compare(row, tolerance=0.02)
+    assert row["schuss"].counts
+    assert not row["schuss.jit"].counts
+
+
+def test_line_of_a_workload_in_half_precision() -> None:
+    """The floor is that of float32, which does not hold there."""
+    workload = WORKLOADS["gpt-bfloat16"]
+    assert workload.network == "gpt"
+    cells = training.step_cells(workload, {"schuss": outcome(2.0)}, ["schuss"], 1e11)
+    assert cells == [workload.title, "–", "2.00 (2.00 to 2.00)", "–"]
+
+
 def test_line_of_a_workload() -> None:
     row = {
         "schuss": outcome(2.0),

@@ -52,7 +52,7 @@ def test_a_layer_within_the_bound() -> None:
 def test_weights_fit_our_networks(workload) -> None:  # type: ignore[no-untyped-def]
     if training_schuss.unavailable(workload, "plain"):
         pytest.skip("not yet")
-    model = network(workload.name, training_schuss.LIBRARY)
+    model = network(workload.network, training_schuss.LIBRARY)
     found = model.load_state_dict(workload.weights(), strict=False)
     assert not found.extra
     assert not set(found.missing) & {name for name, _ in model.named_parameters()}

@@ -48,6 +48,17 @@ def test_two_convolutions_have_no_conversion_between_them() -> None:
     assert first.inputs[0].op == "permute"  # the images, as the user has them
 
 
+@pytest.mark.parametrize("outputs", [6, 18])
+def test_depthwise_convolutions_need_no_windows(outputs: int) -> None:
+    x, w = filled(2, 6, 8, 8), filled(outputs, 1, 3, 3)
+    x.requires_grad = w.requires_grad = True
+    F.conv2d(x, w, padding=1, stride=2, groups=6).sum().backward()
+    graph = passed(x.grad, w.grad)
+    assert len(named(graph, "convolution")) == len(named(graph, "convolution_weight")) == 1
+    assert not named(graph, "windows")
+    assert not named(graph, "pieces")
+
+
 def test_a_gradient_of_a_weight_keeps_its_order() -> None:
     x, w = filled(2, 3, 8, 8), filled(4, 3, 3, 3)
     w.requires_grad = True

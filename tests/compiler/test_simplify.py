@@ -40,6 +40,23 @@ def test_a_turned_product_is_a_product_of_turned_operands() -> None:
     assert "matmul" in simplified(z, z.mT * 2.5)
 
 
+def test_a_cast_there_and_back_is_nothing_where_no_digit_is_lost() -> None:
+    x = filled(3)
+    assert simplified(x.astype(schuss.float64).astype(schuss.float32)) == []
+    half = x.astype(schuss.bfloat16)
+    assert simplified(half.astype(schuss.float32).astype(schuss.bfloat16)) == ["astype"]
+    assert simplified(half.astype(schuss.float16).astype(schuss.bfloat16)) == ["astype"] * 3
+    assert simplified(half.astype(schuss.float32)) == ["astype", "astype"]
+    assert simplified(x.astype(schuss.int32).astype(schuss.float32)) == ["astype", "astype"]
+
+
+def test_a_weight_is_cast_once() -> None:
+    x, weight = filled(4, 3), filled(3, 3)
+    with schuss.autocast():
+        y = (x @ weight.mT) @ weight
+    assert simplified(y).count("astype") == 2
+
+
 def test_argmax_is_said_with_other_reductions() -> None:
     assert "min" in simplified(schuss.argmax(filled(3, 4), axis=1))
 

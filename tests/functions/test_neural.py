@@ -9,7 +9,7 @@ import pytest
 
 import schuss
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, OutOfBoundsError, ShapeError
-from schuss.functions import neural, windows
+from schuss.functions import neural, pooling, windows
 
 X = np.array([-800.0, -2.0, -0.5, 0.0, 0.5, 2.0, 800.0])
 
@@ -132,22 +132,6 @@ def test_convolution_of_an_empty_batch() -> None:
     assert w.grad.sum().item() == 0
 
 
-def test_pooling_by_hand() -> None:
-    x = schuss.tensor(np.arange(16.0).reshape(1, 1, 4, 4))
-    assert windows.max_pool2d(x, 2).tolist() == [[[[5, 7], [13, 15]]]]
-    assert windows.avg_pool2d(x, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
-    assert windows.max_pool2d(x, 3, 1, dilation=(1, 1)).tolist() == [[[[10, 11], [14, 15]]]]
-    assert windows.max_pool2d(-x, 2, padding=1)[0, 0, 0, 0].item() == 0, "padding is no candidate"
-    assert windows.avg_pool2d(x + 1, 2, padding=1)[0, 0, 0, 0].item() == 0.25
-    assert windows.avg_pool2d(x + 1, 2, padding=1, count_include_pad=False)[0, 0, 0, 0].item() == 1
-    assert windows.max_pool1d(x[:, 0], 2).shape == (1, 4, 2)
-    assert windows.avg_pool1d(x[:, 0], 3, 1).shape == (1, 4, 2)
-    assert windows.adaptive_avg_pool2d(x, 1).item() == 7.5
-    assert windows.adaptive_max_pool2d(x, (2, 3)).tolist() == [[[[5, 6, 7], [13, 14, 15]]]]
-    assert windows.adaptive_max_pool1d(x[:, 0], 3).shape == (1, 4, 3)
-    assert windows.adaptive_avg_pool1d(x[:, 0], 3).tolist()[0][0] == [0.5, 1.5, 2.5]
-
-
 def ones(*shape: int) -> schuss.Tensor:
     return schuss.ones(shape)
 
@@ -205,27 +189,6 @@ def ones(*shape: int) -> schuss.Tensor:
             ArgumentError,
             "padding='same' needs stride 1",
         ),
-        (
-            lambda: windows.max_pool2d(ones(1, 5, 5), 2),
-            ShapeError,
-            "x must have 4 axes, batch and channels first",
-        ),
-        (
-            lambda: windows.max_pool2d(ones(1, 1, 5, 5), 2, padding=2),
-            ArgumentError,
-            "half the kernel at most",
-        ),
-        (
-            lambda: windows.max_pool2d(ones(1, 1, 2, 2), 3),
-            ShapeError,
-            "the kernel is larger than the input",
-        ),
-        (lambda: windows.adaptive_avg_pool2d(ones(1, 5, 5), 2), ShapeError, "x must have 4 axes"),
-        (
-            lambda: windows.adaptive_avg_pool2d(ones(1, 1, 5, 5), 0),
-            ArgumentError,
-            "output_size must be an integer",
-        ),
     ],
 )
 def test_errors(call, kind, message: str) -> None:
@@ -264,7 +227,7 @@ def test_convolutions_and_pools_as_in_torch() -> None:
             "dilation": named["dilation"],
         }
         np.testing.assert_array_equal(
-            windows.max_pool2d(ours[0], **pool).numpy(),
+            pooling.max_pool2d(ours[0], **pool).numpy(),
             torch.nn.functional.max_pool2d(theirs[0], **pool).detach().numpy(),
         )
 

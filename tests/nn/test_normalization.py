@@ -22,7 +22,7 @@ Check = Callable[..., None]
 Rng = np.random.Generator
 
 BATCHES = [(nn.BatchNorm1d, (5, 3)), (nn.BatchNorm1d, (2, 3, 4)), (nn.BatchNorm2d, (2, 3, 2, 5)),
-           (nn.BatchNorm2d, (1, 3, 1, 2))]  # fmt: skip
+           (nn.BatchNorm2d, (1, 3, 1, 2)), (nn.BatchNorm3d, (2, 3, 1, 2, 2))]  # fmt: skip
 
 
 def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -244,3 +244,75 @@ def test_layer_norm_errors() -> None:
 def test_printed_normalization() -> None:
     assert repr(nn.BatchNorm2d(3)) == "BatchNorm2d(3, eps=1e-05, momentum=0.1)  # 6 parameters"
     assert repr(nn.LayerNorm((2, 3))) == "LayerNorm((2, 3), eps=1e-05)  # 12 parameters"
+
+
+# --- instances, groups, root mean squares ---
+
+INSTANCES = [(nn.InstanceNorm1d, (2, 3, 4)), (nn.InstanceNorm2d, (2, 3, 2, 3)),
+             (nn.InstanceNorm3d, (1, 3, 2, 1, 2))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "shape"), INSTANCES)
+def test_instance_norm(kind: Any, shape: tuple[int, ...], rng: Rng, check_layer: Check) -> None:
+    x = rng.standard_normal(shape)
+    axes = tuple(range(2, x.ndim))
+    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    y = kind(3)(schuss.tensor(x)).numpy()
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-8, atol=1e-10)
+    assert kind(3).parameters() == []
+    check_layer(random_layer(kind, rng, affine=True), x)
+
+
+def test_statistics_of_instances(rng: Rng) -> None:
+    layer = random_layer(nn.InstanceNorm1d, rng, track_running_stats=True, affine=True)
+    x = rng.standard_normal((2, 3, 4))
+    layer(schuss.tensor(x))
+    mean, var = 0.1 * x.mean(2).mean(0), 0.9 + 0.1 * x.var(2, ddof=1).mean(0)
+    np.testing.assert_allclose(layer.running_mean.numpy(), mean, rtol=1e-12)
+    np.testing.assert_allclose(layer.running_var.numpy(), var, rtol=1e-12)
+    y = layer.eval()(schuss.tensor(x)).numpy()
+    np.testing.assert_allclose(y, normalized(x, mean, var, layer), rtol=1e-10)
+    with pytest.raises(ShapeError, match="needs more than one value for each channel of a sample"):
+        layer.train()(schuss.ones((5, 3, 1)))
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 3), (1, 6, 2, 3)])
+def test_group_norm(shape: tuple[int, ...], rng: Rng, check_layer: Check) -> None:
+    x = rng.standard_normal(shape)
+    parts = x.reshape(shape[0], 2, -1)
+    expected = parts - parts.mean(2, keepdims=True)
+    expected = (expected / np.sqrt(parts.var(2, keepdims=True) + 1e-5)).reshape(shape)
+    layer = nn.GroupNorm(2, 6, dtype=schuss.float64)
+    np.testing.assert_allclose(layer(schuss.tensor(x)).numpy(), expected, rtol=1e-9)
+    check_layer(layer, x)
+
+
+def test_rms_and_response_norm(rng: Rng, check_layer: Check) -> None:
+    layer = nn.RMSNorm((2, 3), eps=0.25, dtype=schuss.float64)
+    layer.weight.assign(rng.standard_normal((2, 3)))
+    x = rng.standard_normal((4, 2, 3))
+    expected = x / np.sqrt((x * x).mean((1, 2), keepdims=True) + 0.25) * layer.weight.numpy()
+    np.testing.assert_allclose(layer(schuss.tensor(x)).numpy(), expected, rtol=1e-10)
+    check_layer(layer, x)
+    check_layer(nn.LocalResponseNorm(3, alpha=0.5), rng.standard_normal((2, 5, 3)))
+
+
+def test_errors_of_groups() -> None:
+    with pytest.raises(ArgumentError, match="GroupNorm: num_groups must divide num_channels"):
+        nn.GroupNorm(4, 6)
+    with pytest.raises(
+        ShapeError, match=r"GroupNorm: x must have the shape \(N, C, ...\) with C = 6"
+    ):
+        nn.GroupNorm(2, 6)(schuss.ones((2, 4)))
+    with pytest.raises(ShapeError, match=r"InstanceNorm2d: x must have the shape \(N, C, H, W\)"):
+        nn.InstanceNorm2d(3)(schuss.ones((3, 4, 5)))
+    with pytest.raises(ArgumentError, match="RMSNorm: normalized_shape must be a positive integer"):
+        nn.RMSNorm((2, 0))
+    with pytest.raises(ShapeError, match="in: RMSNorm"):
+        nn.RMSNorm(3)(schuss.ones(2))
+
+
+def test_printed_groups() -> None:
+    assert repr(nn.GroupNorm(2, 4)) == "GroupNorm(2, 4, eps=1e-05)  # 8 parameters"
+    assert repr(nn.RMSNorm(4)) == "RMSNorm((4,), eps=None)  # 4 parameters"
+    assert repr(nn.InstanceNorm1d(4)) == "InstanceNorm1d(4, eps=1e-05, momentum=0.1)"

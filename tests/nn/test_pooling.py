@@ -195,6 +195,33 @@ def test_printed_pool() -> None:
     assert repr(nn.AdaptiveAvgPool2d((1, 1))) == "AdaptiveAvgPool2d(output_size=(1, 1))"
 
 
+def test_poolings_of_volumes(rng: np.random.Generator, check_layer: Check) -> None:
+    x = distinct((2, 2, 4, 5, 6))
+    blocks = x[:, :, :, :4].reshape(2, 2, 2, 2, 2, 2, 3, 2)
+    y = nn.MaxPool3d(2)(schuss.tensor(x)).numpy()
+    np.testing.assert_array_equal(y, blocks.max((3, 5, 7)))
+    y = nn.AvgPool3d(2)(schuss.tensor(x)).numpy()
+    np.testing.assert_allclose(y, blocks.mean((3, 5, 7)), rtol=1e-12)
+    for layer, reduce in ((nn.AdaptiveAvgPool3d(1), np.mean), (nn.AdaptiveMaxPool3d(1), np.max)):
+        expected = reduce(x, axis=(2, 3, 4))
+        y = layer(schuss.tensor(x)).numpy()
+        np.testing.assert_allclose(y.reshape(2, 2), expected, rtol=1e-12)
+        check_layer(layer, x)
+    check_layer(nn.MaxPool3d(2, 1), x[:1, :1])
+
+
+def test_there_and_back() -> None:
+    for rank, pool_, back in ((1, nn.MaxPool1d, nn.MaxUnpool1d), (3, nn.MaxPool3d, nn.MaxUnpool3d)):
+        x = schuss.tensor(distinct((1, 2, *(4,) * rank)))
+        y, indices = pool_(2, return_indices=True)(x)
+        z = back(2)(y, indices)
+        assert z.shape == x.shape
+        assert (z == x).sum().item() >= y.size  # an element may be 0
+        assert z.sum().item() == pytest.approx(y.sum().item())
+    with pytest.raises(ArgumentTypeError, match="MaxUnpool2d: needs a tensor"):
+        nn.MaxUnpool2d(2)(schuss.ones((1, 1, 1, 1)), [0])
+
+
 @pytest.mark.parametrize("length", range(3, 12))
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation"),

@@ -389,6 +389,24 @@ def attention_gradient(g: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarra
     return np.concatenate([dq.ravel(), dk.ravel(), dv.ravel()])
 
 
+def cond(w: np.ndarray, x: np.ndarray, chosen: np.ndarray, branches: Any, wanted: Any) -> Any:
+    """The two branches of the samples."""
+    results = [np.tanh(x * w), 2 * w] if chosen else [x * x, w * w]
+    return np.concatenate([y.ravel() for y, w in zip(results, wanted, strict=True) if w])
+
+
+def scan(w: np.ndarray, xs: np.ndarray, h: np.ndarray, loop: Any) -> np.ndarray:
+    """The RNN of the samples: h = tanh(h W + x), y = h x, and all h from first to last."""
+    steps = range(len(xs))[::-1] if loop.reverse else range(len(xs))
+    hs, ys = [h], {}
+    for t in steps:
+        hs.append(np.tanh(hs[-1] @ w + xs[t]))
+        ys[t] = hs[-1] * xs[t]
+    found = {"last": hs[-1:], "history": hs[::-1] if loop.reverse else hs, "": []}
+    kept = found[loop.carries[0]] + [ys[t] for t in sorted(ys) if loop.ys[0]]
+    return np.concatenate([each.ravel() for each in kept])
+
+
 ORACLES: dict[str, Oracle] = {
     # one input
     "negative": each(operator.neg),
@@ -461,6 +479,7 @@ ORACLES: dict[str, Oracle] = {
     "sum": reduce(math.fsum),
     "prod": reduce(math.prod),
     "max": reduce(max),
+    "first_max": reduce(max),
     "min": reduce(min),
     "any": reduce(any),
     "all": reduce(all),
@@ -493,6 +512,8 @@ ORACLES: dict[str, Oracle] = {
     "solve": solve,
     "attention": attention,
     "attention_gradient": attention_gradient,
+    "scan": scan,
+    "cond": cond,
     "random_bits": random_bits,
     "searchsorted": lambda line, values, side: each(lambda v: position(line, v, side))(values),
     "running_argmax": lines(positions_of_extremes, keep=True),

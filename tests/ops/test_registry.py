@@ -311,7 +311,8 @@ def test_not_differentiable_by_declaration(name: str) -> None:
 
 REAL_ONLY = {  # by nature, or because complex numbers have no order
     "atan2", "attention", "attention_gradient", "copysign", "eigh", "erf", "erfc", "erfcx",
-    "erfinv", "i0e", "i1e", "lgamma", "logcumsumexp", "max", "maximum", "min", "minimum", "ndtri",
+    "erfinv", "first_max", "i0e", "i1e", "lgamma", "logcumsumexp", "max", "maximum", "min",
+    "minimum", "ndtri",
     "nextafter", "polygamma", "provided", "qr", "relu", "remainder", "rfft", "slogdet", "svd",
 }  # fmt: skip
 # What is no multiplication by a derivative at a real point has it beside the branch cuts.

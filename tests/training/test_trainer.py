@@ -78,6 +78,62 @@ def test_it_is_the_plain_loop() -> None:
     assert history.series("loss") == means
 
 
+@pytest.mark.usefixtures("one_tier")
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precision_is_autocast_in_the_plain_loop(precision: str) -> None:
+    trainer = make_trainer(clip_norm=0.5, precision=precision)
+    history = trainer.fit(make_loader(shuffle=True), epochs=2, progress=False)
+
+    schuss.manual_seed(1)
+    model, loader = make_model(), make_loader(shuffle=True)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scaler = optim.GradScaler(enabled=precision == "float16")
+    losses = Mean()
+    for _ in range(2):
+        losses.reset()
+        for x, y in loader:
+            optimizer.zero_grad()
+            with schuss.autocast(precision):
+                loss = nn.functional.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            optim.clip_grad_norm(model.parameters(), 0.5)
+            scaler.step(optimizer)
+            scaler.update()
+            losses.update(loss.item(), len(x))
+    assert history[-1]["loss"] == losses.value()
+    assert_same(weights(trainer.model), weights(model))
+    assert all(p.dtype == schuss.float32 for p in model.parameters())
+    assert trainer.predict(INPUTS).dtype == precision
+    with schuss.autocast(precision), schuss.no_grad():
+        model.eval()
+        loss = nn.functional.cross_entropy(model(schuss.asarray(INPUTS)), schuss.asarray(TARGETS))
+    evaluated = trainer.evaluate([(schuss.asarray(INPUTS), schuss.asarray(TARGETS))])
+    assert evaluated["loss"] == loss.item()
+
+
+@pytest.mark.usefixtures("one_tier")
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_resumed_run_in_half_precision(tmp_path: Path, precision: str) -> None:
+    """The same bits, the scale of the loss included, which an overflow makes smaller."""
+    folders = tmp_path / "once", tmp_path / "twice"
+    runs = []
+    for folder, stops in zip(folders, ([3], [1, 3]), strict=True):
+        for epochs in stops:
+            trainer = make_trainer(precision=precision)
+            trainer.scaler = optim.GradScaler(2.0**30, enabled=precision == "float16")
+            trainer.fit(
+                make_loader(shuffle=True), epochs=epochs, checkpoints=folder,
+                resume=epochs != stops[0], progress=False,
+            )  # fmt: skip
+        runs.append(trainer)
+    once, twice = runs
+    assert_same(weights(once.model), weights(twice.model))
+    assert once.scaler.state_dict() == twice.scaler.state_dict()
+    if precision == "float16":
+        assert once.scaler.get_scale() < 2.0**30
+
+
 def test_the_records() -> None:
     metrics = [Accuracy(), ConfusionMatrix(3)]
     trainer = make_trainer(metrics=metrics)
@@ -281,6 +337,8 @@ def test_wrong_arguments() -> None:
         make_trainer(schedule_every="batch")
     with pytest.raises(ArgumentError, match="clip_norm must be positive"):
         make_trainer(clip_norm=0.0)
+    with pytest.raises(ArgumentError, match="precision must be 'float32', 'bfloat16' or 'float16'"):
+        make_trainer(precision="float8")  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match=r"must be Callback objects[^$]*not its class"):
         make_trainer(callbacks=[Checkpoint])
     with pytest.raises(ArgumentTypeError, match="callbacks must be Callback objects, not 3"):

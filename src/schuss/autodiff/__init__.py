@@ -2,6 +2,7 @@
 
 from schuss.autodiff.backward import backward
 from schuss.autodiff.batching import vmap
+from schuss.autodiff.branches import cond, while_loop
 from schuss.autodiff.check import check_gradients
 from schuss.autodiff.checkpoint import checkpoint
 from schuss.autodiff.custom import custom_gradient, custom_jvp
@@ -17,12 +18,14 @@ from schuss.autodiff.jacobians import (
     jacobian,
     jacrev,
 )
+from schuss.autodiff.scan import scan
 from schuss.autodiff.transforms import grad, value_and_grad, vjp
 
 __all__ = [
     "backward",
     "check_gradients",
     "checkpoint",
+    "cond",
     "custom_gradient",
     "custom_jvp",
     "fixed_point",
@@ -38,7 +41,9 @@ __all__ = [
     "jacrev",
     "jvp",
     "linearize",
+    "scan",
     "value_and_grad",
     "vjp",
     "vmap",
+    "while_loop",
 ]

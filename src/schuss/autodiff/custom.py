@@ -64,6 +64,11 @@ def copy_rules(node: Node, copy: Node) -> None:
         _rules[copy] = _rules[node]
 
 
+def has_rules(node: Node) -> bool:
+    """Whether derivatives pass this node by rules of its own."""
+    return node in _rules
+
+
 def _gradient(g: Tensor, y: Tensor, value: Tensor, *xs: Tensor) -> list[Maybe]:
     parts = _rules[y._node].gradient(conjugated(g), y, *xs)
     assert len(parts) == len(xs)

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from schuss import dtypes
+from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import made_of_constants
 from schuss.compiler.emit import COST, Emitter, NotInStepError, canonical, is_map, position
 from schuss.compiler.index import (
@@ -33,6 +35,9 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.kernel import Kernel, collapse, moved, position_of
+from schuss.compiler.lookup import is_lookup
+from schuss.compiler.repeat import CannotRepeatError, repeat
+from schuss.compiler.simplify import simplify
 from schuss.compiler.units import (
     Assemble,
     Attention,
@@ -132,6 +137,7 @@ class _Fusion:
         self.own_cost: dict[Value, int] = {}
         self.loads: dict[Value, frozenset[Value]] = {}
         self.group_of: dict[Value, Group] = {}
+        self.loops: dict[Value, Unit | None] = {}
         self.groups: list[Group] = []
         self.unseen: set[Value] = set()  # reshapes that turned out to move memory
 
@@ -436,7 +442,11 @@ class _Fusion:
         )
         return locate(value, (*batch, *rows), sizes, self.forced)
 
-    def _single(self, anchor: Value) -> Unit:
+    def _single(self, anchor: Value) -> Unit | None:
+        if anchor.op == "loop_check":  # the loop writes it; on the host it raises by itself
+            return None if self._repeat(anchor.inputs[0]) else Loops(_zeros(anchor))
+        if anchor.op == "scan" and (loop := self._repeat(anchor)):
+            return loop
         if anchor.op in ("concat", "slice_update", "pieces") and lowered(anchor):
             return self._assemble(anchor)
         if anchor.op == "scatter_add" and scatters_rows(anchor):
@@ -449,6 +459,21 @@ class _Fusion:
             (w,) = anchor.inputs
             return Panels(anchor, locate(w, identity(w.shape), w.shape, self.forced))
         return Host(anchor, [chain_of(each, self.forced) for each in anchor.inputs])
+
+    def _repeat(self, anchor: Value) -> Unit | None:
+        """The unit of a loop; None where its steps need the host."""
+        if anchor not in self.loops:
+            with suppress(CannotRepeatError):
+                self.loops[anchor] = self._new_repeat(anchor)
+        return self.loops.setdefault(anchor)
+
+    def _new_repeat(self, anchor: Value) -> Unit:
+        checks = [each for each in self.users[anchor] if each.op == "loop_check"]
+
+        def found(value: Value, index: Index, sizes: Sequence[int]) -> tuple[Value, Affine]:
+            return locate(value, index, sizes, self.forced)
+
+        return repeat(anchor, checks, found, _simplify_steps, _fuse_steps)
 
     def _attention(self, anchor: Value) -> Attention:
         """Operands over the axes of the queries' batch and their own last two."""
@@ -528,11 +553,7 @@ class _Fusion:
             ]
             kernels = [parts]
             if sum(each.size for each in anchor.inputs) < anchor.size:
-                zeros = Kernel(anchor.shape, len(anchor.shape))
-                line = zeros.add("constant", (), anchor.dtype, 0)
-                zeros.store(anchor, scaled_sum(identity(anchor.shape), strides_of(anchor.shape),
-                                               len(anchor.shape)), line, anchor.dtype)  # fmt: skip
-                kernels.insert(0, [collapse(zeros)])
+                kernels.insert(0, [_zeros(anchor)])
         else:
             axis, start = anchor.attributes["axis"], 0
             side_by_side = []
@@ -546,8 +567,34 @@ class _Fusion:
     def _scatter(self, anchor: Value) -> ScatterAdd:
         x, part, index = anchor.inputs
         fill = self._copy(anchor, x, [(0, n, 1) for n in x.shape])
-        memory = [_memory(each, self.forced) for each in (part, index)]
-        return ScatterAdd(anchor, fill, memory[0], memory[1])
+        rows, places = (self._dense(each) for each in (part, index))
+        return ScatterAdd(anchor, fill, rows, places)
+
+    def _dense(self, value: Value) -> tuple[Value, int]:
+        """Where the elements of a value lie in row-major order: a memory, and the first of them."""
+        found = dense_start(value, self.forced)
+        if found is None:
+            raise NotAffineError(value)
+        return found
+
+
+def _zeros(target: Value) -> Kernel:
+    """A kernel that fills the memory of a value with zeros."""
+    kernel, rank = Kernel(target.shape, len(target.shape)), len(target.shape)
+    line = kernel.add("constant", (), target.dtype, 0)
+    affine = scaled_sum(identity(target.shape), strides_of(target.shape), rank)
+    kernel.store(target, affine, line, target.dtype)
+    return collapse(kernel)
+
+
+def _simplify_steps(steps: Graph) -> Graph:
+    return channels_last(simplify(steps))
+
+
+def _fuse_steps(steps: Graph) -> list[Unit]:
+    from schuss.compiler.merge import merge
+
+    return merge(fuse(steps), {*steps.outputs, *steps.checks})
 
 
 def _repeats(value: Value, user: Value) -> bool:
@@ -660,6 +707,8 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[:1]
     if value.op == "scatter_add" and scatters_rows(value):
         return value.inputs[1:]
+    if value.op == "scan":  # which looks up rows by itself
+        return [m for x in value.inputs for m in (x.inputs if is_lookup(x) else (x,))]
     unfused = value.op in ("concat", "slice_update", "pieces", *RUNNING)
     if is_map(value) or (unfused and lowered(value)):
         return ()
@@ -676,16 +725,25 @@ def scatters_rows(value: Value) -> bool:
         and tuple(value.attributes["axes"]) == (0,)
         and value.dtype in (dtypes.float32, dtypes.float64, dtypes.int32, dtypes.int64)
         and index.dtype == dtypes.int64
-        and _is_dense(part)
-        and _is_dense(index)
+        and all(_memory(each, set()).strides is None for each in (part, index))
+        and all(_memory(each, set()).op != "constant" for each in (part, index))
     )
 
 
-def _is_dense(value: Value) -> bool:
-    """Whether the memory of a value has its elements in row-major order."""
-    while value.op == "reshape":
+def dense_start(value: Value, forced: set[Value]) -> tuple[Value, int] | None:
+    """The memory that has the elements of a value next to each other, and where they begin."""
+    start = 0
+    while value.op in VIEWS and value not in forced:
+        if value.op == "slice" and value.shape and 0 not in value.shape:
+            (first, _, step), *rest = value.attributes["cut"]
+            whole = zip(rest, value.inputs[0].shape[1:], strict=True)
+            if step != 1 or any(cut != (0, n, 1) for cut, n in whole):
+                return None
+            start += first * math.prod(value.shape[1:])
+        elif value.op != "reshape":
+            return None
         value = value.inputs[0]
-    return value.op not in VIEWS and value.strides is None
+    return None if value.strides is not None else (value, start)
 
 
 def _memory(value: Value, forced: set[Value]) -> Value:

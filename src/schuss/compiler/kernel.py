@@ -84,7 +84,7 @@ class Kernel:
         self.stores.append(Store(self.word(buffer), affine, line, dtype))
 
     def written(self) -> list[Value]:
-        return [self.buffers[store.word] for store in self.stores]
+        return list(dict.fromkeys(self.buffers[store.word] for store in self.stores))
 
     def read(self) -> list[Value]:
         words = {line.detail[0] for line in self.lines if line.op in ("load", "gather")}  # type: ignore[index]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schuss.compiler.kernel import Kernel
-from schuss.compiler.units import Convolution, Host, Loops, Panels, Product, Unit
+from schuss.compiler.units import Convolution, Host, Loops, Panels, Product, Repeat, Unit
 from schuss.compiler.values import VIEWS, Graph, Value
 
 _ALIGNMENT = 64
@@ -21,16 +21,20 @@ _ALIGNMENT = 64
 
 @dataclass(slots=True)
 class Step:
-    """A unit in its waves: `start` to `end`, both included."""
+    """A unit in its waves, one after the other; between them may be those of a loop."""
 
     unit: Unit
     length: int
     workspace: int
-    start: int = 0
+    waves: range | list[int] = range(0)
+
+    @property
+    def start(self) -> int:
+        return self.waves[0]
 
     @property
     def end(self) -> int:
-        return self.start + self.length - 1
+        return self.waves[-1]
 
 
 @dataclass(slots=True)
@@ -198,6 +202,7 @@ def _only_read_at(kernel: Kernel, word: int, affine: tuple[int, ...]) -> bool:
 def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
     steps = made.steps
     ends: dict[int, int] = {}
+    lengths = [1 if isinstance(step.unit, Repeat) else step.length for step in steps]
     order = sorted(range(len(steps)), key=lambda i: i)
     # Host steps may find bad values too.
     checking = [
@@ -219,20 +224,43 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
         left = []
         for i in pending:
             if all(each in ends for each in needs[i]):
-                steps[i].start = max((ends[each] + 1 for each in needs[i]), default=0)
+                start = max((ends[each] + 1 for each in needs[i]), default=0)
+                steps[i].waves = range(start, start + lengths[i])
                 ends[i] = steps[i].end
             else:
                 left.append(i)
         assert len(left) < len(pending), "units need each other"
         pending = left
     _pack_late(steps, needs)
-    made.waves = max((end + 1 for end in ends.values()), default=0)
+    made.waves = _alone(steps, max((end + 1 for end in ends.values()), default=0))
     looked_at = [i for i in checking if not isinstance(steps[i].unit, Host)]
-    made.checked = max((ends[i] for i in looked_at), default=-1)
+    made.checked = max((steps[i].end for i in looked_at), default=-1)
     for i in order:  # an input that a check's own forerunner would overwrite stays
         if early >> i & 1:
             for value in steps[i].unit.writes():
                 made.donations.pop(value, None)
+
+
+def _alone(steps: list[Step], count: int) -> int:
+    """Give loops, which count as one wave so far, waves of their own. Returns how many there are.
+
+    What runs beside a loop would be repeated with it, so it runs before.
+    """
+    loops: list[list[Step]] = [[] for _ in range(count)]
+    for step in steps:
+        if isinstance(step.unit, Repeat):
+            loops[step.start].append(step)
+    moved, total = [], 0
+    for wave in range(count):
+        moved.append(total)
+        total += 1
+        for step in loops[wave]:
+            step.waves = range(total, total + step.length)
+            total += step.length
+    for step in steps:
+        if not isinstance(step.unit, Repeat):
+            step.waves = [moved[wave] for wave in step.waves]
+    return total
 
 
 def _pack_late(steps: list[Step], needs: list[set[int]]) -> None:
@@ -246,7 +274,8 @@ def _pack_late(steps: list[Step], needs: list[set[int]]) -> None:
         for each in needed & latest.keys():
             latest[each].append(steps[i].start)
     for i, users in latest.items():
-        steps[i].start = min(users, default=steps[i].end + 1) - steps[i].length
+        start = min(users, default=steps[i].end + 1) - steps[i].length
+        steps[i].waves = range(start, start + steps[i].length)
 
 
 def _set_places(made: Plan, outputs: set[Value]) -> None:

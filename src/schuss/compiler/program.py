@@ -16,7 +16,7 @@ from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
 from schuss.compiler.cpu.library import compile_kernels
 from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
-from schuss.compiler.cpu.runtime import Launch
+from schuss.compiler.cpu.runtime import Launch, Loop
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import chain_of, fuse
 from schuss.compiler.layout import layout
@@ -136,6 +136,7 @@ class Program:
         made = compiled.plan
         waves: list[list[Launch]] = [[] for _ in range(made.waves)]
         self._hosts: list[list[Host]] = [[] for _ in range(made.waves)]
+        loops: list[Loop] = []
         addresses = _addresses(compiled.calls)
         for number, (step, calls) in enumerate(zip(made.steps, compiled.calls, strict=True)):
             if calls is None:
@@ -143,8 +144,11 @@ class Program:
                 continue
             for i, group in enumerate(calls.groups):
                 for call in group:
-                    waves[step.start + i].append(self._launch(call, number, addresses))
-        self.waves = Waves(waves, 1 + len(self._slots))
+                    waves[step.waves[i]].append(self._launch(call, number, addresses))
+            if calls.rounds:
+                first, last = calls.inside
+                loops.append(Loop(step.waves[first], step.waves[last - 1], calls.rounds))
+        self.waves = Waves(waves, 1 + len(self._slots), loops)
         self._bind()
         self.kinds = Counter(type(step.unit).__name__.lower() for step in made.steps)
         self.peak_bytes = made.arena + sum(value.nbytes for value in compiled.memories)
@@ -153,12 +157,16 @@ class Program:
 
     def _launch(self, call: Call, step: int, addresses: dict[str, int]) -> Launch:
         words = tuple(self._slot(word, step) for word in call.words)
-        return Launch(addresses[call.name], words, call.parts, call.scratch)
+        steps = tuple((w.even, w.odd) if isinstance(w, Place) else (0, 0) for w in call.words)
+        moves = steps if any(each != (0, 0) for each in steps) else ()
+        return Launch(addresses[call.name], words, call.parts, call.scratch, steps=moves)
 
     def _slot(self, word: Place | int, step: int) -> int:
         key: Any = word
-        if isinstance(word, Place) and word.value is None:
-            key = ("workspace", step, word.offset)
+        if isinstance(word, Place):
+            key = Place(word.value, word.offset)
+            if word.value is None:
+                key = ("workspace", step, word.offset)
         return self._slots.setdefault(key, 1 + len(self._slots))
 
     # --- slots ---
@@ -264,7 +272,7 @@ class Program:
             run(first, last)
             for host in hosts:
                 self._on_host(host, arrays, memories)
-            if look and any(memories[i].item() for i in self._checks):
+            if look and any(memories[i].any() for i in self._checks):
                 raise CheckFailedError
         return [self._seen(each, arrays, memories) for each in self._results]
 

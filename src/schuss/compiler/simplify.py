@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.compiler import lookup
 from schuss.compiler.einsum import contraction
+from schuss.compiler.repeat import CannotRepeatError, steps_of
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
 
@@ -42,14 +44,20 @@ def simplify(graph: Graph) -> Graph:
 def turned(graph: Graph) -> Graph:
     """Products that are only looked at transposed become products of the transposed operands.
 
-    The gradient of a weight (out, in) is recorded as the transpose of a product (in, out).
+    The gradient of a weight (out, in) is recorded as the transpose of a product (in, out). Sums of
+    rows that are also added up by an index become sums of the few that this gives.
     """
     users = users_of(graph.values)
     wanted = {*graph.outputs, *graph.checks}
+    sums = lookup.added_up_rows(graph.values)
     builder = Builder()
     renamed: dict[Value, Value] = {}
     for value in graph.values:
         inputs = tuple([renamed[each] for each in value.inputs])
+        fewer = lookup.column_sum(builder, value, sums, renamed) if sums else None
+        if fewer is not None:
+            renamed[value] = fewer
+            continue
         if value.op in ("input", "constant"):
             renamed[value] = builder.keep(value)
         elif value.op == "permute" and _only_turned(value.inputs[0], users, wanted):
@@ -104,6 +112,9 @@ class Builder:
         self.checks: list[Value] = []
 
     def keep(self, value: Value) -> Value:
+        """An input, or a constant: one for all that are equal."""
+        if value.op == "constant":
+            return self.enter("constant", (), value.attributes, value.shape, value.dtype)
         if value.number < 0 or value not in self.known:
             value.number = len(self.values)
             self.known[value] = value
@@ -124,6 +135,13 @@ class Builder:
             found = rule(self, inputs, attributes, shape, dtype)
             if found is not None:
                 return found
+        return self.enter(op, inputs, attributes, shape, dtype)
+
+    def enter(
+        self, op: str, inputs: tuple[Value, ...], attributes: dict[str, Any], shape: Shape,
+        dtype: DType,
+    ) -> Value:  # fmt: skip
+        """The value as it is, found again where it is known."""
         key = (op, inputs, frozen(attributes), shape, dtype)
         known = self.known.get(key)
         if known is None:
@@ -149,6 +167,9 @@ class Builder:
         shape = np.broadcast_shapes(*[each.shape for each in inputs])
         return self.add(op, inputs, attributes or {}, shape, dtype or inputs[-1].dtype)
 
+    def cut(self, x: Value, cut: Any, shape: Shape) -> Value:
+        return self.add("slice", (x,), {"cut": cut}, shape, x.dtype)
+
     def reshape(self, x: Value, shape: Shape) -> Value:
         return self.add("reshape", (x,), {"shape": shape}, shape, x.dtype)
 
@@ -173,7 +194,25 @@ def _same(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
 
 @rule("astype")
 def _astype(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    return inputs[0] if inputs[0].dtype == dtype else None
+    x = inputs[0]
+    if x.dtype == dtype:
+        return x
+    if x.op == "astype" and x.inputs[0].dtype == dtype and _holds(x.dtype, dtype):
+        return x.inputs[0]  # there and back
+    if x.op == "permute" and dtype.itemsize < x.dtype.itemsize:
+        # Axes change places in the narrower dtype: a cast goes through memory in order, all uses of
+        # a weight share one, and the gradient of a transpose is a product that can be turned.
+        inner = x.inputs[0]
+        cast = b.add("astype", (inner,), attributes, inner.shape, dtype)
+        return b.add("permute", (cast,), x.attributes, shape, dtype)
+    return None
+
+
+def _holds(wide: DType, narrow: DType) -> bool:
+    """Whether a floating dtype has all numbers of another."""
+    if not (dtypes.is_floating(wide) and dtypes.is_floating(narrow)):
+        return False
+    return dtypes.meet(wide, narrow) == wide
 
 
 @rule("reshape")
@@ -183,7 +222,7 @@ def _reshape(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
         return x
     if x.op == "reshape":
         return b.reshape(x.inputs[0], shape)
-    return None
+    return lookup.reshaped(b, x, shape)
 
 
 @rule("broadcast_to")
@@ -199,15 +238,42 @@ def _permute(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
         x, axes = x.inputs[0], tuple(inner[axis] for axis in axes)
     if axes == tuple(range(len(axes))):
         return x
-    if x is inputs[0]:
-        return None
+    if x.op == "astype" and x.inputs[0].dtype.itemsize < dtype.itemsize:  # see _astype
+        narrow = x.inputs[0]
+        turned = b.add("permute", (narrow,), {"axes": axes}, shape, narrow.dtype)
+        return b.add("astype", (turned,), x.attributes, shape, dtype)
+    rows = lookup.reordered(b, x, axes)
+    if rows is not None or x is inputs[0]:
+        return rows
     return b.add("permute", (x,), {"axes": axes}, shape, dtype)
 
 
 @rule("slice")
 def _slice(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
-    whole = all(c == (0, n, 1) for c, n in zip(attributes["cut"], inputs[0].shape, strict=True))
-    return inputs[0] if whole else None
+    x, cut = inputs[0], tuple(attributes["cut"])
+    if all(c == (0, n, 1) for c, n in zip(cut, x.shape, strict=True)):
+        return x
+    if x.op == "slice":
+        return b.cut(x.inputs[0], _cut_of_cut(x.attributes["cut"], cut), shape)
+    if x.op == "pieces" and cut in x.attributes["cuts"]:
+        return x.inputs[x.attributes["cuts"].index(cut)]
+    if x.op == "reshape" and len(x.inputs[0].shape) == 1 and _is_front(x.shape, cut):
+        beside = math.prod(shape[1:])
+        part = b.cut(x.inputs[0], ((cut[0][0] * beside, math.prod(shape), 1),), (math.prod(shape),))
+        return b.reshape(part, shape)
+    return None
+
+
+def _cut_of_cut(first: Any, second: Any) -> Any:
+    """Two slices, one after the other, as one."""
+    pairs = zip(first, second, strict=True)
+    return tuple((a + b * s, n, s * t) for (a, _, s), (b, n, t) in pairs)
+
+
+def _is_front(shape: Shape, cut: Any) -> bool:
+    """Whether a slice takes neighbours along the first axis, and all of the others."""
+    rest = zip(cut[1:], shape[1:], strict=True)
+    return cut[0][2] == 1 and all(c == (0, n, 1) for c, n in rest)
 
 
 @rule("slice_update")
@@ -228,7 +294,7 @@ def _add(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
     """Parts of zeros added up, as the gradients of slices are, are parts side by side."""
     x, y = inputs
     if x.op != "pieces" or y.op != "pieces" or x.shape != y.shape:
-        return None
+        return lookup.added(b, "add", inputs, shape, dtype)
     mine, theirs = x.attributes["cuts"], y.attributes["cuts"]
     if any(not _disjoint(one, other) for one in mine for other in theirs):
         return None
@@ -303,6 +369,8 @@ def _indexed(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-de
     if number is not None and len(inputs) == 1 + len(indices):  # gathered from one number
         everywhere = b.constant(number, dtype)
         return b.add("broadcast_to", (everywhere,), {"shape": shape}, shape, dtype)
+    if len(inputs) == 3 and len(indices) == 1:
+        return lookup.sums(b, inputs, attributes, shape, dtype)
     return None
 
 
@@ -333,6 +401,25 @@ def _forbid(b: Builder, condition: Value) -> None:
         axes = tuple(range(len(condition.shape)))
         condition = b.add("any", (condition,), {"axes": axes}, (), dtypes.bool_)
     b.checks.append(condition)
+
+
+@rule("matmul")
+def _matmul(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    return lookup.product(b, inputs[0], inputs[1], shape, dtype)
+
+
+@rule("scan")
+def _scan(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """Whether an index in some step points outside is a value of its own, step by step."""
+    value = b.enter("scan", inputs, attributes, shape, dtype)
+    try:
+        steps = simplify(steps_of(attributes["loop"], inputs, [None] * len(inputs)))
+    except CannotRepeatError:
+        return value
+    for i in range(len(steps.checks)):
+        length = (attributes["loop"].length,)
+        b.checks.append(b.add("loop_check", (value,), {"index": i}, length, dtypes.bool_))
+    return value
 
 
 def _reduce_rule(op: str) -> Rule:
@@ -430,6 +517,12 @@ _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"
             "any": "logical_or", "all": "logical_and"}  # fmt: skip
 for _op in REDUCTIONS:
     _RULES[_op] = _reduce_rule(_op)
+
+
+@rule("first_max")
+def _first_max(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def]
+    """They differ in their gradients only."""
+    return b.add("max", inputs, attributes, shape, dtype)
 
 
 @rule("cumprod")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
-from schuss.compiler.values import Value
+from schuss.compiler.values import Graph, Value
 
 
 @dataclass(eq=False, slots=True)
@@ -130,21 +131,25 @@ class Assemble:
 
 @dataclass(eq=False, slots=True)
 class ScatterAdd:
-    """Rows of `part` added to rows of what `fill` wrote, at the places in `index`."""
+    """Rows of `part` added to rows of what `fill` wrote, at the places in `index`.
+
+    Both are memories and the elements there with which they begin.
+    """
 
     value: Value
     fill: Kernel
-    part: Value
-    index: Value
+    part: tuple[Value, int]
+    index: tuple[Value, int]
 
     def reads(self) -> list[Value]:
-        return [*self.fill.read(), self.part, self.index]
+        return [*self.fill.read(), self.part[0], self.index[0]]
 
     def writes(self) -> list[Value]:
         return [self.value]
 
     def __str__(self) -> str:
-        return f"{self.fill}\nadd rows {self.part.name} at {self.index.name} to {self.value.name}"
+        names = f"{self.part[0].name} at {self.index[0].name}"
+        return f"{self.fill}\nadd rows {names} to {self.value.name}"
 
 
 @dataclass(eq=False, slots=True)
@@ -181,4 +186,79 @@ class Host:
         return f"on the host: {self.value!r}"
 
 
-Unit = Loops | Product | Pack | Convolution | Panels | Assemble | ScatterAdd | Attention | Host
+class Moving(NamedTuple):
+    """The memory of a value in a loop: another piece of a larger one in each round.
+
+    Attributes:
+        memory: the larger one.
+        offset: of the first round, in bytes.
+        even, odd: how far it moves after even and after odd rounds, in bytes.
+    """
+
+    memory: Value
+    offset: int
+    even: int = 0
+    odd: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Repeat:
+    """The steps of a loop, whose values are others than those of the graph around it.
+
+    Attributes:
+        value: the results of the loop.
+        rounds: how many steps there are.
+        steps: the graph of a step.
+        units: the units of a step.
+        places: the memory of what comes into a step and of what goes out.
+        before, behind: kernels that copy carries into and out of the memories of the loop.
+        others: what it writes besides: buffers that carries take turns in, and checks.
+    """
+
+    value: Value
+    rounds: int
+    steps: Graph
+    units: list[Unit]
+    places: dict[Value, Moving]
+    before: list[Kernel]
+    behind: list[Kernel]
+    others: list[Value]
+
+    def reads(self) -> list[Value]:
+        inside = {each for unit in self.units for each in unit.reads()}
+        found = [place.memory for value, place in self.places.items() if value in inside]
+        found += [each for kernel in self.before for each in kernel.read()]
+        own = set(self.writes())
+        return [each for each in dict.fromkeys(found) if each not in own]
+
+    def writes(self) -> list[Value]:
+        return [self.value, *self.others]
+
+    def is_fixed(self, value: Value) -> bool:
+        """Whether a memory of a step is the same in all rounds, and only read."""
+        place = self.places.get(value)
+        return place is not None and value.op == "input" and not (place.even or place.odd)
+
+    def __str__(self) -> str:
+        lines = [f"repeat for {self.rounds} rounds:"]
+        for value, place in self.places.items():
+            moves = f" + {place.even} each" if place.even == place.odd != 0 else ""
+            moves = f" + {place.even}, {place.odd} in turns" if place.even != place.odd else moves
+            lines.append(f"{value.name} is {place.memory.name} at {place.offset}{moves}")
+        lines += [str(unit) for unit in self.units]
+        inner = "\n".join(lines[1:]).replace("\n", "\n  ")
+        return f"{lines[0]}\n  {inner}"
+
+
+Unit = (
+    Loops
+    | Product
+    | Pack
+    | Convolution
+    | Panels
+    | Assemble
+    | ScatterAdd
+    | Attention
+    | Repeat
+    | Host
+)

@@ -6,7 +6,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from schuss.compiler.kernel import Kernel, position_of
-from schuss.compiler.units import Assemble, Convolution, Loops, Product, ScatterAdd, Unit
+from schuss.compiler.units import (
+    Assemble,
+    Convolution,
+    Loops,
+    Product,
+    Repeat,
+    ScatterAdd,
+    Unit,
+)
 from schuss.compiler.values import VIEWS, Graph, Value
 
 if TYPE_CHECKING:
@@ -46,10 +54,26 @@ def verify_units(graph: Graph, units: list[Unit]) -> None:
             made.add(each)
         for kernel in kernels_of(unit):
             verify_kernel(kernel)
+        if isinstance(unit, Repeat):
+            verify_graph(unit.steps)
+            verify_units(unit.steps, unit.units)
+            verify_places(unit)
     for each in (*graph.outputs, *graph.checks):
         while each.op in VIEWS and each not in made:
             each = each.inputs[0]
         assert each in made, f"nobody makes {each!r}"
+
+
+def verify_places(loop: Repeat) -> None:
+    """What a step reads and writes stays inside the memories around it in every round."""
+    for value, (memory, first, even, odd) in loop.places.items():
+        if value.strides is not None or memory.strides is not None:
+            continue
+        rounds = loop.rounds
+        ends = [first, first + rounds // 2 * even + (rounds - 1) // 2 * odd]
+        ends += [first + even * (rounds > 1)]
+        assert min(ends) >= 0, f"{value!r} begins before {memory!r}"
+        assert max(ends) + value.nbytes <= memory.nbytes, f"{value!r} ends behind {memory!r}"
 
 
 def kernels_of(unit: Unit) -> list[Kernel]:
@@ -57,6 +81,8 @@ def kernels_of(unit: Unit) -> list[Kernel]:
         return [unit.kernel]
     if isinstance(unit, Assemble):
         return [kernel for group in unit.kernels for kernel in group]
+    if isinstance(unit, Repeat):
+        return [*unit.before, *unit.behind]
     return [unit.fill] if isinstance(unit, ScatterAdd) else []
 
 

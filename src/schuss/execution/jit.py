@@ -90,7 +90,7 @@ class Jit:
             return self.function(*args, **kwargs)
         found: dict[Tensor, int] = {}
         objects: list[Any] = []
-        key: Any = [context.grad_enabled]
+        key: Any = [context.grad_enabled, context.autocast]
         for each in args:
             if type(each) is Tensor:  # as `_describe` does, on the way of every call
                 node = each._node

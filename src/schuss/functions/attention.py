@@ -11,6 +11,7 @@ from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating, ope
 from schuss.functions.elementwise import where
 from schuss.functions.manipulation import broadcast_to, expand_dims, reshape
 from schuss.functions.neural import dropout
+from schuss.functions.precision import for_products
 from schuss.graph import apply, labelled
 from schuss.ops.attention import attention, compose_weights
 from schuss.ops.infer import broadcast_shapes
@@ -62,7 +63,8 @@ def scaled_dot_product_attention(
     """
     if not 0 <= dropout_p <= 1:
         raise fail(ArgumentError, _NAME, "dropout_p is a probability", dropout_p=dropout_p)
-    q, k, v = operands(_NAME, *[floating(each, _NAME) for each in (query, key, value)])
+    given = [floating(each, _NAME) for each in (query, key, value)]
+    q, k, v = operands(_NAME, *for_products(*given))
     if min(q.ndim, k.ndim, v.ndim) < 2:
         problem = "query, key and value need two axes at least: (..., T, D)"
         raise fail(ShapeError, _NAME, problem, query=q, key=k, value=v)

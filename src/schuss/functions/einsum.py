@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from schuss.errors import ArgumentError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, operands
 from schuss.functions.manipulation import moveaxis, permute_dims, reshape
+from schuss.functions.precision import for_products
 from schuss.functions.reduction import sum as sum_over
 from schuss.graph import apply
 from schuss.ops import contraction
@@ -237,7 +238,7 @@ def _contract(a: str, x: Tensor, b: str, y: Tensor, needed: set[str]) -> tuple[s
 
     if inner:
         left, right = arranged(a, x, batch, rows, inner), arranged(b, y, batch, inner, columns)
-        product = apply(contraction.matmul, left, right)
+        product = apply(contraction.matmul, *for_products(left, right))
     else:
         left, right = arranged(a, x, batch, rows, ""), arranged(b, y, batch, "", columns)
         product = left * right

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from schuss import dtypes
+from schuss.context import context
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import (
     ArrayLike,
@@ -27,6 +28,7 @@ from schuss.functions.elementwise import (
     where,
 )
 from schuss.functions.manipulation import matrix_transpose, moveaxis, permute_dims, reshape
+from schuss.functions.precision import for_products
 from schuss.functions.reduction import max, min, sum
 from schuss.graph import apply, record, wrap
 from schuss.ops import contraction
@@ -43,10 +45,11 @@ def matmul(x1: ArrayLike, x2: ArrayLike, /) -> Tensor:
     Axes before them broadcast, 1-d operands are vectors. Half precisions accumulate in float32.
     Raises ShapeError unless the inner sizes agree.
     """
-    met = quick_operands(x1, x2)
+    met = quick_operands(x1, x2) if context.autocast is None else None
     if met is not None and len(met[0].shape) == len(met[1].shape) == 2:
         return wrap(record(contraction.matmul, met, {}))
-    a, b = operands("matmul", as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
+    a, b = for_products(as_tensor(x1, "matmul"), as_tensor(x2, "matmul"))
+    a, b = operands("matmul", a, b)
     if a.ndim == 0 or b.ndim == 0:
         raise fail(
             ShapeError, "matmul", "scalars cannot be multiplied as matrices", x=a, y=b, hint="use *"
@@ -91,7 +94,8 @@ def tensordot(
 
     Raises ShapeError where paired axes differ in size.
     """
-    a, b = operands("tensordot", as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
+    a, b = for_products(as_tensor(x1, "tensordot"), as_tensor(x2, "tensordot"))
+    a, b = operands("tensordot", a, b)
     if isinstance(axes, int):
         most = a.ndim if a.ndim < b.ndim else b.ndim
         if not 0 <= axes <= most:

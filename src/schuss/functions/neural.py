@@ -1,14 +1,16 @@
-"""What layers are made of: activations, softmax, dropout, normalisation; `windows` has the rest."""
+"""What layers are made of: activations, softmax, dropout, layer norm; `windows` convolves."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, floating, same
+from schuss.functions.creation import ones
 from schuss.functions.elementwise import (
     abs,
     clip,
@@ -23,6 +25,7 @@ from schuss.functions.elementwise import (
     tanh,
     where,
 )
+from schuss.functions.precision import for_sums, plus_bias
 from schuss.functions.random import uniform
 from schuss.functions.reduction import max, mean, sum, var
 from schuss.graph import apply, labelled
@@ -35,6 +38,21 @@ if TYPE_CHECKING:
 
 # --- activations ---
 
+Activation = TypeVar("Activation", bound=Callable[..., Any])
+
+
+def _rounded_once(function: Activation) -> Activation:
+    """An activation of several steps, which half precisions go through in float32."""
+
+    @functools.wraps(function)
+    def call(x: ArrayLike, *args: Any, **kwargs: Any) -> Tensor:
+        x = floating(x, function.__name__)
+        if x.dtype not in dtypes.HALF:
+            return function(x, *args, **kwargs)
+        return cast(function(cast(x, dtypes.float32), *args, **kwargs), x.dtype)
+
+    return call  # type: ignore[return-value]
+
 
 def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Tensor:
     """x where positive, else x * negative_slope (Maas et al., 2013)."""
@@ -43,6 +61,7 @@ def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> Tensor:
 
 
 @repeating
+@_rounded_once
 def elu(x: ArrayLike, alpha: float = 1.0) -> Tensor:
     """x where positive, else alpha * (exp(x) - 1) (Clevert et al., 2016)."""
     x = as_tensor(x)
@@ -50,12 +69,14 @@ def elu(x: ArrayLike, alpha: float = 1.0) -> Tensor:
 
 
 @repeating
+@_rounded_once
 def selu(x: ArrayLike) -> Tensor:
     """The self-normalising elu (Klambauer et al., 2017)."""
     return 1.0507009873554805 * elu(x, 1.6732632423543772)
 
 
 @repeating
+@_rounded_once
 def softplus(x: ArrayLike) -> Tensor:
     """log(1 + exp(x)), without overflow."""
     x = floating(x, "softplus")
@@ -69,6 +90,7 @@ def logsigmoid(x: ArrayLike) -> Tensor:
 
 
 @repeating
+@_rounded_once
 def silu(x: ArrayLike) -> Tensor:
     """x * sigmoid(x), also called swish (Elfwing et al., 2018)."""
     x = floating(x, "silu")
@@ -76,6 +98,7 @@ def silu(x: ArrayLike) -> Tensor:
 
 
 @repeating
+@_rounded_once
 def gelu(x: ArrayLike, approximate: str = "none") -> Tensor:
     """x times the normal distribution function (Hendrycks, Gimpel, 2016); "tanh" is nearly it."""
     x = floating(x, "gelu")
@@ -111,7 +134,7 @@ def relu6(x: ArrayLike) -> Tensor:
 @repeating
 def softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`, without overflow."""
-    x = floating(x, "softmax")
+    x = for_sums(floating(x, "softmax"))
     powers = exp(_below_largest(x, axis))
     return cast(powers / sum(powers, axis=axis, keepdims=True), x.dtype)
 
@@ -120,7 +143,7 @@ def softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
 @repeating
 def log_softmax(x: ArrayLike, /, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, without overflow."""
-    x = floating(x, "log_softmax")
+    x = for_sums(floating(x, "log_softmax"))
     z = _below_largest(x, axis)  # not x - logsumexp(x), which loses the digits of large x
     return cast(z - log(sum(exp(z), axis=axis, keepdims=True)), x.dtype)
 
@@ -149,7 +172,7 @@ def linear(x: ArrayLike, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             weight=weight,
         )
     y = x @ weight.mT
-    return y if bias is None else y + bias
+    return y if bias is None else plus_bias(y, bias)
 
 
 def embedding(indices: ArrayLike, weight: Tensor) -> Tensor:
@@ -183,6 +206,43 @@ def dropout(
     return where(keep, x * (1 / (1 - p)), 0)
 
 
+def _dropout_of_channels(
+    where_: str, rank: int, x: ArrayLike, p: float, training: bool, generator: Generator | None
+) -> Tensor:
+    x = as_tensor(x, where_)
+    if x.ndim != rank + 2:
+        problem = f"x must have {rank + 2} axes, batch and channels first"
+        raise fail(ShapeError, where_, problem, x=x)
+    if not training or not 0 < p < 1:
+        return dropout(x, p, training=training)
+    keep = dropout(ones((*x.shape[:2], *(1,) * rank), dtype=x.dtype), p, generator=generator)
+    return x * keep
+
+
+def dropout1d(
+    x: ArrayLike, p: float = 0.5, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
+    """Each channel of each sample (N, C, L) 0 with probability p, the others divided by 1 - p.
+
+    Tompson et al., "Efficient object localization using convolutional networks" (2015).
+    """
+    return _dropout_of_channels("dropout1d", 1, x, p, training, generator)
+
+
+def dropout2d(
+    x: ArrayLike, p: float = 0.5, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
+    """As `dropout1d`, for images (N, C, H, W)."""
+    return _dropout_of_channels("dropout2d", 2, x, p, training, generator)
+
+
+def dropout3d(
+    x: ArrayLike, p: float = 0.5, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
+    """As `dropout1d`, for volumes (N, C, D, H, W)."""
+    return _dropout_of_channels("dropout3d", 3, x, p, training, generator)
+
+
 # --- normalisation ---
 
 
@@ -196,7 +256,7 @@ def normalize(
     eps: float,
 ) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias."""
-    x = as_tensor(x)
+    x = for_sums(as_tensor(x))
     y = cast((x - mean_) * rsqrt(variance + eps), x.dtype)
     if weight is not None:
         y = y * weight
@@ -212,7 +272,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Each sample brought to mean 0 and variance 1 over its last axes (Ba et al., 2016)."""
-    x = floating(x, "layer_norm")
+    x = for_sums(floating(x, "layer_norm"))
     shape = tuple(normalized_shape)
     if x.shape[x.ndim - len(shape) :] != shape or x.ndim < len(shape):
         raise fail(ShapeError, "layer_norm", f"the last axes of x must have the shape {shape}", x=x)
@@ -224,6 +284,9 @@ def layer_norm(
 
 __all__ = [
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
     "embedding",
     "gelu",

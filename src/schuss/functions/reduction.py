@@ -11,6 +11,7 @@ from schuss.dtypes import DType
 from schuss.errors import ArgumentError, DTypeError, fail
 from schuss.functions.arguments import ArrayLike, array_api_names, as_tensor, cast, floating
 from schuss.functions.elementwise import exp, isfinite, log, root_of_squares, where
+from schuss.functions.precision import for_sums
 from schuss.graph import Handle, Op, apply, scalar
 from schuss.ops import reduction as ops
 from schuss.ops.broadcast import broadcast_to, kept, sum_, without
@@ -38,8 +39,8 @@ def _summing_dtype(dtype: DType) -> DType:
 
 def _for_sum(x: ArrayLike, dtype: Any, where: str) -> Tensor:
     if dtype is None and isinstance(x, Handle) and x._node.dtype.kind == "f":
-        return x  # type: ignore[return-value]  # Tensor is the only handle
-    x = as_tensor(x, where)
+        return for_sums(x)  # type: ignore[arg-type]  # Tensor is the only handle
+    x = for_sums(as_tensor(x, where))
     return cast(x, _summing_dtype(x.dtype) if dtype is None else dtypes.as_dtype(dtype))
 
 
@@ -60,7 +61,7 @@ def _floating(x: ArrayLike, where: str) -> Tensor:
             x=x,
             hint="cast with x.astype(schuss.float32)",
         )
-    return x
+    return for_sums(x)
 
 
 @array_api_names
@@ -149,7 +150,7 @@ def std(
 @array_api_names
 def logsumexp(x: ArrayLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
-    given = floating(x, "logsumexp")
+    given = for_sums(floating(x, "logsumexp"))
     x = _wide(given)
     largest = max(x, axis=axis, keepdims=True).detach()
     shift = where(isfinite(largest), largest, 0)

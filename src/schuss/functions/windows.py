@@ -1,4 +1,4 @@
-"""What slides over the last axes: convolution and pooling."""
+"""What slides over the last axes: convolutions and their transposes. `pooling` has poolings."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from schuss import dtypes
 from schuss.errors import ArgumentError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast
-from schuss.functions.creation import ones
-from schuss.functions.manipulation import concat, pad, reshape
-from schuss.functions.reduction import max, mean, sum
+from schuss.functions.manipulation import pad, reshape
+from schuss.functions.precision import for_products, plus_bias
 from schuss.graph import apply
 from schuss.ops import contraction
+from schuss.ops.movement import inverse, overlap, permute, window_counts
 from schuss.ops.movement import windows as windows_op
 
 if TYPE_CHECKING:
@@ -78,6 +76,7 @@ def _convolution(
 ) -> Tensor:
     x = as_tensor(x, where_)
     _check_convolution(where_, rank, x, weight, groups)
+    x, weight = for_products(x, weight)
     steps = per_axis(where_, "stride", stride, rank, 1)
     spread = per_axis(where_, "dilation", dilation, rank, 1)
     around = pairs_of_padding(where_, padding, weight.shape[2:], steps, spread)
@@ -91,20 +90,26 @@ def _convolution(
         dilation=spread,
         groups=groups,
     )
-    return y if bias is None else y + reshape(bias, (-1,) + (1,) * rank)
+    return y if bias is None else plus_bias(y, reshape(bias, (-1,) + (1,) * rank))
 
 
-def _check_convolution(where_: str, rank: int, x: Tensor, weight: Tensor, groups: int) -> None:
+_SIZES = {1: "L", 2: "H, W", 3: "D, H, W"}
+
+
+def _check_axes(where_: str, rank: int, x: Tensor, weight: Tensor) -> None:
     if x.ndim != rank + 2 or weight.ndim != rank + 2:
-        sizes = "L" if rank == 1 else "H, W"
         raise fail(
             ShapeError,
             where_,
-            f"x must have the {rank + 2} axes (N, C, {sizes})",
+            f"x must have the {rank + 2} axes (N, C, {_SIZES[rank]})",
             x=x,
             weight=weight,
             hint="add a batch axis with x[None]" if x.ndim == rank + 1 else None,
         )
+
+
+def _check_convolution(where_: str, rank: int, x: Tensor, weight: Tensor, groups: int) -> None:
+    _check_axes(where_, rank, x, weight)
     if groups < 1 or weight.shape[0] % groups:
         raise fail(
             ArgumentError,
@@ -152,173 +157,195 @@ def conv2d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Siz
     return _convolution("conv2d", 2, x, weight, bias, stride, padding, dilation, groups)
 
 
-# --- pooling ---
+def conv3d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1,
+           padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Tensor:  # fmt: skip
+    """Convolution over three axes: (N, C, D, H, W) with (O, C / groups, KD, KH, KW) -> (N, O, ...).
+
+    As `conv1d`; stride, padding and dilation are an integer for all axes or one for each.
+    """
+    return _convolution("conv3d", 3, x, weight, bias, stride, padding, dilation, groups)
 
 
-def _pool_windows(
+# --- transposed convolution ---
+
+
+def _transposed(
     where_: str,
     rank: int,
     x: ArrayLike,
-    kernel_size: Sizes,
-    stride: Sizes | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
     padding: Sizes,
+    output_padding: Sizes,
+    groups: int,
     dilation: Sizes,
-    fill: float,
-    ceil_mode: bool = False,
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The windows (N, C, counts..., kernel...) and the axes of the kernel."""
+) -> Tensor:
     x = as_tensor(x, where_)
-    if x.ndim != rank + 2:
-        raise fail(
-            ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x
-        )
-    kernel = per_axis(where_, "kernel_size", kernel_size, rank, 1)
-    steps = kernel if stride is None else per_axis(where_, "stride", stride, rank, 1)
+    _check_axes(where_, rank, x, weight)
+    steps = per_axis(where_, "stride", stride, rank, 1)
     around = per_axis(where_, "padding", padding, rank, 0)
-    if any(2 * p > k for p, k in zip(around, kernel, strict=True)):
-        raise fail(ArgumentError, where_, "padding may be half the kernel at most", padding=around,
-                   kernel_size=kernel)  # fmt: skip
+    more = per_axis(where_, "output_padding", output_padding, rank, 0)
     spread = per_axis(where_, "dilation", dilation, rank, 1)
-    if fill == -math.inf and dtypes.is_integral(x.dtype):
-        fill = np.iinfo(x.dtype).min
-    sides = [(n, n) for n in around]
-    if ceil_mode:
-        each = zip(x.shape[2:], kernel, steps, around, spread, strict=True)
-        sides = [(p, p + _to_complete(n, k, s, p, d)) for n, k, s, p, d in each]
-    x = pad(x, sides, fill)
-    axes = tuple(range(2 + rank, 2 + 2 * rank))
-    return apply(windows_op, x, kernel=kernel, stride=steps, dilation=spread), axes
+    _check_transposed(where_, x, weight, groups, more, steps, spread)
+    each = zip(x.shape[2:], weight.shape[2:], steps, around, spread, strict=True)
+    sizes = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in each]
+    # What is asked for in addition lies in the padding behind; beyond that there are zeros.
+    within = [min(p, m) for p, m in zip(around, more, strict=True)]
+    sizes = [n + w for n, w in zip(sizes, within, strict=True)]
+    if min(sizes) < 1:
+        raise fail(ShapeError, where_, "the padding leaves nothing", x=x, weight=weight,
+                   padding=around)  # fmt: skip
+    x, weight = for_products(x, weight)
+    dtype = dtypes.promote(x.dtype, weight.dtype)
+    y = apply(
+        contraction.convolve_input,
+        cast(x, dtype),
+        cast(weight, dtype),
+        sizes=tuple(sizes),
+        stride=steps,
+        padding=tuple((p, p - w) for p, w in zip(around, within, strict=True)),
+        dilation=spread,
+        groups=groups,
+    )
+    if within != list(more):
+        y = pad(y, [(0, m - w) for m, w in zip(more, within, strict=True)])
+    return y if bias is None else plus_bias(y, reshape(bias, (-1,) + (1,) * rank))
 
 
-def _to_complete(n: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """How much has to follow an axis for one more window, which must begin before its end."""
-    free = n + 2 * padding - dilation * (kernel - 1) - 1
-    start = -(-free // stride) * stride
-    return start - free if 0 <= free < start < n + padding else 0
+def _check_transposed(
+    where_: str,
+    x: Tensor,
+    weight: Tensor,
+    groups: int,
+    more: tuple[int, ...],
+    steps: tuple[int, ...],
+    spread: tuple[int, ...],
+) -> None:
+    if groups < 1 or weight.shape[0] % groups:
+        raise fail(ArgumentError, where_, "groups must divide the input channels", weight=weight,
+                   groups=groups)  # fmt: skip
+    if x.shape[1] != weight.shape[0]:
+        problem = f"x has {x.shape[1]} channels, the weight takes {weight.shape[0]}"
+        raise fail(ShapeError, where_, problem, x=x, weight=weight)
+    if any(m >= max(s, d) for m, s, d in zip(more, steps, spread, strict=True)):
+        problem = "output_padding must be smaller than stride or dilation"
+        raise fail(ArgumentError, where_, problem, output_padding=more, stride=steps,
+                   dilation=spread)  # fmt: skip
 
 
-def max_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               dilation: Sizes = 1, ceil_mode: bool = False) -> Tensor:  # fmt: skip
-    """The largest element of each window: (N, C, L) -> (N, C, L').
+def conv_transpose1d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1,
+                     padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
+                     dilation: Sizes = 1) -> Tensor:  # fmt: skip
+    """The transpose of `conv1d`: (N, C, L) with (C, O / groups, K) -> (N, O, L').
+
+    It spreads each element over the places that a convolution with the same settings would have
+    read for it, and adds up what meets.
 
     Args:
-        kernel_size: the length of a window.
-        stride: how far apart windows begin; by default `kernel_size`.
-        padding: how much of nothing is put on both sides, at most half of `kernel_size`.
-        dilation: the distance of a window's elements from each other.
-        ceil_mode: let a last window begin where it does not fit completely: L' is rounded up.
+        bias: (O,) numbers to add to the output channels.
+        stride: how far apart in the result the kernels of neighbours begin.
+        padding: how much of both ends is left out: what the convolution would have padded with.
+        output_padding: how much longer the end is, smaller than stride or dilation. A convolution
+            makes one size of several; this says which it was.
+        groups, dilation: as in `conv1d`.
 
-    L' = (L + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1. Ties share the gradient.
-    Raises ShapeError where no window fits, ArgumentError for settings that make no sense.
+    L' = (L - 1) stride - 2 padding + dilation (K - 1) + output_padding + 1.
+    Zeiler et al., "Deconvolutional networks" (2010).
+    Raises ShapeError where axes or channels do not fit, ArgumentError for settings that do not.
     """
-    view, axes = _pool_windows(
-        "max_pool1d", 1, x, kernel_size, stride, padding, dilation, -math.inf, ceil_mode
-    )
-    return max(view, axis=axes)
+    return _transposed("conv_transpose1d", 1, x, weight, bias, stride, padding, output_padding,
+                       groups, dilation)  # fmt: skip
 
 
-def max_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               dilation: Sizes = 1, ceil_mode: bool = False) -> Tensor:  # fmt: skip
-    """The largest element of each window: (N, C, H, W) -> (N, C, H', W'). See `max_pool1d`."""
-    view, axes = _pool_windows(
-        "max_pool2d", 2, x, kernel_size, stride, padding, dilation, -math.inf, ceil_mode
-    )
-    return max(view, axis=axes)
+def conv_transpose2d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1,
+                     padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
+                     dilation: Sizes = 1) -> Tensor:  # fmt: skip
+    """The transpose of `conv2d`: (N, C, H, W) with (C, O / groups, KH, KW) -> (N, O, H', W').
 
-
-def _average(
-    where_: str,
-    rank: int,
-    x: ArrayLike,
-    kernel_size: Sizes,
-    stride: Sizes | None,
-    padding: Sizes,
-    count_include_pad: bool,
-) -> Tensor:
-    view, axes = _pool_windows(where_, rank, x, kernel_size, stride, padding, 1, 0.0)
-    if count_include_pad or not any(per_axis(where_, "padding", padding, rank, 0)):
-        return mean(view, axis=axes)
-    x = as_tensor(x, where_)
-    inside = ones((1, 1, *x.shape[2:]), dtype=x.dtype)
-    counts, _ = _pool_windows(where_, rank, inside, kernel_size, stride, padding, 1, 0.0)
-    return sum(view, axis=axes) / sum(counts, axis=axes)
-
-
-def avg_pool1d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               count_include_pad: bool = True) -> Tensor:  # fmt: skip
-    """The mean of each window: (N, C, L) -> (N, C, L').
-
-    `count_include_pad` counts the zeros of the padding as elements. The rest is as in `max_pool1d`.
+    See `conv_transpose1d`.
     """
-    return _average("avg_pool1d", 1, x, kernel_size, stride, padding, count_include_pad)
+    return _transposed("conv_transpose2d", 2, x, weight, bias, stride, padding, output_padding,
+                       groups, dilation)  # fmt: skip
 
 
-def avg_pool2d(x: ArrayLike, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               count_include_pad: bool = True) -> Tensor:  # fmt: skip
-    """The mean of each window: (N, C, H, W) -> (N, C, H', W'). See `avg_pool1d`."""
-    return _average("avg_pool2d", 2, x, kernel_size, stride, padding, count_include_pad)
+def conv_transpose3d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1,
+                     padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
+                     dilation: Sizes = 1) -> Tensor:  # fmt: skip
+    """The transpose of `conv3d`: (N, C, D, H, W) with (C, O / groups, KD, KH, KW) -> (N, O, ...).
 
-
-def _adaptive(where_: str, rank: int, x: ArrayLike, output_size: Sizes, largest: bool) -> Tensor:
-    x = as_tensor(x, where_)
-    if x.ndim != rank + 2:
-        raise fail(
-            ShapeError, where_, f"x must have {rank + 2} axes, batch and channels first", x=x
-        )
-    for axis, count in enumerate(per_axis(where_, "output_size", output_size, rank, 1), start=2):
-        x = _adaptive_axis(x, axis, count, largest)
-    return x
-
-
-def _adaptive_axis(x: Tensor, axis: int, count: int, largest: bool) -> Tensor:
-    """One axis as `count` elements: i covers floor(i n / count) to ceil((i + 1) n / count)."""
-    n = x.shape[axis]
-    reduce = max if largest else mean
-    if n % count == 0:
-        shape = (*x.shape[:axis], count, n // count, *x.shape[axis + 1 :])
-        return reduce(reshape(x, shape), axis=axis + 1)
-    lead = (slice(None),) * axis
-    pieces = [
-        reduce(
-            x[(*lead, slice(i * n // count, -(-(i + 1) * n // count)))], axis=axis, keepdims=True
-        )
-        for i in range(count)
-    ]
-    return concat(pieces, axis=axis)
-
-
-def adaptive_avg_pool1d(x: ArrayLike, output_size: Sizes) -> Tensor:
-    """Means over windows so chosen that (N, C, L) becomes (N, C, output_size).
-
-    Window i goes from floor(i L / output_size) to ceil((i + 1) L / output_size).
+    See `conv_transpose1d`.
     """
-    return _adaptive("adaptive_avg_pool1d", 1, x, output_size, False)
+    return _transposed("conv_transpose3d", 3, x, weight, bias, stride, padding, output_padding,
+                       groups, dilation)  # fmt: skip
 
 
-def adaptive_avg_pool2d(x: ArrayLike, output_size: Sizes) -> Tensor:
-    """Means over windows so chosen that (N, C, H, W) becomes (N, C, *output_size)."""
-    return _adaptive("adaptive_avg_pool2d", 2, x, output_size, False)
+# --- windows as columns ---
 
 
-def adaptive_max_pool1d(x: ArrayLike, output_size: Sizes) -> Tensor:
-    """As `adaptive_avg_pool1d`, with the largest element."""
-    return _adaptive("adaptive_max_pool1d", 1, x, output_size, True)
+def unfold(x: ArrayLike, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0,
+           stride: Sizes = 1) -> Tensor:  # fmt: skip
+    """All windows as columns: (N, C, H, W) -> (N, C KH KW, L), L windows in the order of rows.
+
+    The arguments are those of `conv2d`, which is a matrix product with these columns. Unlike
+    PyTorch's, any number of axes may follow the channels.
+    """
+    x = as_tensor(x, "unfold")
+    rank = x.ndim - 2
+    if rank < 1:
+        raise fail(ShapeError, "unfold", "x must have batch, channels, and axes to slide over", x=x)
+    kernel = per_axis("unfold", "kernel_size", kernel_size, rank, 1)
+    spread = per_axis("unfold", "dilation", dilation, rank, 1)
+    around = per_axis("unfold", "padding", padding, rank, 0)
+    steps = per_axis("unfold", "stride", stride, rank, 1)
+    x = pad(x, [(n, n) for n in around])
+    view = apply(windows_op, x, kernel=kernel, stride=steps, dilation=spread)
+    columns = apply(permute, view, axes=_kernel_first(rank))
+    n, c, *rest = columns.shape
+    return reshape(columns, (n, c * math.prod(kernel), math.prod(rest[rank:])))
 
 
-def adaptive_max_pool2d(x: ArrayLike, output_size: Sizes) -> Tensor:
-    """As `adaptive_avg_pool2d`, with the largest element."""
-    return _adaptive("adaptive_max_pool2d", 2, x, output_size, True)
+def fold(x: ArrayLike, output_size: Sizes, kernel_size: Sizes, dilation: Sizes = 1,
+         padding: Sizes = 0, stride: Sizes = 1) -> Tensor:  # fmt: skip
+    """The transpose of `unfold`: (N, C KH KW, L) -> (N, C, *output_size).
+
+    Columns go back to where `unfold` reads them, and add up where they overlap. `output_size` is
+    an integer for two axes, or one for each axis.
+
+    Raises ShapeError where x is not what `unfold` gives for `output_size`.
+    """
+    x = as_tensor(x, "fold")
+    rank = len(output_size) if isinstance(output_size, Sequence) else 2
+    sizes = per_axis("fold", "output_size", output_size, rank, 1)
+    kernel = per_axis("fold", "kernel_size", kernel_size, rank, 1)
+    spread = per_axis("fold", "dilation", dilation, rank, 1)
+    around = per_axis("fold", "padding", padding, rank, 0)
+    steps = per_axis("fold", "stride", stride, rank, 1)
+    padded = tuple(n + 2 * p for n, p in zip(sizes, around, strict=True))
+    counts = window_counts(padded, kernel, steps, spread)
+    size, columns = math.prod(kernel), math.prod(counts)
+    if x.ndim != 3 or x.shape[1] % size or x.shape[2] != columns or min(counts) < 1:
+        problem = f"x must have the shape (N, C * {size}, {columns}) for this output_size"
+        raise fail(ShapeError, "fold", problem, x=x, output_size=sizes, kernel_size=kernel)
+    view = reshape(x, (x.shape[0], x.shape[1] // size, *kernel, *counts))
+    view = apply(permute, view, axes=inverse(_kernel_first(rank)))
+    y = apply(overlap, view, sizes=padded, stride=steps, dilation=spread)
+    inside: tuple[Any, ...] = tuple(slice(p, p + n) for p, n in zip(around, sizes, strict=True))
+    return y[(..., *inside)]
+
+
+def _kernel_first(rank: int) -> tuple[int, ...]:
+    """The order that takes (N, C, counts..., kernel...) to (N, C, kernel..., counts...)."""
+    return (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
 
 
 __all__ = [
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool2d",
-    "avg_pool1d",
-    "avg_pool2d",
     "conv1d",
     "conv2d",
-    "max_pool1d",
-    "max_pool2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "fold",
+    "unfold",
 ]

@@ -27,5 +27,9 @@ class Function(Module):
         return type(self).function(*inputs, **self.settings)
 
     def describe(self) -> str:
-        shown = {name: value for name, value in self.settings.items() if value is not None}
+        shown = {
+            name: value
+            for name, value in self.settings.items()
+            if value is not None and value is not False
+        }
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())

@@ -1,4 +1,4 @@
-"""Layers with learned parameters: linear, convolution, embedding; and the shapes around them.
+"""Layers with learned parameters: linear, embedding; dropout, and what holds layers together.
 
 Initial values are PyTorch's: even within +-1 / sqrt(fan_in), for weights and biases.
 """
@@ -6,7 +6,7 @@ Initial values are PyTorch's: even within +-1 / sqrt(fan_in), for weights and bi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from schuss import dtypes
@@ -17,7 +17,7 @@ from schuss.errors import (
     ShapeError,
     fail,
 )
-from schuss.functions import neural, windows
+from schuss.functions import neural
 from schuss.functions.creation import zeros
 from schuss.functions.elementwise import where
 from schuss.functions.manipulation import flatten
@@ -28,9 +28,8 @@ from schuss.philox import Generator
 from schuss.tensor import Tensor
 
 
-def _fresh(
-    shape: Sequence[int], bound: float, dtype: Any, generator: Generator | None
-) -> Parameter:
+def fresh(shape: Sequence[int], bound: float, dtype: Any, generator: Generator | None) -> Parameter:
+    """A parameter of numbers spread evenly within +-bound."""
     kind = dtypes.default_float if dtype is None else dtypes.as_dtype(dtype)
     parameter = Parameter(zeros(tuple(shape), dtype=kind))
     init.uniform_(parameter, -bound, bound, generator)
@@ -54,8 +53,8 @@ class Linear(Module):
         positive("Linear", in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         bound = 1 / math.sqrt(in_features)
-        self.weight = _fresh((out_features, in_features), bound, dtype, generator)
-        self.bias = _fresh((out_features,), bound, dtype, generator) if bias else None
+        self.weight = fresh((out_features, in_features), bound, dtype, generator)
+        self.bias = fresh((out_features,), bound, dtype, generator) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = floating_argument("Linear", x)
@@ -80,103 +79,6 @@ def _flatten_hint(x: Tensor, features: int) -> str | None:
     if x.ndim > 2 and math.prod(x.shape[1:]) == features:
         return "flatten all but the batch axis first: x.flatten(1), or nn.Flatten()"
     return None
-
-
-class _Conv(Module):
-    rank = 0
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: windows.Sizes,
-        stride: windows.Sizes = 1,
-        padding: windows.Sizes | str = 0,
-        dilation: windows.Sizes = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        dtype: Any = None,
-        generator: Generator | None = None,
-    ) -> None:
-        super().__init__()
-        name = type(self).__name__
-        positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
-        if in_channels % groups or out_channels % groups:
-            raise fail(
-                ArgumentError,
-                name,
-                "groups must divide the channels",
-                in_channels=in_channels,
-                out_channels=out_channels,
-                groups=groups,
-            )
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = windows.per_axis(name, "kernel_size", kernel_size, self.rank, 1)
-        self.stride = windows.per_axis(name, "stride", stride, self.rank, 1)
-        self.dilation = windows.per_axis(name, "dilation", dilation, self.rank, 1)
-        self.padding = padding
-        windows.pairs_of_padding(name, padding, self.kernel_size, self.stride, self.dilation)
-        self.groups = groups
-        bound = 1 / math.sqrt(in_channels // groups * math.prod(self.kernel_size))
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = _fresh(shape, bound, dtype, generator)
-        self.bias = _fresh((out_channels,), bound, dtype, generator) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        name = type(self).__name__
-        x = floating_argument(name, x)
-        if x.ndim == self.rank + 2 and x.shape[1] != self.in_channels:
-            last = x.shape[-1] == self.in_channels
-            raise fail(
-                ShapeError,
-                name,
-                f"expects {self.in_channels} input channels on axis 1, got {x.shape[1]}",
-                x=x,
-                weight=self.weight,
-                hint="channels come before the sizes: (N, C, ...)" if last else None,
-            )
-        function = windows.conv1d if self.rank == 1 else windows.conv2d
-        return function(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
-
-    def describe(self) -> str:
-        parts = [str(self.in_channels), str(self.out_channels), f"kernel_size={self.kernel_size}"]
-        ones = (1,) * self.rank
-        parts += [f"stride={self.stride}"] if self.stride != ones else []
-        parts += [f"padding={self.padding!r}"] if self.padding != 0 else []
-        parts += [f"dilation={self.dilation}"] if self.dilation != ones else []
-        parts += [f"groups={self.groups}"] if self.groups != 1 else []
-        parts += ["bias=False"] if self.bias is None else []
-        return ", ".join(parts)
-
-
-class Conv1d(_Conv):
-    """Convolution over sequences.
-
-    Args:
-        in_channels, out_channels: channels before and after.
-        kernel_size, stride, dilation: an integer each.
-        padding: zeros on both sides; or "same" (stride 1), or "valid".
-        groups: the channels are worked on in this many separate groups.
-        bias: whether to add a number to each output channel.
-
-    Shapes: (N, in_channels, L) -> (N, out_channels, L') with
-        L' = (L + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1;
-        weight (out_channels, in_channels / groups, kernel_size), bias (out_channels,).
-    """
-
-    rank = 1
-
-
-class Conv2d(_Conv):
-    """Convolution over images. Arguments as for `Conv1d`; sizes may be pairs (height, width).
-
-    Shapes: (N, in_channels, H, W) -> (N, out_channels, H', W'); weight (out, in / groups, KH, KW).
-    """
-
-    rank = 2
 
 
 class Embedding(Module):
@@ -232,7 +134,26 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
-class Dropout(Module):
+class _Dropout(Module):
+    function: Callable[..., Tensor]
+
+    def __init__(self, p: float = 0.5, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise fail(ArgumentError, type(self).__name__, "p is a probability", p=p)
+        self.p = p
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = tensor_argument(type(self).__name__, x)
+        function = type(self).function
+        return function(x, self.p, training=self.training, generator=self.generator)
+
+    def describe(self) -> str:
+        return f"p={self.p}"
+
+
+class Dropout(_Dropout):
     """Each element 0 with probability p, the others divided by 1 - p; in evaluation x itself.
 
     Args:
@@ -242,20 +163,25 @@ class Dropout(Module):
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014).
     """
 
-    def __init__(self, p: float = 0.5, *, generator: Generator | None = None) -> None:
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise fail(ArgumentError, "Dropout", "p is a probability", p=p)
-        self.p = p
-        self.generator = generator
+    function = staticmethod(neural.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return neural.dropout(
-            tensor_argument("Dropout", x), self.p, training=self.training, generator=self.generator
-        )
 
-    def describe(self) -> str:
-        return f"p={self.p}"
+class Dropout1d(_Dropout):
+    """As `Dropout`, for whole channels (N, C, L) at a time, whose elements resemble each other."""
+
+    function = staticmethod(neural.dropout1d)
+
+
+class Dropout2d(_Dropout):
+    """As `Dropout`, for whole channels (N, C, H, W) at a time."""
+
+    function = staticmethod(neural.dropout2d)
+
+
+class Dropout3d(_Dropout):
+    """As `Dropout`, for whole channels (N, C, D, H, W) at a time."""
+
+    function = staticmethod(neural.dropout3d)
 
 
 class Flatten(Module):

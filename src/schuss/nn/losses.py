@@ -13,6 +13,7 @@ from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating
 from schuss.functions.elementwise import abs, exp, log, log1p, logical_and, maximum, minimum, where
 from schuss.functions.manipulation import expand_dims
 from schuss.functions.neural import log_softmax, softplus
+from schuss.functions.precision import for_sums
 from schuss.functions.reduction import mean, sum
 from schuss.graph import apply, labelled
 from schuss.nn.function import Function
@@ -24,7 +25,7 @@ from schuss.tensor import Tensor
 
 def _pair(where_: str, input: ArrayLike, target: ArrayLike) -> tuple[Tensor, Tensor]:
     """Prediction and target, of one shape and in the dtype of the prediction."""
-    x, y = floating(input, where_), as_tensor(target, where_)
+    x, y = for_sums(floating(input, where_)), as_tensor(target, where_)
     if x.shape != y.shape:
         hint = "the prediction has an axis too many or too few: x.squeeze(-1) or y.reshape(x.shape)"
         raise fail(
@@ -185,7 +186,8 @@ def cross_entropy(
 
     Raises OutOfBoundsError, when the value is computed, for a class outside 0 to C - 1.
     """
-    given, y = floating(input, "cross_entropy"), as_tensor(target, "cross_entropy")
+    given = for_sums(floating(input, "cross_entropy"))
+    y = as_tensor(target, "cross_entropy")
     x = cast(given, dtypes.accumulator(given.dtype))
     if x.ndim == 0:
         raise fail(ShapeError, "cross_entropy", "logits need an axis of classes", input=x)
@@ -295,7 +297,7 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """-input at the target class, for log-probabilities (N, C, ...); see `cross_entropy`."""
-    x, y = floating(input, "nll_loss"), as_tensor(target, "nll_loss")
+    x, y = for_sums(floating(input, "nll_loss")), as_tensor(target, "nll_loss")
     if x.ndim < 2:
         raise fail(ShapeError, "nll_loss", "log-probabilities need the axes (N, C)", input=x)
     losses, weights = _picked("nll_loss", x, y, weight, ignore_index)

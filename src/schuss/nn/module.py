@@ -190,6 +190,13 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if "training" not in self.__dict__:
             raise self._uninitialised(name)
+        if name in self.__dict__.get("parametrizations", ()):
+            raise fail(
+                ModuleError,
+                f"{type(self).__name__}.{name}",
+                "is computed from its parametrization",
+                hint="call nn.utils.parametrize.remove_parametrizations first",
+            )
         present = self.__dict__.get(name)
         if (
             isinstance(present, (Parameter, Buffer))
@@ -215,6 +222,9 @@ class Module:
         )
 
     def __getattr__(self, name: str) -> Any:
+        parametrized = self.__dict__.get("parametrizations", ())
+        if name in parametrized:  # see nn.utils.parametrize
+            return parametrized[name]()
         raise missing(type(self).__name__, name, MODULE)
 
     # --- the tree ---

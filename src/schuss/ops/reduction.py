@@ -63,6 +63,16 @@ def _extreme_rule(g: Tensor, y: Tensor, x: Tensor, axes: Axes) -> Tensor:
     return taken * spread(g / apply(sum_, taken, axes=axes), x, axes)
 
 
+def _first_rule(g: Tensor, y: Tensor, x: Tensor, axes: Axes) -> Tensor:
+    """To the first of the elements that equal the largest, or that are NaN where it is."""
+    sizes = [n if axis in axes else 1 for axis, n in enumerate(x.shape)]
+    beyond = math.prod(sizes)
+    order = wrap(data(np.arange(beyond, dtype=np.int32).reshape(sizes)))
+    place = select((x == spread(y, x, axes)) | (x != x), order, beyond)
+    first = apply(min_, place, axes=axes)
+    return select(order == spread(first, x, axes), spread(g, x, axes), 0)
+
+
 def _extreme_samples(rng: Rng) -> list[Sample]:
     """Elements so far apart that the differences of the gradient check never cross a tie."""
     made = reduction_samples(empty=False)(rng)
@@ -88,6 +98,16 @@ max_: Op = define(
     infer=_nonempty("max"),
     reference=reducer(np.maximum),
     gradient=(_extreme_rule,),
+    saves=(0, OUTPUT),
+    samples=_extreme_samples,
+    batch=later_axes,
+)
+first_max: Op = define(
+    "first_max",
+    "the largest element over axes; of equals the first one in memory's order has the gradient",
+    infer=_nonempty("first_max"),
+    reference=reducer(np.maximum),
+    gradient=(_first_rule,),
     saves=(0, OUTPUT),
     samples=_extreme_samples,
     batch=later_axes,

@@ -4,6 +4,7 @@ from typing import Any
 
 from schuss.optim import lr_scheduler
 from schuss.optim.clipping import clip_grad_norm, clip_grad_value
+from schuss.optim.grad_scaler import GradScaler
 from schuss.optim.kfac import KFAC
 from schuss.optim.lbfgs import LBFGS
 from schuss.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, ExponentialLR, LambdaLR, StepLR
@@ -23,6 +24,7 @@ __all__ = [
     "CosineAnnealingLR",
     "ExponentialLR",
     "Fit",
+    "GradScaler",
     "LambdaLR",
     "Optimizer",
     "StepLR",

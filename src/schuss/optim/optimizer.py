@@ -23,6 +23,7 @@ from schuss.errors import (
 )
 from schuss.execution.evaluate import evaluate_pending
 from schuss.functions.arguments import adopt, as_tensor, cast
+from schuss.functions.precision import autocast
 from schuss.optim.repeat import repeated
 from schuss.tensor import Tensor
 
@@ -150,7 +151,7 @@ class Optimizer:
     def _assign_all(self, before: list[tuple[Tensor, Tensor]]) -> None:
         """Assign new values, noting in `before` what the parameters pointed at."""
         numbers = context.recording.numbers_of(self) if context.recording else nullcontext()
-        with no_grad(), numbers:
+        with no_grad(), autocast(enabled=False), numbers:
             for group in self.param_groups:
                 for name, p in zip(group["names"], group["params"], strict=True):
                     if p.grad is None or not p.requires_grad:  # frozen since

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from schuss.context import no_grad
 from schuss.errors import ArgumentError, ArgumentTypeError, NumericsError, fail
 from schuss.execution import tiers
 from schuss.functions.arguments import adopt
-from schuss.optim import clip_grad_norm
+from schuss.functions.precision import autocast
+from schuss.optim import GradScaler, clip_grad_norm
 from schuss.philox import Generator, default_generator
 from schuss.training.callbacks import Callback, Checkpoint
 from schuss.training.checkpoint import load_checkpoint
@@ -44,6 +46,9 @@ class Trainer(Run):
         schedule: of the learning rate.
         schedule_every: step it after every "epoch" or every "step".
         clip_norm: the largest norm of all gradients together; None does not clip.
+        precision: of products: "bfloat16" and "float16" run model and loss in `schuss.autocast`,
+            the latter with an `optim.GradScaler`. Parameters stay as they are. Predictions are of
+            the dtype that the model then gives.
         callbacks: see `Callback`.
         generator: a generator that the run draws from, so that checkpoints hold it. The default
             generator, and those that modules keep as attributes, are held anyway.
@@ -64,6 +69,7 @@ class Trainer(Run):
         schedule: Any = None,
         schedule_every: Literal["epoch", "step"] = "epoch",
         clip_norm: float | None = None,
+        precision: Literal["float32", "bfloat16", "float16"] = "float32",
         callbacks: Iterable[Callback] = (),
         generator: Generator | None = None,
         check_finite: bool = True,
@@ -74,6 +80,9 @@ class Trainer(Run):
         if clip_norm is not None and not clip_norm > 0:
             problem = "clip_norm must be positive, or None"
             raise fail(ArgumentError, "Trainer", problem, clip_norm=clip_norm)
+        if precision not in ("float32", "bfloat16", "float16"):
+            problem = "precision must be 'float32', 'bfloat16' or 'float16'"
+            raise fail(ArgumentError, "Trainer", problem, precision=precision)
         super().__init__(metrics)
         self.model = model
         self.loss = loss
@@ -81,6 +90,8 @@ class Trainer(Run):
         self.schedule = schedule
         self.schedule_every = schedule_every
         self.clip_norm = clip_norm
+        self.precision = precision
+        self.scaler = GradScaler(enabled=precision == "float16")
         self.callbacks = checked_callbacks(callbacks)
         self.generator = generator
         self.check_finite = check_finite
@@ -104,19 +115,27 @@ class Trainer(Run):
         """One step of the plain loop. Returns the loss and the prediction, for the records."""
         inputs, target = self.unpack(batch)
         self.optimizer.zero_grad()
-        prediction = self.model(*inputs)
-        loss = scalar(self.loss(prediction, target))
-        loss.backward()
+        with self.autocast():
+            prediction = self.model(*inputs)
+            loss = scalar(self.loss(prediction, target))
+        self.scaler.scale(loss).backward()
         if self.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
             clip_grad_norm(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return loss, prediction
 
     def evaluation_step(self, batch: Batch) -> tuple[Tensor, Any]:
         """Loss and prediction; runs in evaluation mode and without gradients."""
         inputs, target = self.unpack(batch)
-        prediction = self.model(*inputs)
-        return scalar(self.loss(prediction, target)), prediction
+        with self.autocast():
+            prediction = self.model(*inputs)
+            return scalar(self.loss(prediction, target)), prediction
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """In what steps run model and loss: `schuss.autocast` for `precision`."""
+        return nullcontext() if self.precision == "float32" else autocast(self.precision)
 
     # What users call.
 
@@ -201,7 +220,7 @@ class Trainer(Run):
         """
         is_whole = hasattr(data, "shape")
         batches = rows(data, batch_size) if is_whole else map(self._inputs, data)
-        with mode(self.model, training=False), no_grad():
+        with mode(self.model, training=False), no_grad(), self.autocast():
             outputs = [as_array(self.model(*inputs)) for inputs in batches]
         if not outputs:
             raise fail(ArgumentError, "Trainer.predict", "there are no batches to predict for")
@@ -294,6 +313,14 @@ class Trainer(Run):
         self._interrupts.check()
 
     # Saving and restoring.
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if "scaler" in state:
+            self.scaler.load_state_dict(state["scaler"])
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint of this run holds, as arguments of `save_checkpoint`."""

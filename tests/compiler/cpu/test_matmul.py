@@ -7,23 +7,31 @@ written is NaN: reading too far is a crash, using what is undefined a wrong resu
 import ctypes
 import mmap
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from schuss import settings
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source, compile_kernels
-from schuss.compiler.cpu.matmul import Machine, Product, lower, plain_epilogue
+from schuss.compiler.cpu.matmul import Machine, Product, lower, plain_epilogue, this_machine
+from schuss.compiler.cpu.matmul_plan import plan
 from schuss.compiler.cpu.runtime import OK, Launch, Sequence, get_num_threads, set_num_threads
 
-# AVX-512, AVX2, and what every 64-bit machine has: as far as this one goes.
-MACHINES = [
+# AVX-512, AVX2, and what every 64-bit machine has, as far as this one goes; and then with the
+# products of pairs that it has.
+WIDTHS = [
     machine
     for machine in (Machine(64, 32), Machine(32, 16), Machine(16, 16))
     if 8 * machine.vector_bytes <= host().vector_bits
 ]
-NAMES = [str(8 * machine.vector_bytes) for machine in MACHINES]
+PAIRED = [replace(machine, pairs=this_machine().pairs) for machine in WIDTHS]
+MACHINES = [*WIDTHS, *(PAIRED if this_machine().pairs else [])]
+NAMES = [f"{8 * x.vector_bytes}{'-pairs' if x.pairs else ''}" for x in MACHINES]
+needs_pairs = pytest.mark.skipif(not this_machine().pairs, reason="a machine without pairs")
 KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 
 
@@ -53,11 +61,12 @@ def guarded_copy(array, after=True):
     return copy.transpose(np.argsort(order))
 
 
-def run(lowered, words, backwards=False):
+def run(lowered, words, backwards=False, workspace=None):
     """Run all parts of all stages."""
     sources = [*lowered.shared, *(Source(x.text, (x.name,)) for x in lowered.stages)]
     addresses = compile_kernels(sources)
-    workspace = guarded(-(-lowered.workspace // 64) * 64)
+    if workspace is None:
+        workspace = guarded(-(-lowered.workspace // 64) * 64)
     words = [*words[:2], workspace.ctypes.data, *words[2:]]
     table = (ctypes.c_int64 * len(words))(*words)
     for stage in lowered.stages:
@@ -94,10 +103,29 @@ def sample(rng, shape, dtype="float32"):
     return rng.standard_normal(shape).astype(dtype)
 
 
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("m", [1, 7, 8, 19, 32, 100, 200])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_right_operand_that_is_packed_once(machine, m, turned):
+    """The first stage packs B and looks at nothing else; the others look at B no more."""
+    rng = np.random.default_rng(0)
+    b = sample(rng, (70, 150)).T if turned else sample(rng, (150, 70))
+    a, nothing = sample(rng, (m, 150)), np.full((150, 150), np.nan, np.float32)
+    lowered = lower(product_of(a, b), plain_epilogue(product_of(a, b)), machine, packs_right=True)
+    assert lowered.packs_right
+    c = guarded(m * 70 * 4).view(np.float32).reshape(m, 70)
+    workspace = guarded(-(-lowered.workspace // 64) * 64)
+    first, rest = lowered.stages[:1], lowered.stages[1:]
+    for stages, left, right in ((first, nothing, b), (rest, a, nothing)):
+        words = [left.ctypes.data, right.ctypes.data, c.ctypes.data]
+        run(replace(lowered, stages=stages), words, workspace=workspace)
+    np.testing.assert_allclose(c, a @ b, rtol=1e-4, atol=1e-3)
+
+
 def check(a, b, machine=MACHINES[0]):
     got = multiply(a, b, machine)
-    if got.dtype.kind in "iu":
-        np.testing.assert_array_equal(got, a.astype(got.dtype) @ b.astype(got.dtype))
+    if got.dtype.kind in "iu":  # sums of narrow integers have the right lower bits
+        np.testing.assert_array_equal(got.astype(a.dtype), a @ b)
         return
     a, b = a.astype(np.float64), b.astype(np.float64)
     bound = 1e-30 + np.abs(a) @ np.abs(b)  # the scale of the rounding errors of a sum
@@ -107,7 +135,7 @@ def check(a, b, machine=MACHINES[0]):
     assert (error <= roundings * np.finfo(got.dtype).eps * bound).all()  # NaN fails
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("machine", WIDTHS, ids=NAMES[: len(WIDTHS)])
 @pytest.mark.parametrize("m", [1, 5, 14, 29])
 def test_sizes(machine, m):
     rng = np.random.default_rng(m)
@@ -117,16 +145,68 @@ def test_sizes(machine, m):
             check(guarded_copy(a), guarded_copy(b), machine)
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+EDGES = [(43, 47, 37), (3, 100, 200), (57, 1, 61), (1, 65, 70), (20, 130, 6)]
+
+
+@pytest.mark.parametrize("machine", WIDTHS, ids=NAMES[: len(WIDTHS)])
 @pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
 @pytest.mark.parametrize("layout", ["NN", "NT", "TN", "TT"])
 def test_layouts_at_edges_of_memory(machine, after, layout):
     """Sizes next to those of tiles, for each way of packing."""
+    check_layout(layout, "float32", EDGES, machine, after)
+
+
+def check_layout(layout, dtype, sizes, machine, after=True):
+    """Operands of a layout, next to pages that nobody may touch."""
     rng = np.random.default_rng(0)
-    for m, n, k in [(43, 47, 37), (3, 100, 200), (57, 1, 61), (1, 65, 70), (20, 130, 6)]:
-        a = sample(rng, (k, m)).T if layout[0] == "T" else sample(rng, (m, k))
-        b = sample(rng, (n, k)).T if layout[1] == "T" else sample(rng, (k, n))
+    for m, n, k in sizes:
+        a = sample(rng, (k, m), dtype).T if layout[0] == "T" else sample(rng, (m, k), dtype)
+        b = sample(rng, (n, k), dtype).T if layout[1] == "T" else sample(rng, (k, n), dtype)
         check(guarded_copy(a, after), guarded_copy(b, after), machine)
+
+
+@needs_pairs
+@pytest.mark.parametrize("machine", PAIRED, ids=NAMES[len(WIDTHS) :])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "uint16"])
+@pytest.mark.parametrize("layout", ["NN", "NT", "TN", "TT"])
+def test_pairs_at_edges_of_memory(machine, dtype, layout):
+    """Even and odd k, whose last one is in no pair, and panels that end within a vector."""
+    sizes = [(43, 47, 37), (5, 100, 200), (57, 1, 61), (20, 35, 7), (4, 5, 300)]
+    check_layout(layout, dtype, sizes, machine)
+    check_layout(layout, dtype, [(30, 30, 38)], machine, after=False)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_conversion_as_kernels_read(machine, dtype):
+    """Few rows meet rows of B in place; few of both meet along k; few k are summed in registers."""
+    check_layout("NN", dtype, [(1, 50, 40), (3, 100, 21), (2, 7, 300)], machine)
+    check_layout("NT", dtype, [(1, 50, 333), (4, 9, 64), (30, 3, 500), (7, 30, 1001)], machine)
+    check_layout("NN", dtype, [(9, 260, 3), (70, 80, 9), (40, 8, 2)], machine)
+
+
+@needs_pairs
+def test_pairs_in_blocks_and_slices():
+    """Several blocks of an odd number of k; and k cut into slices."""
+    rng = np.random.default_rng(8)
+    for m, n, k in [(40, 50, 5001), (10, 20, 30_011), (10, 20, 30_010)]:
+        for dtype in ("bfloat16", "int16"):
+            a, b = sample(rng, (m, k), dtype), sample(rng, (k, n), dtype)
+            check(guarded_copy(a), guarded_copy(b), PAIRED[0])
+    a, b = sample(rng, (30_011, 10), "bfloat16").T, sample(rng, (30_011, 20), "bfloat16")
+    lowered = lower(product_of(a, b), plain_epilogue(product_of(a, b)), PAIRED[0])
+    assert lowered.stages[-1].name.endswith("_add")
+    forwards, backwards = (multiply(a, b, PAIRED[0], order) for order in (False, True))
+    np.testing.assert_array_equal(forwards, backwards)
+
+
+@needs_pairs
+def test_pairs_wrap_around():
+    """The largest products of int16 fill 32 bits; a sum of two is taken modulo 2**32."""
+    a = np.full((20, 6), -(2**15), np.int16)
+    check(a, np.full((6, 40), -(2**15), np.int16), PAIRED[0])
+    a = np.full((20, 6), 255, np.uint8)
+    check(a, np.full((6, 40), 255, np.uint8), PAIRED[0])
 
 
 def strided(rng, shape, dtype):
@@ -153,11 +233,20 @@ def test_random_strides(seed):
 
 @pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_all_halves(machine, dtype):
-    """Each of the 65,536 numbers of half precision, infinities and NaN too, times one."""
-    a = np.arange(2**16, dtype=np.uint16).view(getattr(ml_dtypes, dtype, dtype)).reshape(256, 256)
-    got = multiply(a.reshape(-1, 1), np.ones((1, 1), a.dtype), machine)
-    np.testing.assert_array_equal(got.reshape(256, 256), a.astype(np.float32))
+@pytest.mark.parametrize("k", [1, 2, 6])
+def test_all_halves(machine, dtype, k):
+    """Each of the 65,536 numbers of half precision, infinities and NaN too, times one.
+
+    Products of pairs of bfloat16 take subnormal numbers for zeros.
+    """
+    numbers = np.arange(2**16, dtype=np.uint16).view(getattr(ml_dtypes, dtype, dtype))
+    a = np.zeros((2**16, k), numbers.dtype)
+    a[:, 0] = numbers
+    got = multiply(a, np.eye(k, 5, dtype=a.dtype), machine)[:, 0]
+    want = numbers.astype(np.float32)
+    if dtype in machine.pairs and k > 4:
+        want[np.abs(want) < np.finfo(np.float32).smallest_normal] = 0
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int8"])
@@ -165,12 +254,13 @@ def test_all_halves(machine, dtype):
 def test_many_blocks(dtype, layout):
     """Operands packed by a stage of their own, several blocks of k, rows and columns."""
     rng = np.random.default_rng(1)
+    machine = PAIRED[0]
     a = sample(rng, (170, 1100), dtype)
     b = sample(rng, (600, 1100), dtype).T if layout == "NT" else sample(rng, (1100, 600), dtype)
     product = product_of(a, b)
     packs = layout == "NT" or dtype in ("bfloat16", "int8")
-    assert len(lower(product, plain_epilogue(product)).stages) == 1 + packs
-    check(guarded_copy(a), guarded_copy(b))
+    assert len(lower(product, plain_epilogue(product), machine).stages) == 1 + packs
+    check(guarded_copy(a), guarded_copy(b), machine)
 
 
 @pytest.mark.parametrize("transposed", ["", "A", "B", "AB"])
@@ -266,15 +356,18 @@ def test_sum_over_nothing_is_zero(shape):
 
 
 @pytest.mark.parametrize("layout", ["NN", "NT"])
-@pytest.mark.parametrize(("m", "n", "k"), [(20, 20, 20), (2, 50, 300), (9, 80, 2), (30, 1, 40)])
-def test_infinities_and_nans(layout, m, n, k):
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(20, 20, 21), (20, 20, 20), (2, 50, 300), (9, 80, 2), (30, 1, 40)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_infinities_and_nans(layout, m, n, k, dtype):
     rng = np.random.default_rng(5)
-    a, b = sample(rng, (m, k)), sample(rng, (n, k)).T
+    a, b = sample(rng, (m, k), dtype), sample(rng, (n, k), dtype).T
     b = np.ascontiguousarray(b) if layout == "NN" else b
     a[0], a[-1, 0], b[k // 2, 0], b[0, -1] = 0, np.inf, np.nan, np.inf
     with np.errstate(invalid="ignore"):
         want = a.astype(np.float64) @ b.astype(np.float64)
-    got = multiply(a, b)
+    got = multiply(a, b, PAIRED[0])
     assert np.isnan(got[0, 0])  # 0 * NaN
     assert np.isnan(got[0, -1])  # 0 * inf
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
@@ -329,7 +422,46 @@ def test_every_element_reaches_the_epilogue_once(batch, m, n, k):
     np.testing.assert_array_equal(c, 1000 + a @ b)
 
 
+def test_product_of_pairs_is_rounded_like_sums_of_float32():
+    """Against exact sums: an odd number of k, all signs, sizes of very different magnitude."""
+    rng = np.random.default_rng(9)
+    a, b = (
+        sample(rng, shape) * 10.0 ** rng.integers(-9, 9, shape) for shape in [(30, 51), (51, 30)]
+    )
+    check(a.astype(ml_dtypes.bfloat16), b.astype(ml_dtypes.bfloat16), PAIRED[0])
+
+
 def test_printing_is_deterministic():
     product = Product("float32", (3,), 50, 60, 70, (3500, 70, 1), (0, 1, 70))
     first, second = (lower(product, plain_epilogue(product)) for _ in range(2))
     assert first == second
+
+
+def test_pairs_are_those_of_the_processor():
+    assert ("bfloat16" in this_machine().pairs) == host().has_bf16_dot
+    flags = Path("/proc/cpuinfo")
+    if flags.exists() and host().is_x86 and not settings.cpu():
+        assert host().has_bf16_dot == ("avx512_bf16" in flags.read_text())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "layout", "reads"),
+    [
+        ("bfloat16", (64, 64, 64), "NN", "pairs"),
+        ("bfloat16", (64, 64, 64), "TT", "pairs"),
+        ("bfloat16", (1, 64, 640), "NT", "pairs"),
+        ("bfloat16", (1, 64, 640), "NN", "source"),
+        ("bfloat16", (90, 90, 3), "NN", "sums"),
+        ("float16", (64, 64, 64), "NN", "sums"),
+        ("float16", (1, 64, 640), "NT", "source"),
+        ("float32", (64, 64, 64), "NN", "sums"),
+        ("int8", (64, 64, 64), "NN", "pairs"),
+        ("int8", (1, 64, 640), "NT", "pairs"),
+    ],
+)
+def test_what_kernels_read(dtype, shape, layout, reads):
+    m, n, k = shape
+    a_strides = (k, 1) if layout[0] == "N" else (1, m)
+    b_strides = (n, 1) if layout[1] == "N" else (1, k)
+    machine = Machine(64, 32, ("bfloat16", "int8"))
+    assert plan(Product(dtype, (), m, n, k, a_strides, b_strides), machine).reads == reads

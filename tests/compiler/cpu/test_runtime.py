@@ -19,6 +19,7 @@ from schuss.compiler.cpu.runtime import (
     FAILED,
     OK,
     Launch,
+    Loop,
     Sequence,
     get_num_threads,
     set_num_threads,
@@ -246,6 +247,51 @@ class TestSequence:
     def test_words_are_slots(self, kernels):
         with pytest.raises(AssertionError, match="a word of no slot"):
             Sequence([[Launch(kernels["count"], (1,))]], 1)
+
+
+class TestLoops:
+    """x[part] = 3 x[part] + a, with addresses that move from round to round."""
+
+    @staticmethod
+    def sequence(kernels, x, rounds, steps, waves=1):
+        launch = Launch(kernels["affine"], (1, 2), parts=2, steps=(steps, (1, 10)))
+        plain = Launch(kernels["affine"], (3, 2), parts=1)
+        loops = [Loop(1, waves, rounds)]
+        sequence = Sequence([[plain], *[[launch]] * waves, [plain]], 4, loops)
+        sequence.slots[1] = sequence.slots[3] = x.ctypes.data
+        sequence.slots[2] = 1
+        return sequence
+
+    @pytest.mark.parametrize("rounds", [1, 2, 5])
+    def test_rounds_move_on(self, kernels, threads, waiting, rounds):
+        x = np.zeros(2 * rounds, np.int64)
+        sequence = self.sequence(kernels, x, rounds, (16, 16))
+        for _ in range(2):  # a second run begins where the first did
+            x[:] = 0
+            sequence.run()
+            added = [1 + t // 2 * 11 + t % 2 for t in range(rounds)]
+            expected = np.repeat(added, 2)
+            expected[0] = 3 * (3 * 1 + 1) + 1  # once before and once after the loop as well
+            assert x.tolist() == expected.tolist()
+
+    def test_two_buffers_in_turns_and_several_waves(self, kernels, threads):
+        x = np.zeros(4, np.int64)
+        self.sequence(kernels, x, 3, (16, -16), waves=2).run()
+        expected, added = [1, 0, 0, 0], [1, 2, 12]
+        for t in range(3):
+            for _ in range(2):
+                for i in (2 * (t % 2), 2 * (t % 2) + 1):
+                    expected[i] = 3 * expected[i] + added[t]
+        expected[0] = 3 * expected[0] + 1
+        assert x.tolist() == expected
+
+    def test_loops_are_inside_and_apart(self, kernels):
+        launch = Launch(kernels["affine"], (1, 2))
+        for loops in ([Loop(0, 2, 1)], [Loop(0, 0, 0)], [Loop(0, 1, 2), Loop(1, 1, 2)]):
+            with pytest.raises(AssertionError):
+                Sequence([[launch], [launch]], 3, loops)
+        with pytest.raises(AssertionError, match="a step for each word"):
+            Sequence([[Launch(kernels["affine"], (1, 2), steps=((0, 0),))]], 3)
 
 
 class TestThreads:

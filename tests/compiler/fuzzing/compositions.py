@@ -200,6 +200,33 @@ def recurrence(m: Any) -> str:
     return f"for i in range({min(value.shape[0], 40)}): {form.format(h=h, x=x, w=w)}"
 
 
+@step(2)
+def scan(m: Any) -> str | None:
+    """A loop as an op, over rows of something, with a weight and a table from outside."""
+    x = m.pick("f", least=2)
+    value = m.env[x]
+    if not value.shape[0] or value.shape[0] > 70:
+        return None
+    dtype = str(value.dtype)
+    h, w = m.input(value.shape[1:], dtype), m.input((value.shape[-1],) * 2, dtype)
+    table = m.input((5, *value.shape[1:]), dtype)
+    index = indices(m, 5, value.shape[:1])
+    form = m.random.choice([
+        "schuss.tanh(r + h * {w}[0])", "schuss.tanh(r @ {w} + h)", "schuss.tanh(h + r) * 0.5",
+        "schuss.where(h > r, h * 0.5, r)", "schuss.sigmoid(h) * r + schuss.tanh(h)",
+        "h + 0.1 * schuss.softmax(r, axis=-1)", "schuss.tanh(t + r)", "h - r.mean()",
+        "schuss.concat([schuss.sin(h)[:1], r[1:]], axis=0)", "schuss.flip(h) * 0.5 + r",
+    ])  # fmt: skip
+    if len(value.shape) == 3:
+        form = m.random.choice([form, "schuss.tanh(h @ {w} + r)", "schuss.tanh((h + r) @ {w} + t)"])
+    y = m.random.choice(["h", "n", "n * r", "n.sum()", "(h, n)[1] - h", "n @ {w}"])
+    first, second = m.fresh(), m.fresh()
+    step = f"lambda h, x: (lambda r, t: (lambda n: (n, {y}))({form}))(*x)".format(w=w)
+    rows = m.random.choice([f"{table}[{index}]", f"{x} * 0.5"])
+    reverse = m.chance(0.4)
+    return f"{first}, {second} = schuss.scan({step}, {h}, ({x}, {rows}), reverse={reverse})"
+
+
 # --- derivatives, looks ---
 
 

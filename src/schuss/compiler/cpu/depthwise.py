@@ -37,9 +37,9 @@ Ranges = tuple[range, ...]  # of taps, for each column of a tile
 _SLAB = 256 << 10  # bytes of packed input, which should stay in a second-level cache
 _COLUMNS = 14  # of a tile, at most
 UNROLLED = 8  # taps of a row, up to which they are written out
-_PARTS = 16  # that a convolution should have, ...
 _MOST = 7  # channels of a group, at most
-PART = 200_000  # ... each of so many multiply-adds at least
+_PARTS = 16  # that a convolution should have, ...
+_PART = 200_000  # ... each of so many multiply-adds at least
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Plan:
 
     A part is `images` images, one position along the depth, `rows` positions of each phase along
     the height, all of the width, and `outputs` outputs. Tiles have up to `columns` positions;
-    the taps of a row are written out if `unrolled`, else walked.
+    the taps of a row are written out if `unrolled`, else walked, and their weights for `held`
+    channels of a group are in registers together.
     """
 
     lanes: int
@@ -58,6 +59,7 @@ class Plan:
     outputs: int
     packed: bool
     unrolled: bool
+    held: int
 
 
 def applies(dtype: DType, groups: int, channels: int, outputs: int) -> bool:
@@ -73,8 +75,10 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     step = lanes // c.outputs * c.outputs
     widest = max(phase.taps for phase in width.phases)
     unrolled = widest <= UNROLLED
-    held = (widest if unrolled else 1) * min(c.channels, held_channels(machine, widest))
-    columns = min(_COLUMNS, machine.registers - held - 2)
+    taps = widest if unrolled else 1
+    held = min(c.channels, max(1, machine.registers * 3 // 8 // taps))
+    most = _COLUMNS if c.channels == 1 else _COLUMNS // 2  # shuffled vectors take registers too
+    columns = min(most, machine.registers - held * taps - 2)
     packed = not unrolled or not is_readable(c)
     rows, outputs = height.most, c.all_outputs
     if packed:
@@ -83,7 +87,7 @@ def plan(c: Convolution, machine: Machine) -> Plan:
         while outputs > step and _slab_bytes(c, rows, outputs) > _SLAB:
             outputs = ceil_to(ceil_div(outputs, 2), step)
     images, wanted = 1, wanted_parts(c)
-    while images * 2 * _PARTS <= c.images and images * c.work < PART:
+    while images * 2 * _PARTS <= c.images and images * c.work < _PART:
         images *= 2
 
     def parts() -> int:
@@ -94,12 +98,7 @@ def plan(c: Convolution, machine: Machine) -> Plan:
         rows = ceil_div(rows, 2)
     while parts() < wanted and outputs > step:
         outputs = ceil_to(ceil_div(outputs, 2), step)
-    return Plan(lanes, columns, images, rows, outputs, packed, unrolled)
-
-
-def held_channels(machine: Machine, taps: int) -> int:
-    """Channels of a group whose weights for the taps of a row are held in registers together."""
-    return max(1, machine.registers * 3 // 8 // taps)
+    return Plan(lanes, columns, images, rows, outputs, packed, unrolled, held)
 
 
 def is_readable(c: Convolution) -> bool:
@@ -109,7 +108,7 @@ def is_readable(c: Convolution) -> bool:
 
 def wanted_parts(c: Convolution) -> int:
     """How many parts a convolution should have at least."""
-    return min(_PARTS, max(1, c.images * c.work // PART))
+    return min(_PARTS, max(1, c.images * c.work // _PART))
 
 
 def _slab_bytes(c: Convolution, rows: int, outputs: int) -> int:
@@ -122,12 +121,10 @@ def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None
     Weights are dense: (taps of the three axes, channels of a group, outputs of all groups), in the
     type of the sums.
     """
-    machine = machine or this_machine()
-    cut = plan(c, machine)
+    cut = plan(c, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
     key = sha256(f"{c}{cut}{epilogue}".encode()).hexdigest()[:16]
-    held = held_channels(machine, max(phase.taps for phase in c.axes[2].phases))
-    return _Printer(c, cut, held, epilogue, f"depthwise_{key}").print()
+    return _Printer(c, cut, epilogue, f"depthwise_{key}").print()
 
 
 class Vectors:
@@ -206,14 +203,14 @@ class Vectors:
     def needs(self, epilogue: str) -> str:
         """Declarations beside those of an epilogue."""
         found = [SUMS_NEEDS(self.element, self.lanes)]
-        for lanes in {self.lanes: 0, self.taken: 0}:
+        for lanes in dict.fromkeys([self.lanes, self.taken]):
             masked = declare_masked_load(self.element, lanes)
             if f"{masked[masked.index('@') : masked.index('(')]}(" not in epilogue:
                 found.append(masked)
         return "".join(found)
 
 
-def pieces(phase: Phase, size: int, most: int, clipped: bool) -> Iterator[tuple[int, int, Ranges]]:
+def pieces(phase: Phase, size: int, most: int, clipped: bool) -> list[tuple[int, int, Ranges]]:
     """The outputs of a phase cut into tiles of at most `most`: for each run of tiles that meet the
     same taps its first output, the number of tiles and the taps of each output of a tile.
 
@@ -230,13 +227,12 @@ def pieces(phase: Phase, size: int, most: int, clipped: bool) -> Iterator[tuple[
                 found[-1] = found[-1][0], found[-1][1] + 1, ranges
             else:
                 found.append((first, 1, ranges))
-    yield from found
+    return found
 
 
 class _Printer:
-    def __init__(self, c: Convolution, cut: Plan, held: int, epilogue: str, name: str) -> None:
-        self.c, self.cut, self.held = c, cut, held
-        self.epilogue, self.name = epilogue, name
+    def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
+        self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
         self.row_blocks = ceil_div(c.axes[1].most, cut.rows)
         self.output_blocks = ceil_div(c.all_outputs, cut.outputs)
         channels = cut.outputs // c.outputs * c.channels
@@ -363,13 +359,14 @@ class _Printer:
             "noinline"
         )
         sums = [f.let(f"alloca {kind}") for _ in ranges]
+        tap_row = c.axes[2].kernel * self.tap
         for first, count in self.vectors.walk(f, "%outputs"):
             for place in sums:
                 f.line(f"store {kind} zeroinitializer, ptr {place}")
+            x = f.at(c.element, "%a", self.vectors.inputs(f, first))
+            weights = f.at(c.element, "%b", first)
             with f.loop(0, "%deep") as tz, f.loop(0, "%high") as ty:
-                a = f.at(c.element, "%a", self.vectors.inputs(f, first))
-                b = f.at(c.element, "%b", first)
-                tap_row = c.axes[2].kernel * self.tap
+                a, b = x, weights
                 for phase, t, stride, step in (
                     (pz, tz, self.strides[1], c.axes[1].kernel * tap_row),
                     (py, ty, self.strides[2], tap_row),
@@ -403,8 +400,8 @@ class _Printer:
                 met.setdefault(px.place + t * px.place_step + j * px.move, []).append((j, t))
         used = sorted({t for taps in ranges for t in taps})
         totals = [f.let(f"load {kind}, ptr {place}") for place in sums]
-        for start in range(0, c.channels, self.held):
-            channels = range(start, min(start + self.held, c.channels))
+        for start in range(0, c.channels, self.cut.held):
+            channels = range(start, min(start + self.cut.held, c.channels))
             weights = {}
             for t, channel in combinations(used, channels):
                 row = t * px.tap_step * self.tap + channel * c.all_outputs

@@ -70,7 +70,8 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     most, pairs = machine.registers * 9 // 16, c.taps * c.channels
     taps = ceil_div(pairs, ceil_div(pairs, most))
     copies = min(ceil_div(_CHAINS, taps), most // taps)
-    columns = min(_COLUMNS, width.outputs, machine.registers - taps * copies - 2)
+    columns = _COLUMNS if c.channels == 1 else _COLUMNS // 2  # shuffled vectors take registers too
+    columns = min(columns, width.outputs, machine.registers - taps * copies - 2)
     packed = not is_readable(c) or min(c.x_strides) < 0 or width.kernel > UNROLLED
     packed |= _zeros(c) * size(c.element) > _ZEROS
     rows, outputs, wanted = height.outputs, c.all_outputs, wanted_parts(c)
@@ -260,7 +261,7 @@ class _Printer:
         """
         c, cut, kind = self.c, self.cut, self.vectors.kind
         px, (z, y0, rows) = self.phases[2], at
-        cuts = list(pieces(px, c.axes[2].size, cut.columns, not cut.packed))
+        cuts = pieces(px, c.axes[2].size, cut.columns, not cut.packed)
         for first, number, many in segments(self.pairs, cut.taps):
             for start in range(first, first + number * many, many):
                 pairs = range(start, start + many)
@@ -269,7 +270,10 @@ class _Printer:
                 with f.loop(0, rows) as y:
                     lines = self._lines(f, x, (z, f.add(y0, y)), pairs)
                     there = f.at(c.element, b, f.mul(y, self.g_strides[2]))
-                    for x0, count, ranges in cuts:
+                    for x0, tiles, ranges in cuts:
+                        # A count that LLVM does not know keeps each piece in a block of its own:
+                        # together, their sums and operands would not fit into the registers.
+                        count = f.let(f'call i64 asm "", "=r,0"(i64 {tiles})')
                         with f.loop(0, count) as j:
                             column = f.add(f.mul(j, len(ranges)), x0)
                             step = f.mul(column, px.move * self.strides[3])

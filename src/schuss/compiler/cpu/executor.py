@@ -10,12 +10,21 @@ through a wave can never take a part of the next one by mistake, and the caller 
 workers that have taken nothing. What describes a wave can be read once a part of it is taken, for
 the wave cannot end before.
 
+Which part it is, two more counters say: the caller and every second worker take parts from the
+front, the others from the end. So when waves are repeated, as in a training step or in a loop, each
+thread comes back to much the same parts, whose data its own cache still has.
+
 Nobody waits actively for long. Who has nothing to do spins, after POLITE nanoseconds offers the
 processor to others between its looks, and then sleeps: a worker after SPIN nanoseconds, on the
 upper half of `@ticket`; the caller after PATIENCE, on `@left`. Both follow the same order so that
 no wake-up is lost: who goes to sleep first says so and then looks again (the kernel does, in one
 step with falling asleep); who has news first changes the word and then looks whether somebody
 sleeps. All of these are sequentially consistent.
+
+Waves may be run several times over, as the body of a loop. What changes from one time to the next
+are addresses: after the last wave of a loop, to each word of its launches is added what the table
+of steps says, one number after even rounds and one after odd rounds, so that buffers can take
+turns. So a loop is a few numbers, however long it runs.
 """
 
 from __future__ import annotations
@@ -30,16 +39,20 @@ PATIENCE = 50_000
 
 # Sizes of the structures below, in words of 8 bytes. `runtime` fills them in.
 LAUNCH_WORDS = 6
-WAVE_WORDS = 6
+WAVE_WORDS = 7
 SEQUENCE_WORDS = 6
+LOOP_WORDS = 6
 
 OK, FAILED, EXHAUSTED = 0, 1, 2  # what @schuss_run returns
 
 _TYPES = """
 %Launch = type { ptr, ptr, i64, i64, i64, ptr }
 ;   kernel, args, parts, parts of the wave up to here, bytes of scratch, wave
-%Wave = type { ptr, i64, i64, i64, i64, i64 }
-;   launches, how many, parts of all, whether to look at the status, first word, out of memory
+%Wave = type { ptr, i64, i64, i64, i64, i64, ptr }
+;   launches, how many, parts of all, whether to look at the status, first word, out of memory, the
+;   loop that ends here
+%Loop = type { ptr, i64, i64, i64, ptr, i64 }
+;   first wave, rounds, first word, the word behind the last, steps (two for each word), this round
 %Sequence = type { ptr, ptr, ptr, ptr, %Scratch }
 ;   slots, words, args, waves, scratch for a run without the pool
 %Scratch = type { ptr, i64 }
@@ -55,6 +68,8 @@ _STATE = """
 @workers = hidden global i32 0                  ; workers with this number and above leave
 @launches = hidden global ptr null, align 64    ; of the wave
 @parts = hidden global i64 0                    ; of the wave
+@front = hidden global i64 0, align 64          ; parts taken from the front of the wave
+@back = hidden global i64 0, align 64           ; and from its end
 @scratch = hidden global %Scratch zeroinitializer  ; of the caller
 """
 
@@ -122,8 +137,8 @@ none:
   ret void
 }
 
-; Take parts of the published wave until none is left.
-define internal void @take_parts(ptr %scratch) {
+; Take parts of the published wave until none is left: from the front, or from the end.
+define internal void @take_parts(ptr %scratch, i1 %from_end) {
 entry:
   br label %look
 look:
@@ -139,14 +154,22 @@ take:
   %taken = extractvalue { i64, i1 } %pair, 1
   br i1 %taken, label %mine_now, label %look
 mine_now:
-  %parts = load i64, ptr @parts
-  %number = sub i64 %parts, %remaining
   %first = load ptr, ptr @launches
+  br i1 %from_end, label %take_last, label %take_first
+take_first:
+  %ahead = atomicrmw add ptr @front, i64 1 monotonic, align 8
   %unset = icmp eq ptr %launch, null
   %from = select i1 %unset, ptr %first, ptr %launch
   br label %find
+take_last:
+  %parts = load i64, ptr @parts
+  %behind = atomicrmw add ptr @back, i64 1 monotonic, align 8
+  %up_to = sub i64 %parts, %behind
+  %last_one = sub i64 %up_to, 1
+  br label %find
 find:
-  %mine = phi ptr [ %from, %mine_now ], [ %after, %next ]
+  %number = phi i64 [ %ahead, %take_first ], [ %last_one, %take_last ], [ %number, %next ]
+  %mine = phi ptr [ %from, %take_first ], [ %first, %take_last ], [ %after, %next ]
   %end_at = getelementptr %Launch, ptr %mine, i64 0, i32 3
   %end_part = load i64, ptr %end_at
   %here = icmp ult i64 %number, %end_part
@@ -237,6 +260,8 @@ define void @schuss_worker(i32 %number) {
 entry:
   %scratch = alloca %Scratch
   store %Scratch zeroinitializer, ptr %scratch
+  %even = and i32 %number, 1
+  %from_end = icmp eq i32 %even, 0
   br label %fresh
 fresh:
   %start = call i64 @now()
@@ -248,7 +273,7 @@ round:
   %work = icmp ne i64 %remaining, 0
   br i1 %work, label %take, label %pause
 take:
-  call void @take_parts(ptr %scratch)
+  call void @take_parts(ptr %scratch, i1 %from_end)
   br label %fresh
 WAIT(SPIN)
 sleep:
@@ -333,6 +358,8 @@ define internal void @run_together(ptr %first, i64 %parts) {
 entry:
   store ptr %first, ptr @launches
   store i64 %parts, ptr @parts
+  store atomic i64 0, ptr @front monotonic, align 8
+  store atomic i64 0, ptr @back monotonic, align 8
   %parts32 = trunc i64 %parts to i32
   store atomic i32 %parts32, ptr @left monotonic, align 4
   %step = add i64 %parts, 4294967296
@@ -341,7 +368,7 @@ entry:
   call void @call_workers(i32 %others)
   br label %mine
 mine:
-  call void @take_parts(ptr @scratch)
+  call void @take_parts(ptr @scratch, i1 false)
   %start = call i64 @now()
   br label %round
 round:
@@ -405,7 +432,7 @@ copy:
   %w1 = add i64 %w, 1
   br label %gather
 wave:
-  %one = phi ptr [ %first_wave, %gather ], [ %next, %fine ]
+  %one = phi ptr [ %first_wave, %gather ], [ %next, %onward ], [ %back, %step ]
   %over = icmp eq ptr %one, %last_wave
   br i1 %over, label %end, label %enter
 enter:
@@ -441,8 +468,50 @@ status_now:
   %good = icmp eq i64 %failed, 0
   br i1 %good, label %fine, label %end
 fine:
+  %loop_at = getelementptr %Wave, ptr %one, i64 0, i32 6
+  %loop = load ptr, ptr %loop_at
+  %ends = icmp ne ptr %loop, null
+  br i1 %ends, label %round, label %onward
+onward:
   %next = getelementptr %Wave, ptr %one, i64 1
   br label %wave
+round:
+  %round_at = getelementptr %Loop, ptr %loop, i64 0, i32 5
+  %this = load i64, ptr %round_at
+  %after = add i64 %this, 1
+  %rounds_at = getelementptr %Loop, ptr %loop, i64 0, i32 1
+  %rounds = load i64, ptr %rounds_at
+  %last_round = icmp eq i64 %after, %rounds
+  br i1 %last_round, label %done, label %again
+done:
+  store i64 0, ptr %round_at
+  br label %onward
+again:
+  store i64 %after, ptr %round_at
+  %odd = and i64 %this, 1
+  %back = load ptr, ptr %loop
+  %from_at = getelementptr %Loop, ptr %loop, i64 0, i32 2
+  %from = load i64, ptr %from_at
+  %to_at = getelementptr %Loop, ptr %loop, i64 0, i32 3
+  %to = load i64, ptr %to_at
+  %steps_at = getelementptr %Loop, ptr %loop, i64 0, i32 4
+  %steps = load ptr, ptr %steps_at
+  br label %step
+step:
+  %i = phi i64 [ %from, %again ], [ %i1, %move ]
+  %j = phi i64 [ %odd, %again ], [ %j1, %move ]
+  %on = icmp ult i64 %i, %to
+  br i1 %on, label %move, label %wave
+move:
+  %by_at = getelementptr i64, ptr %steps, i64 %j
+  %by = load i64, ptr %by_at
+  %word_here = getelementptr i64, ptr %args, i64 %i
+  %address = load i64, ptr %word_here
+  %moved = add i64 %address, %by
+  store i64 %moved, ptr %word_here
+  %i1 = add i64 %i, 1
+  %j1 = add i64 %j, 2
+  br label %step
 end:
   %code = phi i64 [ 0, %wave ], [ 2, %no_memory ], [ 1, %status_now ]
   br i1 %owner, label %give_back, label %out

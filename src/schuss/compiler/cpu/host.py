@@ -30,7 +30,7 @@ class Host:
         layout: LLVM's data layout string.
         vector_bits: 512, 256 or 128.
         has_fma: a fused multiply-add is one instruction. Without, `llvm.fma` is a slow call.
-        has_bf16_dot: there are bfloat16 dot products (AVX512-BF16, Arm BF16).
+        has_bf16_dot: there are dot products of bfloat16 that sum in float32 (AVX512-BF16).
         cores: how many processors this process may use.
     """
 
@@ -98,7 +98,7 @@ def _find_host() -> Host:
         layout=layout,
         vector_bits=512 if "avx512f" in has else 256 if "avx2" in has else 128,
         has_fma=bool(has & {"fma", "neon"}),
-        has_bf16_dot=bool(has & {"avx512bf16", "bf16"}),
+        has_bf16_dot={"avx512bf16", "avx512vl"} <= has,
         cores=_usable_cores(),
     )
 

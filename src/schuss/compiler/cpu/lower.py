@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -22,6 +22,7 @@ from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
+from schuss.compiler.plan import Plan, plan
 from schuss.compiler.units import (
     Assemble,
     Attention,
@@ -30,6 +31,7 @@ from schuss.compiler.units import (
     Pack,
     Panels,
     Product,
+    Repeat,
     ScatterAdd,
     Unit,
 )
@@ -38,10 +40,15 @@ from schuss.compiler.values import Value
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A word that is an address: of a value's memory, or (None) of the unit's workspace."""
+    """A word that is an address: of a value's memory, or (None) of the unit's workspace.
+
+    In a loop, `even` and `odd` are added to it after even and after odd rounds. All in bytes.
+    """
 
     value: Value | None
-    offset: int = 0  # in bytes
+    offset: int = 0
+    even: int = 0
+    odd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +64,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The launches of a unit: lists run one after the other, those in one list side by side."""
+    """The launches of a unit: lists run one after the other, those in one list side by side.
+
+    With `rounds`, the groups from `inside[0]` up to, but not including, `inside[1]` are a loop.
+    """
 
     groups: tuple[tuple[Call, ...], ...]
     workspace: int = 0
     shared: tuple[Source, ...] = ()
+    rounds: int = 0
+    inside: tuple[int, int] = (0, 0)
+    packs: bool = False  # the first group packs the right operand of a product, and nothing else
 
 
 def lower(unit: Unit) -> Calls:
@@ -146,8 +159,9 @@ def _pack(unit: Pack) -> Calls:
     return _staged(lowered, (Place(None), right, Place(unit.value)))
 
 
-def _product(unit: Product) -> Calls:
-    lowered = matmul.lower(_specification(unit), _epilogue(unit.kernel))
+def _product(unit: Product, packed: bool = False) -> Calls:
+    epilogue = _epilogue(unit.kernel)
+    lowered = matmul.lower(_specification(unit), epilogue, packs_right=packed)
     left, right, *others = _product_words(unit.kernel, unit.left, unit.right)
     return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
@@ -215,7 +229,8 @@ def _staged(lowered: Any, words: tuple[Place | int, ...]) -> Calls:
         (Call(Source(s.text, (s.name,)), s.name, s.parts, s.scratch, words),)
         for s in lowered.stages
     )
-    return Calls(groups, lowered.workspace, getattr(lowered, "shared", ()))
+    packs = getattr(lowered, "packs_right", False)
+    return Calls(groups, lowered.workspace, getattr(lowered, "shared", ()), packs=packs)
 
 
 def _attention(unit: Attention) -> Calls:
@@ -253,13 +268,78 @@ def _attention(unit: Attention) -> Calls:
 def _scatter_add(unit: ScatterAdd) -> Calls:
     value = unit.value
     columns = math.prod(value.shape[1:])
-    rows = unit.index.size
+    rows = math.prod(value.inputs[2].shape)
     text, parts = print_scatter_add("kernel", value.dtype, value.shape[0], columns, rows)
     if not parts:
         return Calls((_kernel(unit.fill),))
     source, name = _named(text, "kernel")
-    words = (Place(value), Place(unit.part), Place(unit.index))
+    (part, first), (index, start) = unit.part, unit.index
+    words = (
+        Place(value),
+        Place(part, first * part.dtype.itemsize),
+        Place(index, start * index.dtype.itemsize),
+    )
     return Calls((_kernel(unit.fill), (Call(source, name, parts, 0, words),)))
+
+
+def _repeat(unit: Repeat) -> Calls:
+    """The launches of a step, as a loop; what they share in all rounds is packed before."""
+    lowered = [_in_loop(unit, each) for each in unit.units]
+    measured = dict(zip(map(id, unit.units), lowered, strict=True))
+
+    def measure(each: Any) -> tuple[int, int]:
+        calls, packs = measured[id(each)]
+        return max(1, len(calls.groups) - packs), 0 if packs else calls.workspace
+
+    made = plan(unit.steps, unit.units, [*unit.steps.outputs, *unit.steps.checks], measure)
+    before: list[tuple[Call, ...]] = [tuple(c for k in unit.before for c in _kernel(k))]
+    inside: list[list[Call]] = [[] for _ in range(made.waves)]
+    workspace = made.arena
+    shared: list[Source] = []
+    for number, (step, (calls, packs)) in enumerate(zip(made.steps, lowered, strict=True)):
+        own = made.workspaces.get(number, 0)
+        if packs:
+            own, workspace = workspace, workspace + -(-calls.workspace // 64) * 64
+
+        def at_home(call: Call, own: int = own) -> Call:
+            words = tuple(_placed(unit, made, word, own) for word in call.words)
+            return replace(call, words=words)
+
+        before += [tuple(map(at_home, group)) for group in calls.groups[:packs]]
+        for i, group in enumerate(calls.groups[packs:]):
+            inside[step.waves[i]] += map(at_home, group)
+        shared += calls.shared
+    behind = tuple(c for k in unit.behind for c in _kernel(k))
+    groups = (*before, *map(tuple, inside), behind)
+    first = len(before)
+    return Calls(groups, workspace, tuple(shared), unit.rounds, (first, first + made.waves))
+
+
+def _in_loop(loop: Repeat, unit: Unit) -> tuple[Calls, int]:
+    """The launches of a unit of a step, and how many of the first of them are for all rounds.
+
+    A right operand that is the same in all rounds is packed once, in the order in which the
+    product goes through it.
+    """
+    if isinstance(unit, Product) and loop.is_fixed(unit.right[0]):
+        calls = _product(unit, packed=True)
+        if calls.packs:
+            return calls, 1
+    return lower(unit), 0
+
+
+def _placed(loop: Repeat, made: Plan, word: Place | int, workspace: int) -> Place | int:
+    """A word of a step in terms of the memories around the loop."""
+    if isinstance(word, int):
+        return word
+    if word.value is None:
+        return Place(None, workspace + word.offset)
+    moving = loop.places.get(word.value)
+    if moving is not None:
+        return Place(moving.memory, moving.offset + word.offset, moving.even, moving.odd)
+    if word.value.op == "constant":
+        return word
+    return Place(None, made.offsets.get(word.value, 0) + word.offset)
 
 
 _TABLE: dict[type, Callable[[Any], Calls]] = {
@@ -271,4 +351,5 @@ _TABLE: dict[type, Callable[[Any], Calls]] = {
     Panels: _panels,
     Attention: _attention,
     ScatterAdd: _scatter_add,
+    Repeat: _repeat,
 }

@@ -1,6 +1,6 @@
 """Matrix products of the CPU target: templates with a hole for what is done with the result.
 
-    lower(product, print_epilogue, machine=None) -> Lowered
+    lower(product, print_epilogue, machine=None, packs_right=False) -> Lowered
 
 A product is lowered to a few launches: packing, where an operand cannot be read in place, the
 multiplication, and, where k was cut, the addition of its slices. Words of %args: 0 is the address
@@ -16,7 +16,7 @@ It gets each element of C once, in vectors: `value` holds C[batch, m, n + i] for
 1 <= count <= L and `batch` counts through the batch axes in row-major order; its other elements are
 anything. It computes and stores what it likes, but not to A or B. Its text may declare what it
 calls: the modules declare only functions of their own. T is the type that the product is summed in:
-float32 for half precision, int32 for int8, else the dtype itself.
+float32 for half precision, int32 for integers of 8 and 16 bits, else the dtype itself.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from hashlib import sha256
 
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
-from schuss.compiler.cpu.matmul_micro import size
-from schuss.compiler.cpu.matmul_pack import mask_below
-from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Plan, Product, plan
+from schuss.compiler.cpu.matmul_elements import mask_below, size
+from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Plan, Product, by_rows, plan
 from schuss.compiler.cpu.matmul_stages import Stage, Stages
 from schuss.compiler.cpu.matmul_text import Function
 
@@ -47,29 +46,47 @@ class Lowered:
         shared: modules that the stages call into; to be compiled in the same call or before.
         stages: run one after the other, each after all parts of the one before.
         workspace: bytes of temporary memory, aligned to 64 bytes, whose address is word 2.
+        packs_right: the first stage only packs B into the workspace, where the others read it.
     """
 
     shared: tuple[Source, ...]
     stages: tuple[Stage, ...]
     workspace: int
+    packs_right: bool = False
 
 
 def lower(
-    product: Product, print_epilogue: PrintEpilogue, machine: Machine | None = None
-) -> Lowered:
-    """Lower a product for a machine, by default this one."""
+    product: Product, print_epilogue: PrintEpilogue, machine: Machine | None = None,
+    packs_right: bool = False,
+) -> Lowered:  # fmt: skip
+    """Lower a product for a machine, by default this one.
+
+    With `packs_right`, B is packed in a stage of its own where it can be, because it is used again:
+    see `Lowered.packs_right`.
+    """
     if product.batches * product.m * product.n == 0:
         return Lowered((), (), 0)
     turned = product.n == 1 and product.m > 1
     if turned:
         product, print_epilogue = _transposed(product), _one_by_one(print_epilogue)
-    cut = plan(product, machine or this_machine())
+    machine = machine or this_machine()
+    cut = plan(product, machine)
+    if packs_right and not turned:
+        *batch, k, n = product.b_strides
+        packed = replace(product, b_strides=(*batch, max(k, n), 1))  # as it will lie
+        other = plan(packed, machine)
+        packs_right = other.kernel == "tile"
+        if packs_right:
+            a_mode = "part" if other.a_mode == "stage" else other.a_mode
+            cut = by_rows(product, machine, replace(other, a_mode=a_mode, b_mode="stage"))
+    else:
+        packs_right = False
     epilogue = print_epilogue("epilogue", cut.lanes, product.accumulator)
     key = sha256(f"{product}{cut}{turned}{epilogue}".encode()).hexdigest()[:16]
     stages = Stages(product, cut, epilogue, f"matmul_{key}", (1, 0) if turned else (0, 1))
     if product.k == 0:
         return Lowered((), (stages.zeros(),), 0)
-    return Lowered(stages.shared(), stages.stages(), stages.workspace)
+    return Lowered(stages.shared(), stages.stages(), stages.workspace, packs_right)
 
 
 def packed_bytes(product: Product, machine: Machine | None = None) -> int:
@@ -139,7 +156,10 @@ def this_machine() -> Machine:
     """The machine that kernels are compiled for."""
     here = host()
     many = here.vector_bits == 512 or not here.is_x86
-    return Machine(here.vector_bits // 8, registers=32 if many else 16)
+    pairs = ("bfloat16",) if here.has_bf16_dot else ()
+    if here.is_x86:
+        pairs = (*pairs, "int8", "uint8", "int16", "uint16")
+    return Machine(here.vector_bits // 8, 32 if many else 16, pairs)
 
 
 def plain_epilogue(product: Product) -> PrintEpilogue:

@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schuss.compiler.cpu.matmul_micro import declare_fma, fma, plus, size
-from schuss.compiler.cpu.matmul_pack import declare_masked_load, mask_below, masked_load, shuffle
+from schuss.compiler.cpu.matmul_elements import (
+    converted,
+    declare_masked_load,
+    load,
+    mask_below,
+    masked_load,
+    size,
+)
+from schuss.compiler.cpu.matmul_micro import declare_fma, fma, plus
+from schuss.compiler.cpu.matmul_pack import shuffle
+from schuss.compiler.cpu.matmul_pairs import add_products, declare_add_products, paired
 from schuss.compiler.cpu.matmul_text import Function
 
 SIGNATURE = "(ptr, i64, i64, ptr, i64, i64, i64, ptr, i64)"
@@ -18,15 +27,32 @@ SIGNATURE = "(ptr, i64, i64, ptr, i64, i64, i64, ptr, i64)"
 
 @dataclass(frozen=True)
 class Dot:
-    """A kernel for tiles of `rows` x `lanes`; `rows` divides `lanes`."""
+    """A kernel for tiles of `rows` x `lanes`; `rows` divides `lanes`.
+
+    `element` is the type of the sums. Where operands have another one, `source`, they are converted
+    as they are read or, with `pairs`, multiplied two at a time.
+    """
 
     element: str
     lanes: int
     rows: int
+    source: str = ""
+    pairs: bool = False
 
     @property
     def name(self) -> str:
-        return f"schuss_matmul_dot_{self.element}{self.lanes}_{self.rows}"
+        source = f"{self.source}_{'pairs_' if self.pairs else ''}" if self.source else ""
+        return f"schuss_matmul_dot_{source}{self.element}{self.lanes}_{self.rows}"
+
+    @property
+    def read(self) -> str:
+        """The type of the elements of A and B."""
+        return self.source or self.element
+
+    @property
+    def length(self) -> int:
+        """How many elements along k are worked on at a time."""
+        return 2 * self.lanes if self.pairs else self.lanes
 
     @property
     def columns(self) -> int:
@@ -66,21 +92,25 @@ def definition(dot: Dot) -> str:
     )
     adds = f.let("icmp ne i64 %more, 0")
     last_row, last_column = f.sub("%rows", 1), f.sub("%columns", 1)
-    a = [f.at(dot.element, "%a", f.mul(f.smaller(r, last_row), "%a_row")) for r in range(dot.rows)]
-    full = f.let(f"and i64 %k, {-dot.lanes}")
+    a = [f.at(dot.read, "%a", f.mul(f.smaller(r, last_row), "%a_row")) for r in range(dot.rows)]
+    full = f.let(f"and i64 %k, {-dot.length}")
     has_rest = f.let(f"icmp ne i64 {full}, %k")
-    mask = mask_below(f, dot.lanes, f.sub("%k", full))
+    mask = mask_below(f, dot.length, f.sub("%k", full))
     with f.loop(0, "%columns", dot.columns) as column:
         columns = [f.smaller(f.add(column, q), last_column) for q in range(dot.columns)]
-        b = [f.at(dot.element, "%b", f.mul(q, "%b_column")) for q in columns]
+        b = [f.at(dot.read, "%b", f.mul(q, "%b_column")) for q in columns]
         sums = _reduce(f, dot, _dots(f, dot, a, b, full, has_rest, mask))
         for r in range(dot.rows):
             target = f.at(dot.element, "%tile", f.add(column, r * dot.lanes))
             _store_row(f, dot, sums, r, target, adds)
     f.line("ret void")
-    return (
-        f"{f}\n{declare_fma(dot.element, dot.lanes)}{declare_masked_load(dot.element, dot.lanes)}"
-    )
+    return f"{f}\n{_declare_product(dot)}{declare_masked_load(dot.read, dot.length)}"
+
+
+def _declare_product(dot: Dot) -> str:
+    if dot.pairs:
+        return declare_add_products(paired(dot.source), dot.lanes)
+    return declare_fma(dot.element, dot.lanes)
 
 
 def _dots(
@@ -91,11 +121,13 @@ def _dots(
     f.line(f"br i1 {has_rest}, label %{name}.rest, label %{name}.head")
     f.label(f"{name}.rest")
     rows, columns = (
-        [masked_load(f, dot.element, dot.lanes, f.at(dot.element, x, full), mask) for x in each]
+        [
+            _operand(f, dot, masked_load(f, dot.read, dot.length, f.at(dot.read, x, full), mask))
+            for x in each
+        ]
         for each in (a, b)
     )
-    multiply = "fmul" if plus(dot.element) == "fadd" else "mul"
-    rest = [f.let(f"{multiply} {dot.vector} {x}, {y}") for x in rows for y in columns]
+    rest = [f.let(_product(f, dot, x, y, "zeroinitializer")) for x in rows for y in columns]
     f.line(f"br label %{name}.head")
     f.label(f"{name}.head")
     f.line(f"%{name} = phi i64 [0, %{before}], [0, %{name}.rest], [%{name}.next, %{name}.body]")
@@ -108,19 +140,34 @@ def _dots(
     f.line(f"%{name}.more = icmp slt i64 %{name}, {full}")
     f.line(f"br i1 %{name}.more, label %{name}.body, label %{name}.end")
     f.label(f"{name}.body")
-    rows, columns = ([_load(f, dot, x, f"%{name}") for x in each] for each in (a, b))
+    rows, columns = (
+        [
+            _operand(f, dot, load(f, dot.read, dot.length, f.at(dot.read, x, f"%{name}")))
+            for x in each
+        ]
+        for each in (a, b)
+    )
     pairs = [(x, y) for x in rows for y in columns]
     for value, (x, y) in zip(sums, pairs, strict=True):
-        f.line(f"{value}.next = {fma(f, dot.element, dot.lanes, x, y, value)}")
-    f.line(f"%{name}.next = add i64 %{name}, {dot.lanes}")
+        f.line(f"{value}.next = {_product(f, dot, x, y, value)}")
+    f.line(f"%{name}.next = add i64 %{name}, {dot.length}")
     f.line(f"br label %{name}.head")
     f.label(f"{name}.end")
     return sums
 
 
-def _load(f: Function, dot: Dot, pointer: str, index: str) -> str:
-    address = f.at(dot.element, pointer, index)
-    return f.let(f"load {dot.vector}, ptr {address}, align {size(dot.element)}")
+def _operand(f: Function, dot: Dot, value: str) -> str:
+    """A vector as loaded, as the product takes it."""
+    if dot.source == "bfloat" and dot.pairs:
+        return f.let(f"bitcast <{dot.length} x i16> {value} to <{dot.length} x bfloat>")
+    element = paired(dot.source) if dot.pairs else dot.element
+    return converted(f, dot.read, element, dot.length, value, dot.lanes > 4)
+
+
+def _product(f: Function, dot: Dot, x: str, y: str, z: str) -> str:
+    if dot.pairs:
+        return add_products(f, paired(dot.source), dot.lanes, x, y, z)
+    return fma(f, dot.element, dot.lanes, x, y, z)
 
 
 def _reduce(f: Function, dot: Dot, values: list[str]) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from schuss.compiler.cpu.matmul_elements import broadcast, converted, load, size, stored
+from schuss.compiler.cpu.matmul_pairs import add_products, declare_add_products
 from schuss.compiler.cpu.matmul_text import Function
 
 # How many rows share a pointer: element r of a group lies at pointer + r * stride, which the
@@ -20,16 +22,28 @@ _GROUP = 3
 
 @dataclass(frozen=True)
 class Micro:
-    """A micro-kernel; `element` is the LLVM type of A, B and C, such as 'float'."""
+    """A micro-kernel; `element` is the LLVM type of A, B and C, such as 'float'.
+
+    Where A and B have another type, `source`, their elements are converted as they are read. With
+    `pairs`, elements of `source` lie in pairs (k, k + 1) that one instruction multiplies.
+    """
 
     element: str
     lanes: int
     rows: int
     vectors: int
+    source: str = ""
+    pairs: bool = False
 
     @property
     def name(self) -> str:
-        return f"schuss_matmul_{self.element}{self.lanes}_{self.rows}x{self.vectors}"
+        source = f"{self.source}_{'pairs_' if self.pairs else ''}" if self.source else ""
+        return f"schuss_matmul_{source}{self.element}{self.lanes}_{self.rows}x{self.vectors}"
+
+    @property
+    def read(self) -> str:
+        """The type of the elements of A and B, which strides count."""
+        return self.source or self.element
 
     @property
     def vector(self) -> str:
@@ -51,16 +65,15 @@ def definition(micro: Micro) -> str:
 
     computes tile[r, j] = sum over k of a[r * a_row + k * a_k] * b[k * b_k + j], added to what the
     tile holds already if `more` is not 0. Strides count elements, k is at least 1, and the tile is
-    dense, aligned to a vector.
+    dense, aligned to a vector. With pairs k counts those, a is the address of the first of a pair
+    and b that of as many pairs as the tile has columns; strides still count single elements.
     """
     f = Function(
         f"define void @{micro.name}(ptr noalias readonly %a, i64 %a_row, i64 %a_k, "
         "ptr noalias readonly %b, i64 %b_k, i64 %k, ptr noalias %tile, i64 %more)"
     )
     cells = [(r, v) for r in range(micro.rows) for v in range(micro.vectors)]
-    starts = [
-        f.at(micro.element, "%a", f.mul("%a_row", row)) for row in range(0, micro.rows, _GROUP)
-    ]
+    starts = [f.at(micro.read, "%a", f.mul("%a_row", row)) for row in range(0, micro.rows, _GROUP)]
     offsets = ["0", "%a_row", f.mul("%a_row", 2)]
     f.line("br label %loop")
     f.label("loop")
@@ -73,8 +86,8 @@ def definition(micro: Micro) -> str:
         f.line(f"%c{r}_{v} = phi {micro.vector} [{zero}, %entry], [%s{r}_{v}, %loop]")
     _step(f, micro, offsets)
     for g in range(len(starts)):
-        f.line(f"%a{g}.next = getelementptr {micro.element}, ptr %a{g}, i64 %a_k")
-    f.line(f"%bp.next = getelementptr {micro.element}, ptr %bp, i64 %b_k")
+        f.line(f"%a{g}.next = getelementptr {micro.read}, ptr %a{g}, i64 %a_k")
+    f.line(f"%bp.next = getelementptr {micro.read}, ptr %bp, i64 %b_k")
     f.line("%left.next = sub i64 %left, 1")
     f.line("%done = icmp eq i64 %left.next, 0")
     f.line("br i1 %done, label %last, label %loop")
@@ -86,24 +99,49 @@ def definition(micro: Micro) -> str:
         for r, v in cells:
             _store(f, micro, r, v, add=mode == "add")
         f.line("ret void")
+    if micro.pairs:
+        return f"{f}\n{declare_add_products(micro.source, micro.lanes)}"
     return f"{f}\n{declare_fma(micro.element, micro.lanes)}"
 
 
 def _step(f: Function, micro: Micro, offsets: list[str]) -> None:
     """One step of k: %s = %c + a * b. `offsets` are those of the rows of a group."""
-    element, lanes = micro.element, micro.lanes
     b = []
     for v in range(micro.vectors):
-        pointer = f.at(element, "%bp", v * lanes)
-        b.append(f.let(f"load {micro.vector}, ptr {pointer}, align {size(element)}"))
+        pointer = f.at(micro.read, "%bp", v * micro.lanes * (2 if micro.pairs else 1))
+        b.append(_read_b(f, micro, pointer))
     # Through the empty assembly LLVM does not see that these pointers are a stride apart. It would
     # form each row's address from the one before, and the chain would take longer than the sums.
     starts = [f.let(f'call ptr asm "", "=r,0"(ptr %a{g})') for g in range(-(-micro.rows // _GROUP))]
     for r in range(micro.rows):
-        pointer = f.at(element, starts[r // _GROUP], offsets[r % _GROUP])
-        a = broadcast(f, micro.vector, f.let(f"load {element}, ptr {pointer}"))
+        a = _read_a(f, micro, f.at(micro.read, starts[r // _GROUP], offsets[r % _GROUP]))
         for v in range(micro.vectors):
-            f.line(f"%s{r}_{v} = {fma(f, element, lanes, a, b[v], f'%c{r}_{v}')}")
+            f.line(f"%s{r}_{v} = {_multiply_add(f, micro, a, b[v], f'%c{r}_{v}')}")
+
+
+def _read_b(f: Function, micro: Micro, pointer: str) -> str:
+    if micro.pairs:
+        return f.let(f"load <{2 * micro.lanes} x {micro.source}>, ptr {pointer}, align 2")
+    value = load(f, micro.read, micro.lanes, pointer)
+    return converted(f, micro.read, micro.element, micro.lanes, value, micro.lanes > 4)
+
+
+def _read_a(f: Function, micro: Micro, pointer: str) -> str:
+    """An element, or a pair, of A in all lanes."""
+    lanes = micro.lanes
+    if micro.pairs:
+        pair = f.let(f"load i32, ptr {pointer}, align 2")
+        vector = broadcast(f, f"<{lanes} x i32>", pair)
+        return f.let(f"bitcast <{lanes} x i32> {vector} to <{2 * lanes} x {micro.source}>")
+    kind = stored(micro.read)
+    vector = broadcast(f, f"<{lanes} x {kind}>", f.let(f"load {kind}, ptr {pointer}"))
+    return converted(f, micro.read, micro.element, lanes, vector, lanes > 4)
+
+
+def _multiply_add(f: Function, micro: Micro, a: str, b: str, c: str) -> str:
+    if micro.pairs:
+        return add_products(f, micro.source, micro.lanes, b, a, c)
+    return fma(f, micro.element, micro.lanes, a, b, c)
 
 
 def _store(f: Function, micro: Micro, r: int, v: int, add: bool) -> None:
@@ -114,20 +152,6 @@ def _store(f: Function, micro: Micro, r: int, v: int, add: bool) -> None:
         old = f.let(f"load {micro.vector}, ptr {pointer}, align {align}")
         value = f.let(f"{plus(micro.element)} {micro.vector} {old}, {value}")
     f.line(f"store {micro.vector} {value}, ptr {pointer}, align {align}")
-
-
-def broadcast(f: Function, vector: str, scalar: str) -> str:
-    """A vector with all elements equal to `scalar`."""
-    element = vector.split(" x ")[1].rstrip(">")
-    lanes = vector.split(" x ")[0].lstrip("<")
-    first = f.let(f"insertelement {vector} poison, {element} {scalar}, i32 0")
-    zeros = f"<{lanes} x i32> zeroinitializer"
-    return f.let(f"shufflevector {vector} {first}, {vector} poison, {zeros}")
-
-
-def size(element: str) -> int:
-    """Bytes of an LLVM scalar type."""
-    return {"float": 4, "double": 8, "half": 2, "bfloat": 2}.get(element) or int(element[1:]) // 8
 
 
 def plus(element: str) -> str:

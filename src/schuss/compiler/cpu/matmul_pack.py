@@ -2,16 +2,28 @@
 
 A panel holds `width` (at most `lanes`) columns of a matrix with k rows, row by row: element (w, k)
 at dst[k * row + w]. The micro-kernel reads it front to back. Packing also converts bfloat16,
-float16 and int8 to the type that the product is summed in. As micro-kernels, packing functions
-take strides at run time and are compiled once for a machine.
+float16 and small integers to the type that the product is summed in, or puts them together in pairs
+(k, k + 1), for kernels that multiply those: a pair then counts as one element of 32 bits, and a
+last k without a second one gets a zero. As micro-kernels, packing functions take strides at run
+time and are compiled once for a machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from schuss.compiler.cpu.matmul_micro import size
+from schuss.compiler.cpu.matmul_elements import (
+    converted,
+    declare_masked_load,
+    load,
+    mask_below,
+    masked_load,
+    size,
+    stored,
+    vector,
+)
+from schuss.compiler.cpu.matmul_pairs import paired
 from schuss.compiler.cpu.matmul_text import Function
 
 # Beyond this many lanes (of 1 and 2 bytes) a transpose in registers is too much code: elements are
@@ -26,26 +38,30 @@ ROWS_SIGNATURE = "(ptr, i64, i64, i64, i64, ptr, i64, i64)"
 class Pack:
     """A packing function from elements of type `source` to `element`; `mode` says which stride
     is 1: 'copy' that of the width, 'transpose' that of k, 'strided' neither. 'rows' is 'copy' for
-    several panels, which reads whole rows.
+    several panels, which reads whole rows. With `pairs`, an `element` is a pair and an i32.
     """
 
     source: str
     element: str
     lanes: int
     mode: str
+    pairs: bool = False
 
     @property
     def name(self) -> str:
-        return f"schuss_pack_{self.mode}_{self.source}_{self.element}{self.lanes}"
+        element = "pairs" if self.pairs else self.element
+        return f"schuss_pack_{self.mode}_{self.source}_{element}{self.lanes}"
 
 
-def choose(source: str, element: str, lanes: int, width_stride: int, k_stride: int) -> Pack:
+def choose(
+    source: str, element: str, lanes: int, width_stride: int, k_stride: int, pairs: bool = False
+) -> Pack:
     """The fastest packing function for a matrix with these strides."""
     if width_stride == 1:
-        return Pack(source, element, lanes, "copy")
+        return Pack(source, element, lanes, "copy", pairs)
     if k_stride == 1 and lanes <= _LARGEST_TRANSPOSE:
-        return Pack(source, element, lanes, "transpose")
-    return Pack(source, element, lanes, "strided")
+        return Pack(source, element, lanes, "transpose", pairs)
+    return Pack(source, element, lanes, "strided", pairs)
 
 
 def declaration(pack: Pack) -> str:
@@ -58,8 +74,9 @@ def definition(pack: Pack) -> str:
 
         void name(src, width_stride, k_stride, width, k, dst, row)
 
-    writes dst[kk * row + w] = src[w * width_stride + kk * k_stride] for w < width and kk < k.
-    Elements of dst beyond `width`, up to `lanes`, may be overwritten with anything.
+    writes dst[kk * row + w] = src[w * width_stride + kk * k_stride] for w < width and kk < k; with
+    pairs dst[kk * row + w] is the pair of k = 2 kk and 2 kk + 1, and k still counts single elements
+    of src. Elements of dst beyond `width`, up to `lanes`, may be overwritten with anything.
     1 <= width <= lanes; nothing outside of the width x k elements of src is read.
 
     In mode 'rows' the function is
@@ -80,18 +97,76 @@ def definition(pack: Pack) -> str:
     return f"{f}\n{declare_masked_load(pack.source, pack.lanes)}"
 
 
+def _rows_of_panel(f: Function, pack: Pack) -> Iterator[tuple[str, bool]]:
+    """A loop over the rows of a panel; False where a row of pairs has no second elements."""
+    if not pack.pairs:
+        with f.loop(0, "%k") as k:
+            yield k, True
+        return
+    half = f.let("lshr i64 %k, 1")
+    with f.loop(0, half) as k:
+        yield k, True
+    with f.when(f.let("trunc i64 %k to i1")):
+        yield half, False
+
+
+def _row(
+    f: Function, pack: Pack, lanes: int, k: str, whole: bool, read: Callable[[str], str]
+) -> str:
+    """Elements of row k of a panel, of a matrix of whose row k `read` gives those as stored."""
+    if not pack.pairs:
+        return _converted(f, pack, lanes, read(k))
+    wide = vector("i32", lanes)
+    first = f.mul(k, 2)
+    low = _zero_extended(f, pack, lanes, read(first))
+    if not whole:
+        return low
+    high = _zero_extended(f, pack, lanes, read(f.add(first, 1)))
+    high = f.let(f"shl {wide} {high}, {'splat (i32 16)' if lanes > 1 else 16}")
+    return f.let(f"or {wide} {low}, {high}")
+
+
+def _zero_extended(f: Function, pack: Pack, lanes: int, value: str) -> str:
+    """Elements of pairs, each in the lower half of an i32."""
+    value = _halves(f, pack, lanes, value)
+    return f.let(f"zext {vector('i16', lanes)} {value} to {vector('i32', lanes)}")
+
+
+def _halves(f: Function, pack: Pack, lanes: int, value: str) -> str:
+    """Elements as stored in the 16 bits that they have in pairs."""
+    if pack.source != "i8":
+        return value
+    return converted(f, pack.source, paired(pack.source), lanes, value, has_instruction=False)
+
+
+def _converted(f: Function, pack: Pack, lanes: int, value: str) -> str:
+    """Elements as loaded, in the type of the panel."""
+    return converted(f, pack.source, pack.element, lanes, value, pack.lanes > 4)
+
+
 def _copy(f: Function, pack: Pack) -> None:
-    vector = f"<{pack.lanes} x {_stored(pack.source)}>"
     full = f.let(f"icmp eq i64 %width, {pack.lanes}")
-    with f.when(full), f.loop(0, "%k") as k:
-        source = f.at(_stored(pack.source), "%src", f.mul(k, "%k_stride"))
-        value = f.let(f"load {vector}, ptr {source}, align {size(pack.source)}")
-        _put(f, pack, value, k)
+    with f.when(full):
+        for k, whole in _rows_of_panel(f, pack):
+            _put(f, pack, _contiguous(f, pack, k, whole), k)
     with f.when(f.let(f"xor i1 {full}, true")):
         mask = mask_below(f, pack.lanes, "%width")
-        with f.loop(0, "%k") as k:
-            source = f.at(_stored(pack.source), "%src", f.mul(k, "%k_stride"))
-            _put(f, pack, masked_load(f, pack.source, pack.lanes, source, mask), k)
+        for k, whole in _rows_of_panel(f, pack):
+            _put(f, pack, _contiguous(f, pack, k, whole, mask=mask), k)
+
+
+def _contiguous(
+    f: Function, pack: Pack, k: str, whole: bool, column: str = "0", mask: str | None = None
+) -> str:
+    """Elements of row k of a panel that start at `column` of rows of the matrix."""
+
+    def read(k: str) -> str:
+        place = f.at(stored(pack.source), "%src", f.add(f.mul(k, "%k_stride"), column))
+        if mask is None:
+            return load(f, pack.source, pack.lanes, place)
+        return masked_load(f, pack.source, pack.lanes, place, mask)
+
+    return _row(f, pack, pack.lanes, k, whole, read)
 
 
 def _rows(pack: Pack) -> str:
@@ -99,11 +174,9 @@ def _rows(pack: Pack) -> str:
         f"define void @{pack.name}(ptr noalias readonly %src, i64 %k_stride, i64 %width, "
         "i64 %step, i64 %k, ptr noalias %dst, i64 %row, i64 %panel)"
     )
-    kind, lanes = _stored(pack.source), pack.lanes
-    vector = f"<{lanes} x {kind}>"
+    lanes = pack.lanes
     panels = f.let(f"udiv i64 {f.add('%width', f.sub('%step', 1))}, %step")
-    with f.loop(0, "%k") as k:
-        source = f.at(kind, "%src", f.mul(k, "%k_stride"))
+    for k, whole in _rows_of_panel(f, pack):
         target = f.at(pack.element, "%dst", f.mul(k, "%row"))
         with f.loop(0, panels) as p:
             first = f.mul(p, "%step")
@@ -114,42 +187,49 @@ def _rows(pack: Pack) -> str:
                 place = f.at(pack.element, here, f.sub(w, first))
                 full = f.let(f"icmp sge i64 {left}, {lanes}")
                 with f.when(full):
-                    value = f.let(
-                        f"load {vector}, ptr {f.at(kind, source, w)}, align {size(pack.source)}"
-                    )
-                    _put_at(f, pack, _converted(f, pack, lanes, value), place)
+                    _put_at(f, pack, _contiguous(f, pack, k, whole, w), place)
                 with f.when(f.let(f"xor i1 {full}, true")):
                     mask = mask_below(f, lanes, left)
-                    value = masked_load(f, pack.source, lanes, f.at(kind, source, w), mask)
-                    _put_at(f, pack, _converted(f, pack, lanes, value), place)
+                    _put_at(f, pack, _contiguous(f, pack, k, whole, w, mask), place)
     f.line("ret void")
     return f"{f}\n{declare_masked_load(pack.source, lanes)}"
 
 
 def _transpose(f: Function, pack: Pack) -> None:
     """Squares of 128 bits from each of `lanes` columns. The last ones end with k, and so may do
-    rows a second time; missing columns repeat the last one.
+    rows a second time; missing columns repeat the last one. A last k without a second one of a pair
+    is left to another loop.
     """
-    kind, side = _stored(pack.source), _side(pack)
-    few = f.let(f"icmp slt i64 %k, {side}")
+    side, unit = _side(pack), 2 if pack.pairs else 1
+    rows = f.let("lshr i64 %k, 1") if pack.pairs else "%k"
+    few = f.let(f"icmp slt i64 {rows}, {side}")
     with f.when(few):
         _strided(f, pack)
     with f.when(f.let(f"xor i1 {few}, true")):
         last = f.sub("%width", 1)
         columns = [f.mul(f.smaller(w, last), "%width_stride") for w in range(pack.lanes)]
-        end = f.sub("%k", side)
-        with f.loop(0, "%k", side) as start:
+        end = f.sub(rows, side)
+        with f.loop(0, rows, side) as start:
             k = f.smaller(start, end)
-            here = f.at(kind, "%src", k)
+            here = f.at(stored(pack.source), "%src", f.mul(k, unit))
             squares = []
             for column in columns:
-                value = f.let(
-                    f"load <{side} x {kind}>, ptr {f.at(kind, here, column)}, "
-                    f"align {size(pack.source)}"
-                )
-                squares.append(_converted(f, pack, side, value))
+                place = f.at(stored(pack.source), here, column)
+                squares.append(_square(f, pack, load(f, pack.source, side * unit, place)))
             for i, value in enumerate(_transposed(f, pack, squares)):
-                _put_converted(f, pack, value, f.add(k, i))
+                _put(f, pack, value, f.add(k, i))
+        if pack.pairs:
+            with f.when(f.let("trunc i64 %k to i1")):
+                _strided_row(f, pack, rows, whole=False)
+
+
+def _square(f: Function, pack: Pack, value: str) -> str:
+    """Elements of a column as loaded, as those of a panel."""
+    side = _side(pack)
+    if not pack.pairs:
+        return _converted(f, pack, side, value)
+    halves = _halves(f, pack, 2 * side, value)
+    return f.let(f"bitcast <{2 * side} x i16> {halves} to <{side} x i32>")
 
 
 def _side(pack: Pack) -> int:
@@ -200,96 +280,29 @@ def shuffle(
 
 
 def _strided(f: Function, pack: Pack) -> None:
-    kind = _stored(pack.source)
-    with f.loop(0, "%k") as k:
-        source = f.at(kind, "%src", f.mul(k, "%k_stride"))
-        target = f.at(pack.element, "%dst", f.mul(k, "%row"))
-        with f.loop(0, "%width") as w:
-            pointer = f.at(kind, source, f.mul(w, "%width_stride"))
-            value = f.let(f"load {kind}, ptr {pointer}")
-            value = _converted(f, pack, 1, value)
-            f.line(f"store {pack.element} {value}, ptr {f.at(pack.element, target, w)}")
+    for k, whole in _rows_of_panel(f, pack):
+        _strided_row(f, pack, k, whole)
 
 
-def _converted(f: Function, pack: Pack, lanes: int, value: str) -> str:
-    """A value (a vector if lanes > 1) as loaded, in the type that the product is summed in."""
+def _strided_row(f: Function, pack: Pack, k: str, whole: bool) -> None:
+    """One row of a panel, element by element."""
+    target = f.at(stored(pack.element), "%dst", f.mul(k, "%row"))
+    with f.loop(0, "%width") as w:
 
-    def kind(scalar: str) -> str:
-        return f"<{lanes} x {scalar}>" if lanes > 1 else scalar
+        def read(k: str) -> str:
+            stride = "1" if pack.mode == "transpose" else "%k_stride"
+            offset = f.add(f.mul(k, stride), f.mul(w, "%width_stride"))
+            return load(f, pack.source, 1, f.at(stored(pack.source), "%src", offset))
 
-    def constant(number: int) -> str:
-        return f"splat (i32 {number})" if lanes > 1 else str(number)
-
-    if pack.source == pack.element:
-        return value
-    if pack.source[0] == "i":
-        return f.let(f"sext {kind(pack.source)} {value} to {kind(pack.element)}")
-    wide = f.let(f"zext {kind('i16')} {value} to {kind('i32')}")
-    if pack.source == "bfloat":  # the upper half of a float
-        shifted = f.let(f"shl {kind('i32')} {wide}, {constant(16)}")
-        return f.let(f"bitcast {kind('i32')} {shifted} to {kind('float')}")
-    if pack.lanes > 4:  # machines with wider vectors have an instruction
-        half = f.let(f"bitcast {kind('i16')} {value} to {kind('half')}")
-        return f.let(f"fpext {kind('half')} {half} to {kind('float')}")
-    # Exponent and fraction move to their places in a float, whose exponent is then 112 too small,
-    # except for infinity and NaN, which have the highest exponent of all.
-    sign = f.let(f"shl {kind('i32')} {wide}, {constant(16)}")
-    sign = f.let(f"and {kind('i32')} {sign}, {constant(-(2**31))}")
-    rest = f.let(f"and {kind('i32')} {wide}, {constant(0x7FFF)}")
-    special = f.let(f"icmp uge {kind('i32')} {rest}, {constant(0x7C00)}")
-    rest = f.let(f"shl {kind('i32')} {rest}, {constant(13)}")
-    small = f.let(f"bitcast {kind('i32')} {rest} to {kind('float')}")
-    scale = "splat (float 0x46F0000000000000)" if lanes > 1 else "0x46F0000000000000"
-    scaled = f.let(f"fmul {kind('float')} {small}, {scale}")
-    bits = f.let(f"bitcast {kind('float')} {scaled} to {kind('i32')}")
-    highest = f.let(f"or {kind('i32')} {rest}, {constant(0x7F800000)}")
-    bits = f.let(f"select {kind('i1')} {special}, {kind('i32')} {highest}, {kind('i32')} {bits}")
-    bits = f.let(f"or {kind('i32')} {bits}, {sign}")
-    return f.let(f"bitcast {kind('i32')} {bits} to {kind('float')}")
-
-
-def mask_below(f: Function, lanes: int, count: str) -> str:
-    """A mask of the first `count` elements."""
-    name = f.let(f"insertelement <{lanes} x i64> poison, i64 {count}, i32 0")
-    zeros = f"<{lanes} x i32> zeroinitializer"
-    counts = f.let(f"shufflevector <{lanes} x i64> {name}, <{lanes} x i64> poison, {zeros}")
-    numbers = ", ".join(f"i64 {i}" for i in range(lanes))
-    return f.let(f"icmp ult <{lanes} x i64> <{numbers}>, {counts}")
-
-
-def _stored(source: str) -> str:
-    """The type that elements are loaded as: those of half precision as their bits."""
-    return "i16" if source in ("bfloat", "half") else source
+        value = _row(f, pack, 1, k, whole, read)
+        kind = stored(pack.element)
+        f.line(f"store {kind} {value}, ptr {f.at(kind, target, w)}")
 
 
 def _put(f: Function, pack: Pack, value: str, k: str) -> None:
-    _put_converted(f, pack, _converted(f, pack, pack.lanes, value), k)
-
-
-def _put_converted(f: Function, pack: Pack, value: str, k: str) -> None:
     _put_at(f, pack, value, f.at(pack.element, "%dst", f.mul(k, "%row")))
 
 
 def _put_at(f: Function, pack: Pack, value: str, target: str) -> None:
-    vector = f"<{pack.lanes} x {pack.element}>"
-    f.line(f"store {vector} {value}, ptr {target}, align {size(pack.element)}")
-
-
-def masked_load(f: Function, source: str, lanes: int, pointer: str, mask: str) -> str:
-    """The elements of a vector that `mask` has; 0 for the others, which are not read."""
-    vector = f"<{lanes} x {_stored(source)}>"
-    return f.let(
-        f"call {vector} @{_masked_load(source, lanes)}(ptr {pointer}, i32 {size(source)}, "
-        f"<{lanes} x i1> {mask}, {vector} zeroinitializer)"
-    )
-
-
-def declare_masked_load(source: str, lanes: int) -> str:
-    """The declaration that `masked_load` needs."""
-    vector = f"<{lanes} x {_stored(source)}>"
-    return f"declare {vector} @{_masked_load(source, lanes)}(ptr, i32, <{lanes} x i1>, {vector})\n"
-
-
-def _masked_load(source: str, lanes: int) -> str:
-    kind = _stored(source)
-    return f"llvm.masked.load.v{lanes}{kind if kind[0] == 'i' else f'f{8 * size(kind)}'}.p0"
+    kind = vector(stored(pack.element), pack.lanes)
+    f.line(f"store {kind} {value}, ptr {target}, align {size(pack.element)}")

@@ -6,11 +6,11 @@ that results do not either. Its constants were measured on Zen 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from schuss.compiler.cpu.matmul_dot import best_rows
-from schuss.compiler.cpu.matmul_micro import size
+from schuss.compiler.cpu.matmul_elements import size
 
 # LLVM types of the elements of a dtype, and of their sums.
 ELEMENTS = {
@@ -19,15 +19,17 @@ ELEMENTS = {
     "bfloat16": ("bfloat", "float"),
     "float16": ("half", "float"),
     "int8": ("i8", "i32"),
-    "uint8": ("i8", "i8"),
-    "int16": ("i16", "i16"),
-    "uint16": ("i16", "i16"),
+    "uint8": ("i8", "i32"),
+    "int16": ("i16", "i32"),
+    "uint16": ("i16", "i32"),
     "int32": ("i32", "i32"),
     "uint32": ("i32", "i32"),
     "int64": ("i64", "i64"),
     "uint64": ("i64", "i64"),
 }
-_ACCUMULATORS = {"bfloat16": "float32", "float16": "float32", "int8": "int32"}
+_ACCUMULATORS = dict.fromkeys(("bfloat16", "float16"), "float32") | dict.fromkeys(
+    ("int8", "uint8", "int16", "uint16"), "int32"
+)
 
 ALIGN = 64  # bytes; where scratch memory and the workspace are cut
 
@@ -54,14 +56,24 @@ _REUSE = 128
 _OUTER_K = 16
 _OUTER_VALUES = 3072
 _OUTER_ROWS = 64
+# Each part packs for itself what would not be worth a stage: so many elements more in all.
+_NOT_A_STAGE = 8192
+# Up to so many rows, converting elements of B as they are read costs less than packing them.
+_FEW_ROWS = 3
+# Repeated products of so many rows are shared out by rows, and so many blocks of columns.
+_FEWEST_ROWS, _MOST_ROWS = 8, 128
+_COLUMN_BLOCKS = 8
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The vector registers of a processor: the bytes of one, and how many there are."""
+    """The vector registers of a processor: the bytes of one, and how many there are; and the dtypes
+    whose numbers it multiplies in pairs (matmul_pairs).
+    """
 
     vector_bytes: int
     registers: int
+    pairs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,9 @@ class Product:
 
     @property
     def element(self) -> str:
-        """The LLVM type of the sums, and so of the vectors that an epilogue gets."""
+        """The LLVM type of the sums, and so of the vectors that an epilogue gets. Those of small
+        integers are right in as many bits as the dtype has.
+        """
         return ELEMENTS[self.dtype][1]
 
     @property
@@ -116,16 +130,19 @@ class Plan:
 
     Rows are cut into `tiles` of `height` or, the first `tall` of them, height + 1 rows, where the
     last of 'dot' and 'outer' may have fewer; columns into `panels` of `vectors` vectors, where the
-    last may be narrower; k into `slices` whose sums are added in the end, and a slice into blocks
-    of `k_block`. A part of the work is `group` batches of a block of `block_tiles` x
+    last may be narrower; k into `slices` of `slice_k` whose sums are added in the end, and a slice
+    into blocks of `k_block`. A part of the work is `group` batches of a block of `block_tiles` x
     `block_panels` and one slice.
 
     `a_mode` and `b_mode` say where kernels read an operand: 'direct' in place, 'stage' from a copy
     in the workspace that a stage before has packed, 'part' from a copy that each part packs for
-    itself in its scratch memory, 'packed' from one that was there before.
+    itself in its scratch memory, 'packed' from one that was there before. `reads` says what they
+    find there: 'sums', of the type of the sums, 'source', of the operand's own, which they
+    convert, or 'pairs' of the latter, for which `slice_k` and `k_block` count pairs.
     """
 
     kernel: str
+    reads: str
     lanes: int
     tiles: int
     height: int
@@ -163,28 +180,38 @@ class Plan:
 def plan(product: Product, machine: Machine) -> Plan:
     """Cut a product, all of whose sizes but k are at least 1, for a machine."""
     lanes = machine.vector_bytes // size(product.element)
-    kernel = _kernel(product, lanes)
+    kernel = _kernel(product, lanes, machine)
+    reads = _reads(product, kernel, machine)
     tiles, height, tall, vectors = _tiles(product, machine.registers, lanes, kernel)
     panels = ceil_div(product.n, vectors * lanes)
     parts = _parts(product)
-    slices, slice_k, k_block = _k_blocks(product, tiles * panels, parts, lanes, kernel)
+    steps = ceil_div(product.k, 2) if reads == "pairs" else product.k
+    slices, slice_k, k_block = _k_blocks(
+        replace(product, k=steps), tiles * panels, parts, lanes, kernel
+    )
     block_tiles, block_panels, group = _blocks(
         product, (tiles, height + (tall > 0)), (panels, vectors * lanes), parts, slices, kernel
     )
     a_mode, b_mode = "direct", "direct"
-    if kernel == "tile" and not _reads_a_in_place(product):
-        a_mode = "part" if slices > 1 or panels == block_panels or parts == 1 else "stage"
+    alone = slices > 1 or parts == 1
+    if kernel == "tile" and not _reads_a_in_place(product, reads):
+        again = ceil_div(panels, block_panels) - 1
+        is_small = again * product.m * product.k <= _NOT_A_STAGE
+        a_mode = "part" if alone or is_small else "stage"
     if kernel == "outer" and (
-        product.n % lanes or product.m >= _OUTER_ROWS // 2 or not _reads_b_in_place(product)
+        product.n % lanes or product.m >= _OUTER_ROWS // 2 or not _reads_b_in_place(product, reads)
     ):
         b_mode = "part"  # also to align vectors, which are loaded for every row
-    if kernel == "tile" and not _reads_b_in_place(product):
-        b_mode = "part" if slices > 1 or tiles == block_tiles or parts == 1 else "stage"
+    if kernel == "tile" and not _reads_b_in_place(product, reads):
+        again = ceil_div(tiles, block_tiles) - 1
+        is_small = again * product.n * product.k <= _NOT_A_STAGE
+        b_mode = "part" if alone or is_small else "stage"
     if product.b_packed:
         assert kernel == "tile"
         b_mode = "packed"
     return Plan(
         kernel=kernel,
+        reads=reads,
         lanes=lanes,
         tiles=tiles,
         height=height,
@@ -202,21 +229,57 @@ def plan(product: Product, machine: Machine) -> Plan:
     )
 
 
-def _kernel(product: Product, lanes: int) -> str:
+def by_rows(product: Product, machine: Machine, cut: Plan) -> Plan:
+    """The plan for a product of few rows that is repeated with the same packed B.
+
+    The parts of the upper half of the rows come first. Threads that come back to the same parts
+    then keep to rows, in this product and in what is done with it elementwise, and need not fetch
+    from each other's caches what the other one has just written.
+    """
+    if cut.tiles == 1 or product.batches > 1 or not _FEWEST_ROWS <= product.m <= _MOST_ROWS:
+        return cut
+    if product.dtype in machine.pairs:
+        return cut
+    vectors = min(3 if machine.registers >= 32 else 2, ceil_div(product.n, cut.lanes))
+    tiles = 2 * ceil_div(product.m, 2 * most_rows(machine.registers, vectors))
+    height, tall = divmod(product.m, tiles)
+    panels = ceil_div(product.n, vectors * cut.lanes)
+    # So few rows stay in the first-level cache even where they lie a page apart.
+    a_mode = "direct" if product.source == product.element else "part"
+    return replace(
+        cut, tiles=tiles, height=height, tall=tall, vectors=vectors, panels=panels,
+        block_tiles=tiles // 2, block_panels=ceil_div(panels, _COLUMN_BLOCKS), group=1,
+        slices=1, slice_k=product.k, k_block=min(cut.k_block, product.k),
+        a_mode=a_mode, b_mode="stage",
+    )  # fmt: skip
+
+
+def _kernel(product: Product, lanes: int, machine: Machine) -> str:
     """Which kernel suits a product."""
-    if product.source != product.element:
-        return "tile"  # only packing converts
-    if 0 < product.k <= (_OUTER_K if product.n > 4 * lanes else _OUTER_K // 4):
+    writes_most = product.n > 4 * lanes and product.dtype not in machine.pairs
+    if 0 < product.k <= (_OUTER_K if writes_most else _OUTER_K // 4):
         return "outer"
     along_k = product.a_strides[-1] == 1 and product.b_strides[-2] == 1
     # A dot product costs as much as a few vectors of k to start and to end; packing B costs as
     # much as a few rows of A; and a narrow C leaves lanes of the other kernels empty.
-    if along_k and product.element in ("float", "double"):
+    if along_k and (product.element in ("float", "double") or product.dtype in machine.pairs):
         few = product.m <= 4 and product.k >= 2 * lanes
         some = product.m <= 2 * lanes or product.n <= min(12, 3 * lanes // 2)
         if few or (some and product.k >= 8 * lanes):
             return "dot"
     return "tile"
+
+
+def _reads(product: Product, kernel: str, machine: Machine) -> str:
+    """What elements the kernels read."""
+    if kernel == "outer" or (product.source == product.element):
+        return "sums"
+    rows_of_b = product.b_strides[-1] == 1 or product.n == 1
+    if kernel == "tile" and rows_of_b and product.m <= _FEW_ROWS:
+        return "source"
+    if product.dtype in machine.pairs:
+        return "pairs"
+    return "source" if kernel == "dot" else "sums"
 
 
 def most_rows(registers: int, vectors: int) -> int:
@@ -317,13 +380,18 @@ def _blocks(
     return block_tiles, block_panels, max(1, min(batches, batches * blocks // parts))
 
 
-def _reads_a_in_place(product: Product) -> bool:
+def _reads_a_in_place(product: Product, reads: str) -> bool:
     """Broadcasting loads take A with any strides, but where they are unlucky packing pays: with
     two large strides each element is in a cache line of its own.
     """
+    m_stride, k_stride = product.a_strides[-2:]
+    if reads == "source":
+        return True
+    if reads == "pairs":  # which A has where k is contiguous
+        paired = k_stride == 1 and product.k % 2 == 0 and size(product.source) == 2
+        return paired and not _a_page(product, m_stride)
     if product.source != product.element:
         return False
-    m_stride, k_stride = product.a_strides[-2:]
     if product.k == 1 or product.m <= 4:
         return True
     if abs(m_stride) <= 1:
@@ -333,8 +401,10 @@ def _reads_a_in_place(product: Product) -> bool:
     return not _a_page(product, m_stride)
 
 
-def _reads_b_in_place(product: Product) -> bool:
+def _reads_b_in_place(product: Product, reads: str) -> bool:
     """B can be read where it is if its rows are contiguous."""
+    if reads == "source":
+        return True
     k_stride, n_stride = product.b_strides[-2:]
     if product.source != product.element or (n_stride != 1 and product.n > 1):
         return False
@@ -348,7 +418,7 @@ def _crowds(product: Product, k_stride: int) -> bool:
 
 def _a_page(product: Product, stride: int) -> bool:
     """Elements so far apart lie in the same few lines of the first-level cache."""
-    return stride != 0 and stride * size(product.element) % 4096 == 0
+    return stride != 0 and stride * size(product.source) % 4096 == 0
 
 
 def ceil_div(x: int, y: int) -> int:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from schuss.compiler.cpu import matmul_dot, matmul_micro, matmul_pack
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul_dot import Dot
-from schuss.compiler.cpu.matmul_micro import Micro, broadcast, plus, size
+from schuss.compiler.cpu.matmul_elements import broadcast, converted, load, size, stored
+from schuss.compiler.cpu.matmul_micro import Micro, plus
 from schuss.compiler.cpu.matmul_operand import Operand
 from schuss.compiler.cpu.matmul_pack import Pack
+from schuss.compiler.cpu.matmul_pairs import paired
 from schuss.compiler.cpu.matmul_plan import ALIGN, Plan, Product, ceil_to
 from schuss.compiler.cpu.matmul_text import Function
 
@@ -48,6 +50,7 @@ class Stages:
             product=product,
             word=words[0],
             mode=plan.a_mode,
+            reads=plan.reads,
             strides=product.a_strides,
             extent=product.m,
             panels=plan.tiles,
@@ -62,6 +65,7 @@ class Stages:
             product=product,
             word=words[1],
             mode=plan.b_mode,
+            reads=plan.reads,
             strides=(*b_batch, b_n, b_k),
             extent=product.n,
             panels=plan.panels,
@@ -105,8 +109,10 @@ class Stages:
         """The micro-kernels in use, for each height of tiles and width of panels."""
         if self.plan.kernel != "tile":
             return []
+        source, is_paired = self._read()
+        source = paired(source) if is_paired else source
         return [
-            Micro(self.product.element, lanes, rows, vectors)
+            Micro(self.product.element, lanes, rows, vectors, source, is_paired)
             for rows in self._heights()
             for lanes, vectors in self._widths()
         ]
@@ -115,7 +121,13 @@ class Stages:
         """The dot kernels in use: one or none."""
         plan = self.plan
         is_dot = plan.kernel == "dot"
-        return [Dot(self.product.element, plan.lanes, plan.height)] if is_dot else []
+        element, rows = self.product.element, plan.height
+        return [Dot(element, plan.lanes, rows, *self._read())] if is_dot else []
+
+    def _read(self) -> tuple[str, bool]:
+        """The type that kernels read if it is not that of the sums, and whether in pairs."""
+        reads = self.plan.reads
+        return "" if reads == "sums" else self.product.source, reads == "pairs"
 
     def _packs(self) -> list[Pack]:
         """The packing functions in use."""
@@ -181,7 +193,7 @@ class Stages:
         panel1 = f.smaller(f.add(panel0, plan.block_panels), plan.panels)
         batch0, k0 = f.mul(group, plan.group), f.mul(piece, plan.slice_k)
         batch1 = f.smaller(f.add(batch0, plan.group), p.batches)
-        k1 = f.smaller(f.add(k0, plan.slice_k), p.k)
+        k1 = f.smaller(f.add(k0, plan.slice_k), self.a.steps)
         with f.loop(batch0, batch1) as batch, f.loop(k0, k1, plan.k_block) as k:
             block = _Block(batch, piece, k, f.smaller(f.sub(k1, k), plan.k_block))
             if plan.slice_k > plan.k_block:
@@ -202,22 +214,19 @@ class Stages:
         return Stage(self._module(f, epilogue=plan.slices == 1), name, parts, self._scratch().end)
 
     def _pack_tile(self, f: Function, block: _Block, i: str) -> None:
-        first, rows = self.a.lines(f, i)
         target = self._scratch_tile_of_a(f, block, i)
-        self.a.call_pack(
-            f, self.a.start(f, block.batch, first, block.k), rows, block.length, target
-        )
+        self.a.call_pack(f, block.batch, self.a.lines(f, i), (block.k, block.length), target)
 
     def _scratch_tile_of_a(self, f: Function, block: _Block, i: str) -> str:
         index = f.mul(f.sub(i, block.first_tile), self.a.panel(self.plan.k_block))
-        return f.at(self.product.element, f.at("i8", "%scratch", self._scratch().a), index)
+        return f.at(self.a.element, f.at("i8", "%scratch", self._scratch().a), index)
 
     def _scratch(self) -> _Scratch:
         """Where things lie in the scratch memory of a multiplying part, in bytes."""
         plan = self.plan
         cells = 0
         if plan.slices == 1:
-            blocked = plan.k_block < self.product.k
+            blocked = plan.k_block < self.a.steps
             cells = plan.block_tiles * plan.block_panels if blocked else 1
         a = ceil_to(cells * self.cell * self.bytes, ALIGN)
         tiles = plan.block_tiles if plan.a_mode == "part" else 0
@@ -237,6 +246,8 @@ class Stages:
             more = f.let(f"zext i1 {block.more} to i64") if block.more else "0"
             end = f"i64 {block.length}, ptr {tile}, i64 {more})"
             if self.plan.kernel == "dot":
+                length = self.a.length(f, block.k, block.length)
+                end = f"i64 {length}, ptr {tile}, i64 {more})"
                 f.line(
                     f"call void @{self._dots()[0].name}(ptr {a}, i64 {a_stride}, i64 {rows}, "
                     f"ptr {b}, i64 {self.b.line_stride}, i64 {columns}, {end}"
@@ -275,18 +286,17 @@ class Stages:
         kind = f"<{lanes} x {p.element}>"
         first = f.mul(panel0, self.plan.width)
         columns = f.smaller(f.sub(p.n, first), self.plan.block_panels * self.plan.width)
-        b, b_stride = self.b.start(f, block.batch, first, "0"), str(self.b.k_stride)
         if self.plan.b_mode == "part":
-            packed = f.at("i8", "%scratch", self._scratch().b)
-            self.b.call_pack(f, b, columns, str(p.k), packed)
-            b, b_stride = packed, str(self.b.row)
+            b, b_stride = f.at("i8", "%scratch", self._scratch().b), str(self.b.row)
+            self.b.call_pack(f, block.batch, (first, columns), ("0", str(p.k)), b)
+        else:
+            b, b_stride = self.b.start(f, block.batch, first, "0"), str(self.b.k_stride)
         row0, row1 = f.mul(tile0, self.plan.height), f.mul(tile1, self.plan.height)
         with f.loop(row0, f.smaller(row1, p.m)) as m:
             start = self.a.start(f, block.batch, m, "0")
             a = []
             for k in range(p.k):
-                pointer = f.at(p.element, start, k * self.a.k_stride)
-                a.append(broadcast(f, kind, f.let(f"load {p.element}, ptr {pointer}")))
+                a.append(self._broadcast_a(f, f.at(p.source, start, k * self.a.k_stride)))
 
             def vector(c: str, count: int) -> None:
                 terms = []
@@ -305,6 +315,12 @@ class Stages:
                 with f.when(f.let(f"icmp slt i64 {full}, {columns}")):
                     vector(full, tail)
 
+    def _broadcast_a(self, f: Function, pointer: str) -> str:
+        """An element of A in all lanes, in the type of the sums."""
+        p, lanes = self.product, self.plan.lanes
+        value = broadcast(f, f"<{lanes} x {stored(p.source)}>", load(f, p.source, 1, pointer))
+        return converted(f, p.source, p.element, lanes, value, lanes > 4)
+
     def _call_epilogue(
         self, f: Function, batch: str, m: str, n: str, value: str, count: int
     ) -> None:
@@ -314,32 +330,37 @@ class Stages:
         )
 
     def _read_a(self, f: Function, block: _Block, i: str, row: str) -> tuple[str, str, str]:
-        """Address, row stride and k stride of tile i of A."""
+        """Address of tile i of A, and its strides of rows and of steps of k."""
+        packed = str(self.a.unit), str(self.a.unit * self.a.row)
         if self.plan.a_mode == "part":
-            return self._scratch_tile_of_a(f, block, i), "1", str(self.a.row)
+            return self._scratch_tile_of_a(f, block, i), *packed
         if self.plan.a_mode == "stage":
-            return self.a.packed(f, block.batch, i, block.k), "1", str(self.a.row)
+            return self.a.packed(f, block.batch, i, block.k), *packed
         start = self.a.start(f, block.batch, row, block.k)
-        return start, str(self.a.line_stride), str(self.a.k_stride)
+        return start, str(self.a.line_stride), str(self.a.unit * self.a.k_stride)
 
     def _read_b(
         self, f: Function, block: _Block, j: str, first: str, columns: str, is_last: str
     ) -> tuple[str, str]:
-        """Address and k stride of panel j of B; packs it where that is left to the part."""
+        """Address of panel j of B and its stride of steps of k; packs it where that is left to the
+        part.
+        """
+        stride = str(self.b.unit * self.b.row)
         if self.plan.b_mode in ("stage", "packed"):
-            return self.b.packed(f, block.batch, j, block.k), str(self.b.row)
+            return self.b.packed(f, block.batch, j, block.k), stride
         packed = f.at("i8", "%scratch", self._scratch().b)
-        start = self.b.start(f, block.batch, first, block.k)
+        place = block.batch, (first, columns), (block.k, block.length), packed
         if self.plan.b_mode == "part":
-            self.b.call_pack(f, start, columns, block.length, packed)
-            return packed, str(self.b.row)
+            self.b.call_pack(f, *place)
+            return packed, stride
+        start = self.b.start(f, block.batch, first, block.k)
         if not self.packs_last:
             return start, str(self.b.k_stride)
         with f.when(is_last):
-            self.b.call_pack(f, start, columns, block.length, packed)
+            self.b.call_pack(f, *place)
         return (
             f.choose(is_last, "ptr", packed, start),
-            f.choose(is_last, "i64", self.b.row, self.b.k_stride),
+            f.choose(is_last, "i64", stride, self.b.k_stride),
         )
 
     def _tile_address(self, f: Function, block: _Block, i: str, j: str) -> str:
@@ -347,7 +368,7 @@ class Stages:
         plan = self.plan
         if plan.slices > 1:
             return self._sums(f, block.piece, block.batch, i, j)
-        if plan.k_block == self.product.k:
+        if plan.k_block == self.a.steps:
             return "%scratch"
         row = f.mul(f.sub(i, block.first_tile), plan.block_panels)
         cell = f.add(row, f.sub(j, block.first_panel))

@@ -1,7 +1,8 @@
 """Launches, sequences, and what runs them.
 
-    Launch(address, words, parts=1, scratch=0, checked=False)
-    Sequence(waves, slots)
+    Launch(address, words, parts=1, scratch=0, checked=False, steps=())
+    Loop(first, last, rounds)
+    Sequence(waves, slots, loops=())
         .slots: memoryview of int64; [0] is taken, the caller writes all others before each run
         .run(first_wave=0, last_wave=None) -> OK or FAILED
         .failure() -> (tag, position, value), after FAILED
@@ -32,6 +33,7 @@ __all__ = [
     "FAILED",
     "OK",
     "Launch",
+    "Loop",
     "Sequence",
     "get_num_threads",
     "set_num_threads",
@@ -83,6 +85,7 @@ class Launch:
         parts: how many shares of work it has; it is called once for each of 0 to parts - 1.
         scratch: bytes of scratch memory that a part needs.
         checked: it may report a bad input, and the run ends after its wave if it does.
+        steps: in a loop, for each word what is added to it after even and after odd rounds.
     """
 
     address: int
@@ -90,6 +93,19 @@ class Launch:
     parts: int = 1
     scratch: int = 0
     checked: bool = False
+    steps: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """The waves from `first` to `last`, both included, are run for `rounds` rounds, at least one.
+
+    Loops do not overlap.
+    """
+
+    first: int
+    last: int
+    rounds: int
 
 
 class Sequence:
@@ -100,12 +116,15 @@ class Sequence:
             when the one before has ended.
         slots: how many slots there are, slot 0 included: it holds the address of the status that
             checked kernels report to.
+        loops: waves that run several times.
 
     Attributes:
         slots: the table, as a memoryview of int64: addresses of buffers, or integers.
     """
 
-    def __init__(self, waves: Listing[Listing[Launch]], slots: int) -> None:
+    def __init__(
+        self, waves: Listing[Listing[Launch]], slots: int, loops: Listing[Loop] = ()
+    ) -> None:
         launches = [launch for wave in waves for launch in wave]
         words = [slot for launch in launches for slot in launch.words]
         assert slots >= 1
@@ -119,7 +138,10 @@ class Sequence:
         # One wave more, for where the words of the last one end.
         self._waves = np.zeros((len(waves) + 1, executor.WAVE_WORDS), np.int64)
         self._launches = np.zeros((len(launches), executor.LAUNCH_WORDS), np.int64)
+        self._steps = np.zeros((len(words), 2), np.int64)
+        self._loops = np.zeros((len(loops), executor.LOOP_WORDS), np.int64)
         self._fill(waves)
+        self._fill_loops(waves, loops)
         self._table[0] = _address(self._status)
         self._record = np.zeros(executor.SEQUENCE_WORDS, np.int64)
         tables = self._table, self._words, self._args, self._waves
@@ -140,7 +162,7 @@ class Sequence:
             assert parts < 2**31
             checked = any(each.checked for each in wave)
             first = launch_at + len(rows) * 8 * executor.LAUNCH_WORDS
-            self._waves[number] = [first, len(wave), parts, checked, word, 0]
+            self._waves[number] = [first, len(wave), parts, checked, word, 0, 0]
             this = wave_at + number * 8 * executor.WAVE_WORDS
             up_to = 0
             for each in wave:
@@ -151,6 +173,25 @@ class Sequence:
         self._waves[len(waves), 4] = word
         if rows:
             self._launches[:] = rows
+
+    def _fill_loops(self, waves: Listing[Listing[Launch]], loops: Listing[Loop]) -> None:
+        """Write the executor's table of loops, and what each round adds to the words."""
+        step = 0
+        for launch in [launch for wave in waves for launch in wave]:
+            assert len(launch.steps) in (0, len(launch.words)), "a step for each word, or none"
+            for even, odd in launch.steps or [(0, 0)] * len(launch.words):
+                self._steps[step] = even, odd
+                step += 1
+        for number, loop in enumerate(loops):
+            assert 0 <= loop.first <= loop.last < len(waves), "a loop of no waves"
+            assert loop.rounds > 0
+            wave = _address(self._waves) + loop.first * 8 * executor.WAVE_WORDS
+            first, behind = self._waves[loop.first, 4], self._waves[loop.last + 1, 4]
+            steps = _address(self._steps) + 16 * int(first)
+            self._loops[number] = [wave, loop.rounds, first, behind, steps, 0]
+            here = _address(self._loops) + number * 8 * executor.LOOP_WORDS
+            assert not self._waves[loop.first : loop.last + 1, 6].any(), "loops overlap"
+            self._waves[loop.last, 6] = here
 
     def run(self, first_wave: int = 0, last_wave: int | None = None) -> int:
         """Run the waves from `first_wave` up to, but not including, `last_wave`.
@@ -163,6 +204,8 @@ class Sequence:
             assert 0 <= first_wave <= last_wave <= last, "no such waves"
             last = last_wave
         code = pool().run(self._pointer, first_wave, last)
+        if code != OK:
+            self._loops[:, 5] = 0  # a loop may have been left in the middle
         if code == executor.EXHAUSTED:
             raise fail(AllocationError, "run", "there is no memory for the scratch of a kernel")
         return code
