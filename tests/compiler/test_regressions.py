@@ -126,3 +126,24 @@ def test_gradients_of_complex_windows() -> None:
     for shape in ((10,), (1, 2, 10)):
         x = numbers(*shape).astype(np.complex64)
         agree(schuss.grad(lambda x: schuss.real(schuss.unfold(x, 3, 3) * 2j).sum()), x)
+
+
+def test_one_channel_a_group_adds_up_in_float32() -> None:
+    x = numbers(2, 2, 1, 7).astype(schuss.bfloat16)
+    w = numbers(6, 1, 1, 3, seed=1).astype(schuss.bfloat16)
+
+    def convolved(x: Any, w: Any) -> Any:
+        return nn.functional.conv2d(x, w, stride=2, groups=2)
+
+    agree(convolved, x, w, rtol=1e-2)
+    agree(schuss.grad(lambda x, w: (convolved(x, w) ** 2).sum(), argnums=(0, 1)), x, w, rtol=2e-2)
+
+
+def test_gathered_from_a_view_of_one_number() -> None:
+    def f(x: Any, index: Any) -> Any:
+        x = x * 1
+        x[:, 0:2] = 0
+        picked = schuss.permute_dims(x[::-1, 1::2], (1, 0))[:, index]
+        return schuss.concat([picked, picked * 2], axis=1)
+
+    agree(f, numbers(2, 2), np.array([0, -2, 1]))

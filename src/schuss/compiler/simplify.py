@@ -16,7 +16,7 @@ from schuss import dtypes
 from schuss.compiler import lookup
 from schuss.compiler.einsum import contraction
 from schuss.compiler.repeat import CannotRepeatError, steps_of
-from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, frozen, users_of
+from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, frozen, users_of
 from schuss.dtypes import DType
 
 SPLIT_FROM = 1 << 16  # reductions to few results are cut in two from so many elements on
@@ -320,8 +320,8 @@ def _concat(b, inputs, attributes, shape, dtype):  # type: ignore[no-untyped-def
 
 
 def number_of(value: Value) -> float | None:
-    """The number that a constant (also a broadcast one) has everywhere."""
-    while value.op in ("broadcast_to", "reshape"):
+    """The number that a constant, or a view of one, has everywhere."""
+    while value.op in VIEWS:
         value = value.inputs[0]
     return value.attributes["value"] if value.op == "constant" else None
 

@@ -213,8 +213,9 @@ def cast(m: Any) -> str | None:
     if "int" in dtype and m.env[name].dtype.kind not in "biu":
         if m.wild or m.env[name].dtype.kind == "c":
             return None
-        # What is outside of the integers' range is undefined, as in C.
-        name = f"schuss.clip({name}, {0 if dtype[0] == 'u' else -100}, 100)"
+        # What is outside of the integers' range is undefined, as in C, and so is NaN.
+        number = f"schuss.where({name} == {name}, {name}, 0)"
+        name = f"schuss.clip({number}, {0 if dtype[0] == 'u' else -100}, 100)"
     return f"{m.fresh()} = {name}.astype(schuss.{dtype})"
 
 
