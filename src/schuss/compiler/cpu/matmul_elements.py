@@ -84,7 +84,7 @@ def mask_below(f: Function, lanes: int, count: str) -> str:
 
 def masked_load(f: Function, source: str, lanes: int, pointer: str, mask: str) -> str:
     """The elements of a vector that `mask` has; 0 for the others, which are not read."""
-    kind = vector(stored(source), lanes)
+    kind = f"<{lanes} x {stored(source)}>"
     return f.let(
         f"call {kind} @{_masked_load(source, lanes)}(ptr {pointer}, i32 {size(source)}, "
         f"<{lanes} x i1> {mask}, {kind} zeroinitializer)"
@@ -93,7 +93,7 @@ def masked_load(f: Function, source: str, lanes: int, pointer: str, mask: str) -
 
 def declare_masked_load(source: str, lanes: int) -> str:
     """The declaration that `masked_load` needs."""
-    kind = vector(stored(source), lanes)
+    kind = f"<{lanes} x {stored(source)}>"
     return f"declare {kind} @{_masked_load(source, lanes)}(ptr, i32, <{lanes} x i1>, {kind})\n"
 
 
