@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import schuss
 from schuss.data import DataLoader, Dataset, FashionMNIST, Subset
@@ -32,11 +35,20 @@ def accuracy(model, loader) -> float:  # type: ignore[no-untyped-def]
     return right / len(loader.dataset)
 
 
+def mirrored(sample: tuple[Any, Any], generator: np.random.Generator) -> tuple[Any, Any]:
+    """Every other image, by chance, seen from behind: clothes stay what they are."""
+    image, label = sample
+    return (image[..., ::-1] if generator.random() < 0.5 else image), label
+
+
 def fashion_loaders(
-    batch_size: int, limit: int | None, root: Path | None
+    batch_size: int, limit: int | None, root: Path | None, mirror: bool = False
 ) -> tuple[DataLoader, DataLoader]:
-    """Training and test batches of Fashion-MNIST; with `limit`, of the first images only."""
-    images: Dataset = FashionMNIST("train", root=root)
+    """Training and test batches of Fashion-MNIST; with `limit`, of the first images only.
+
+    `mirror` shows half of the training images mirrored, other ones in every epoch.
+    """
+    images: Dataset = FashionMNIST("train", root=root, transform=mirrored if mirror else None)
     test_images: Dataset = FashionMNIST("test", root=root)
     if limit is not None:
         images, test_images = Subset(images, range(limit)), Subset(test_images, range(limit // 4))
