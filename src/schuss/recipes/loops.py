@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import schuss
 from schuss.data import DataLoader, Dataset, FashionMNIST, Subset
 
@@ -35,10 +33,10 @@ def accuracy(model, loader) -> float:  # type: ignore[no-untyped-def]
     return right / len(loader.dataset)
 
 
-def mirrored(sample: tuple[Any, Any], generator: np.random.Generator) -> tuple[Any, Any]:
+def mirrored(sample: tuple[Any, Any], generator: schuss.random.Generator) -> tuple[Any, Any]:
     """Every other image, by chance, seen from behind: clothes stay what they are."""
     image, label = sample
-    return (image[..., ::-1] if generator.random() < 0.5 else image), label
+    return (image[..., ::-1] if generator.bits(1)[0] & 1 else image), label
 
 
 def fashion_loaders(
