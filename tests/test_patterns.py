@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,12 @@ def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(Memory, "get", lambda self, key: None)
         patch.setattr(Memory, "comes_again", lambda self, key: False)
         yield
+
+
+@pytest.fixture
+def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No derivative is known from the tests before."""
+    monkeypatch.setattr(import_module("schuss.autodiff.backward"), "_derivatives", Memory())
 
 
 def described(*results: schuss.Tensor) -> list[Any]:
@@ -211,6 +218,18 @@ def test_one_gradient_can_be_looked_at_alone() -> None:
     for each in found[1:]:
         assert np.allclose(each[0], found[0][0])
         assert np.allclose(each[1], found[0][1], atol=1e-6)
+
+
+@pytest.mark.usefixtures("nothing_learned")
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_numbers_of_rules_are_not_those_of_the_user(first: int) -> None:
+    """The rule of `mean` divides by a number that is not the one that was added this time."""
+    p = schuss.tensor([0.5], requires_grad=True)
+    for added in [first, first, 1, 2, 0, 3, first]:
+        p.grad = None
+        y = p * 3 + added
+        (y * y).mean().backward()
+        assert float(p.grad[0]) == 6 * (1.5 + added)
 
 
 def test_leaves_that_are_gone_collect_nothing() -> None:

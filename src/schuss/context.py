@@ -26,6 +26,9 @@ class Scope(Protocol):
     def path(self) -> str: ...
 
 
+_numbers: dict[Any, Node] = {}
+
+
 class Context(threading.local):
     def __init__(self) -> None:
         self.grad_enabled: bool = True
@@ -42,6 +45,7 @@ class Context(threading.local):
         self.unsettled: list[weakref.ref[Handle]] = []  # tensors with a state, changed since then
         self.spent: list[weakref.ref[Node]] = []  # what backward passes went through since then
         self.recording: Trace | None = None  # while `schuss.jit` watches a function run
+        self.numbers: dict[Any, Node] = _numbers  # among operands: one node for all their uses
 
 
 context = Context()
@@ -66,6 +70,17 @@ def rules(kind: str) -> Iterator[None]:
         yield
     finally:
         context.differentiating, context.rule = previous
+
+
+@contextmanager
+def numbers_apart() -> Iterator[None]:
+    """While what is recorded shares no node of a number with anything recorded outside."""
+    previous = context.numbers
+    context.numbers = {}
+    try:
+        yield
+    finally:
+        context.numbers = previous
 
 
 @contextmanager

@@ -375,22 +375,20 @@ def _is_minus_zero(value: Any) -> bool:
     return value == 0 and isinstance(value, float) and math.copysign(1, value) < 0
 
 
-_shared_numbers: dict[tuple[Any, ...], Node] = {}
-
-
 def shared_scalar(value: bool | int | float, dtype: DType) -> Node:
     """The node of a Python number among operands: one for all uses, which users never get hold of.
 
     Optimizers use the same few numbers for every parameter, in every step.
     """
     key = (value, type(value), dtype.num)
-    node = _shared_numbers.get(key)
+    shared = context.numbers
+    node = shared.get(key)
     if node is None or _is_minus_zero(value):
         node = _number(value, dtype)
-        if len(_shared_numbers) >= _MOST_SHARED:
-            _shared_numbers.clear()
+        if len(shared) >= _MOST_SHARED:
+            shared.clear()
         if not _is_minus_zero(value):
-            _shared_numbers[key] = node
+            shared[key] = node
     return node
 
 
@@ -405,7 +403,7 @@ def number_node(value: int | float, dtype: DType) -> Node:
 
 def is_shared_number(node: Node) -> bool:
     """Whether this is the node of a number that all its uses share."""
-    return any(each is node for each in _shared_numbers.values())
+    return any(each is node for each in context.numbers.values())
 
 
 def number_array(value: int | float, dtype: DType) -> np.ndarray:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from schuss.context import context, grad_mode, rules
+from schuss.context import context, grad_mode, numbers_apart, rules
 from schuss.dtypes import is_complex
 from schuss.errors import GradientError, ShapeError, describe_location, fail, user_location
 from schuss.graph import Node, ancestors, apply, next_number, number_of, scalar, wrap
@@ -93,9 +93,10 @@ def _found_again(root: Tensor) -> Found:
     key, places = structure
     known = _derivatives.get(key)
     if known is None:
-        if _derivatives.comes_again(key):
-            return _learn(root, walked, key, places)
-        return _found(root, None)
+        with numbers_apart():  # what a rule calls 2 is not what the user multiplied by this time
+            if _derivatives.comes_again(key):
+                return _learn(root, walked, key, places)
+            return _found(root, None)
     inputs = [*places]
     reads = [
         inputs[at] if type(at) is int else walked[at[0]].use.inner(at[1])  # type: ignore[index, union-attr]
