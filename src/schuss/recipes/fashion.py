@@ -1,7 +1,4 @@
-"""LeNet and a small residual network on Fashion-MNIST.
-
-`model=resnet epochs=15 lr=4e-3 mirror=true` is for the residual network.
-"""
+"""LeNet and (`model=resnet epochs=15 lr=4e-3 mirror=true`) a residual network on Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -21,9 +18,7 @@ def lenet() -> nn.Module:
         nn.Conv2d(1, 6, kernel_size=5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(6, 16, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(400, 120), nn.ReLU(),
-        nn.Linear(120, 84), nn.ReLU(),
-        nn.Linear(84, 10),
+        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
     )  # fmt: skip
 
 
