@@ -19,7 +19,14 @@ import numpy as np
 
 from schuss.context import Scope, context
 from schuss.dtypes import DType, canonical, is_differentiable
-from schuss.errors import Location, ShapeError, fail, user_location
+from schuss.errors import (
+    BadValueError,
+    Location,
+    ShapeError,
+    TransformError,
+    fail,
+    user_location,
+)
 
 if TYPE_CHECKING:
     from schuss.patterns import Use
@@ -265,6 +272,26 @@ def data(value: np.ndarray) -> Node:
 
 _PRUNE_AT = 4096
 _BACKLOG = 20_000  # nodes recorded since the last full evaluation
+
+
+def unknown(name: str, doc: str, problem: str, hint: str) -> Op:
+    """An op for values that nobody knows yet, because a function is recorded for later. It is not
+    in the registry: to compute it raises a TransformError with `problem` and `hint`.
+    """
+
+    def reference(shape: Shape, dtype: DType) -> np.ndarray:
+        raise BadValueError(TransformError, problem, hint)
+
+    return Op(
+        name=name,
+        doc=doc,
+        infer=lambda shape, dtype: (shape, dtype),
+        reference=reference,
+        gradient=None,
+        samples=lambda rng: [],
+    )
+
+
 _relieve: Callable[[], None] = lambda: None
 
 

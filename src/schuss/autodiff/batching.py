@@ -11,15 +11,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from schuss import trees
 from schuss.autodiff.recording import require_function
 from schuss.context import context, one_example, rules
-from schuss.dtypes import DType
-from schuss.errors import ArgumentError, ArgumentTypeError, BadValueError, TransformError, fail
+from schuss.errors import ArgumentError, ArgumentTypeError, TransformError, fail
 from schuss.functions.manipulation import moveaxis, stack
-from schuss.graph import Node, Op, Shape, ancestors, apply, wrap
+from schuss.graph import Node, ancestors, apply, unknown, wrap
 from schuss.ops.broadcast import zeros
 from schuss.ops.infer import normalize_axis
 from schuss.ops.random import random_bits
@@ -31,22 +28,12 @@ if TYPE_CHECKING:
 Axes = Any  # an axis, None, or a tree of them
 
 
-def _looked_at(shape: Shape, dtype: DType) -> np.ndarray:
-    raise BadValueError(
-        TransformError,
-        "this value depends on the example, so it is not known while the function runs, "
-        "nor after it except in its result",
-        "choose with schuss.where instead of if and while; return what is needed outside",
-    )
-
-
-_example = Op(  # not in the registry: it has no meaning of its own
-    name="vmap",
-    doc="what one example of a batch is called while the function of it runs",
-    infer=lambda shape, dtype: (shape, dtype),
-    reference=_looked_at,
-    gradient=None,
-    samples=lambda rng: [],
+_example = unknown(
+    "vmap",
+    "what one example of a batch is called while the function of it runs",
+    "this value depends on the example, so it is not known while the function runs, "
+    "nor after it except in its result",
+    "choose with schuss.where instead of if and while; return what is needed outside",
 )
 
 

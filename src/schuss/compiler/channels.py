@@ -10,11 +10,11 @@ the edges of the graph.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from schuss.compiler import convolution
+from schuss.compiler.convolution import permuted
 from schuss.compiler.emit import is_map
 from schuss.compiler.simplify import Builder, without_dead
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value
@@ -45,11 +45,6 @@ def to_first(b: Builder, x: Value) -> Value:
     """(N, sizes, C) -> (N, C, sizes)"""
     rank = len(x.shape)
     return permuted(b, x, (0, rank - 1, *range(1, rank - 1)))
-
-
-def permuted(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
-    shape = tuple(x.shape[axis] for axis in axes)
-    return b.add("permute", (x,), {"axes": axes}, shape, x.dtype)
 
 
 def last_shape(shape: Shape) -> Shape:
@@ -225,8 +220,3 @@ _RULES: dict[str, Any] = {
     "slice_update": _Twins._slice_update,
     "concat": _Twins._concat,
 }
-
-
-def positions(shape: Shape) -> int:
-    """Rows of a value with channels last, seen as a matrix of channels."""
-    return math.prod(shape[:-1])

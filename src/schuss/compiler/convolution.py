@@ -60,7 +60,7 @@ def of_input(b: Builder, g: Value, w: Value, shape: Shape, named: dict[str, Any]
         )
     )  # fmt: skip
     weights = b.reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
-    weights = _permuted(b, weights, (0, 2, 1, *range(3, len(weights.shape))))
+    weights = permuted(b, weights, (0, 2, 1, *range(3, len(weights.shape))))
     return _convolution(b, g, weights, axes, result)
 
 
@@ -81,13 +81,13 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
         matrix = taps * channels, groups * outputs
         made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
         made = b.reshape(made, (taps, channels, groups * outputs))
-        return b.reshape(_permuted(b, made, (2, 1, 0)), shape)
+        return b.reshape(permuted(b, made, (2, 1, 0)), shape)
     lead = (groups,) if groups > 1 else ()
     matrix = (*lead, taps * channels, outputs)
     made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
     made = b.reshape(made, (groups, *kernel, channels, outputs))
     order = (0, rank + 2, rank + 1, *range(1, rank + 1))
-    return b.reshape(_permuted(b, made, order), shape)
+    return b.reshape(permuted(b, made, order), shape)
 
 
 def put_back(b: Builder, w: Value, shape: Shape, named: dict[str, Any]) -> Value | None:
@@ -102,7 +102,7 @@ def put_back(b: Builder, w: Value, shape: Shape, named: dict[str, Any]) -> Value
     n, channels = shape[0], shape[-1]
     if stride == tuple(kernel) and all(d == 1 for d in dilation):
         pairs = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
-        together = _permuted(b, w, (0, *pairs, 1 + 2 * rank))
+        together = permuted(b, w, (0, *pairs, 1 + 2 * rank))
         covered = tuple(c * k for c, k in zip(counts, kernel, strict=True))
         whole = b.reshape(together, (n, *covered, channels))
         return placed(b, whole, shape, [(0, m, 1) for m in whole.shape])
@@ -173,7 +173,7 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     rows = (math.prod(result[:-1]), groups * outputs)
     if has_small_groups(x.dtype, groups, channels, outputs):
         taps = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
-        taps = _permuted(b, taps, (3, 2, 0, 1))
+        taps = permuted(b, taps, (3, 2, 0, 1))
         if dtype == x.dtype:
             taps = b.map("copy", taps)
         else:
@@ -187,6 +187,6 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     return b.reshape(y, result)
 
 
-def _permuted(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
+def permuted(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
     shape = tuple(x.shape[axis] for axis in axes)
     return b.add("permute", (x,), {"axes": axes}, shape, x.dtype)

@@ -13,7 +13,6 @@ import numpy as np
 from schuss import trees
 from schuss.compiler.values import Graph, Value
 from schuss.context import context, grad_mode
-from schuss.dtypes import DType
 from schuss.errors import (
     ArgumentTypeError,
     BadValueError,
@@ -25,7 +24,7 @@ from schuss.errors import (
 from schuss.execution import tiers
 from schuss.execution.evaluate import evaluate, one_at_a_time, set_last_run
 from schuss.execution.report import Run
-from schuss.graph import Node, Op, Shape, ancestors, data, record, wrap
+from schuss.graph import Node, ancestors, data, record, unknown, wrap
 from schuss.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -173,22 +172,11 @@ def _others(structure: trees.Structure) -> list[Any]:
     return [each for part in structure.parts for each in _others(part)]
 
 
-def _looked_at(shape: Shape, dtype: DType) -> np.ndarray:
-    raise BadValueError(
-        TransformError,
-        "this value depends on the inputs, so it is not known while a model is compiled for "
-        "inference",
-        "choose with schuss.where instead of if and while",
-    )
-
-
-_input = Op(  # not in the registry: it has no meaning of its own
-    name="input",
-    doc="an argument of a model while it is compiled for inference",
-    infer=lambda shape, dtype: (shape, dtype),
-    reference=_looked_at,
-    gradient=None,
-    samples=lambda rng: [],
+_input = unknown(
+    "input",
+    "an argument of a model while it is compiled for inference",
+    "this value depends on the inputs, so it is not known while a model is compiled for inference",
+    "choose with schuss.where instead of if and while",
 )
 
 

@@ -16,8 +16,7 @@ import numpy as np
 
 from schuss.context import context
 from schuss.dtypes import DType
-from schuss.errors import BadValueError, TransformError
-from schuss.graph import Node, Op, Shape, ancestors, apply, data, scalar, wrap
+from schuss.graph import Node, Op, Shape, ancestors, apply, data, scalar, unknown, wrap
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -156,22 +155,12 @@ def body_of(outputs: Sequence[Node], inputs: Sequence[Node]) -> Body:
     return found
 
 
-def _unknown(shape: Shape, dtype: DType) -> np.ndarray:
-    raise BadValueError(
-        TransformError,
-        "this value is another one in each step of the loop, or belongs to a branch that may not "
-        "be taken: it is not known while the function runs",
-        "choose with schuss.where or schuss.cond instead of if; return what is needed outside",
-    )
-
-
-_stand_in = Op(  # not in the registry: it has no meaning of its own
-    name="stand_in",
-    doc="an input of a body",
-    infer=lambda shape, dtype: (shape, dtype),
-    reference=_unknown,
-    gradient=None,
-    samples=lambda rng: [],
+_stand_in = unknown(
+    "stand_in",
+    "an input of a body",
+    "this value is another one in each step of the loop, or belongs to a branch that may not "
+    "be taken: it is not known while the function runs",
+    "choose with schuss.where or schuss.cond instead of if; return what is needed outside",
 )
 
 
