@@ -131,15 +131,24 @@ def _let_go_of_spent() -> None:
 _BACKLOG_BYTES = 64 * 2**20
 
 
+def relieve() -> None:
+    """Compute a large backlog; not while a call is recorded whose evaluations wait for its end.
+
+    To wait marks the recording, which must not depend on what was pending before the call.
+    """
+    if context.recording is None or not context.recording.defer:
+        evaluate_pending()
+
+
 def admit(nbytes: int) -> None:
     """Note that `nbytes` of host data enter the graph, and compute a large backlog first."""
     context.pending_bytes += nbytes
     if context.pending_bytes > _BACKLOG_BYTES:
-        evaluate_pending()
+        relieve()
         context.pending_bytes = nbytes
 
 
-relieves(evaluate_pending)
+relieves(relieve)
 
 
 def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
