@@ -382,7 +382,7 @@ def test_a_backlog_from_before_a_call_is_no_part_of_it(call: int, monkeypatch) -
 @pytest.mark.parametrize("call", range(4))
 def test_host_data_from_before_a_call_is_no_part_of_it(call: int, monkeypatch) -> None:
     module = importlib.import_module("schuss.execution.evaluate")
-    monkeypatch.setattr(module, "_BACKLOG_BYTES", 1000)
+    monkeypatch.setattr(module, "_BACKLOG_BYTES", 1050)
     check_backlog(call, lambda: [schuss.tensor([1.0] * 240)])
 
 
