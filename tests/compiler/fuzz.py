@@ -24,7 +24,7 @@ from pathlib import Path
 
 _CHUNK = 200  # programs for one process: memory and code of the compiler go with it
 _THOROUGH = 4  # every so many-th process optimises and uses threads as users have it
-_SILENCE = 300.0  # seconds without a sign of life
+_SILENCE = 1800.0  # seconds without a sign of life: on a busy machine much is slow
 
 FOLDER = Path(__file__).parents[2]
 
