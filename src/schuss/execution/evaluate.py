@@ -9,6 +9,7 @@ they were recorded. A value is given back as soon as its last user has run, unle
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from contextlib import suppress
 
 import numpy as np
 
+import schuss.compiler.cpu.host  # noqa: F401  # its lock is registered before ours: see below
 from schuss.context import context
 from schuss.errors import BadValueError, CheckFailedError, SchussError
 from schuss.execution import tiers
@@ -37,6 +39,14 @@ from schuss.graph import Handle, Node, ancestors, is_wanted, relieves
 
 _last_run: Run | tuple[tiers.Program, str, float] = Run()
 one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
+# Or the child of a fork would wait for a thread that it does not have. What is registered last is
+# called first: this lock is taken before LLVM's, as in an evaluation.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=one_at_a_time.acquire,
+        after_in_parent=one_at_a_time.release,
+        after_in_child=one_at_a_time.release,
+    )
 
 # Called with each node right after it ran; `debug.check_numerics` sets one.
 Watcher = Callable[[Node], None]
