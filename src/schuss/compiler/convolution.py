@@ -19,10 +19,12 @@ from itertools import product
 from typing import Any
 
 from schuss import dtypes
+from schuss.compiler.constants import constant
+from schuss.compiler.cpu import winograd
 from schuss.compiler.cpu.convolution import panel_width
 from schuss.compiler.cpu.depthwise import applies as has_small_groups
 from schuss.compiler.geometry import UNIT, Axis, forward_axis, input_axis
-from schuss.compiler.values import Shape, Value
+from schuss.compiler.values import VIEWS, Shape, Value
 
 Builder = Any
 
@@ -45,6 +47,9 @@ def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any])
         )
     )  # fmt: skip
     weights = b.reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
+    fixed = w.array is not None
+    if fixed and winograd.applies(x.dtype, x.shape[0], groups, w.shape[1], w.shape[0], _three(axes)):
+        return _minimal(b, x, weights, _three(axes), result)
     return _convolution(b, x, weights, axes, result)
 
 
@@ -184,6 +189,27 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     packed = (groups, -(-outputs // width), math.prod(kernel), channels, width)
     w = b.add("panels", (flat,), {"width": width}, packed, dtype)
     y = b.add("convolution", (x, w), named, rows, x.dtype)
+    return b.reshape(y, result)
+
+
+def _minimal(
+    b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], result: Shape
+) -> Value:
+    """The same by minimal filtering: the transformed weights have 16 taps."""
+    _, outputs, channels, *_ = w.shape
+    pairs, width = outputs * channels, winograd.panel_width(outputs)
+    matrix = b.keep(constant(winograd.of_weights()))
+    w = b.add("matmul", (b.reshape(w, (pairs, 9)), matrix), {}, (pairs, winograd.TAPS), w.dtype)
+    w = b.reshape(w, (1, outputs, channels, winograd.TAPS))
+    packed = (1, -(-outputs // width), winograd.TAPS, channels, width)
+    w = b.add("panels", (w,), {"width": width}, packed, w.dtype)
+    memory = x
+    while memory.op == "reshape":
+        memory = memory.inputs[0]
+    if memory.op in (*VIEWS, "input"):  # the channels of a position may lie apart
+        x = b.map("copy", x)
+    named = {"axes": axes, "groups": 1, "outputs": outputs, "winograd": True}
+    y = b.add("convolution", (x, w), named, (math.prod(result[:-1]), outputs), x.dtype)
     return b.reshape(y, result)
 
 

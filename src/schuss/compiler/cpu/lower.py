@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, depthwise, matmul
+from schuss.compiler.cpu import attention, convolution, depthwise, matmul, winograd
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
@@ -205,7 +205,8 @@ def _convolution(unit: Convolution) -> Calls:
         rule = lower_depthwise_weight if small else lower_weight
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
-        lowered = (depthwise if small else convolution).lower(spec, epilogue)
+        template = depthwise if small else winograd if "winograd" in named else convolution
+        lowered = template.lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
