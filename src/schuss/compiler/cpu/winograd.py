@@ -119,7 +119,8 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     height, tall = divmod(tiles, pieces)
     tallest = height + (tall > 0)
     block = max(1, min(_BLOCK, _INPUTS // (TAPS * c.channels * _BYTES)) // tallest)
-    staged = ceil_div(pieces, block) < _PARTS
+    block = min(block, max(1, pieces // _PARTS))
+    staged = pieces < 2 * _PARTS
     if staged:
         block, panels = max(1, _BLOCK // tallest), ceil_div(c.outputs, lanes * vectors)
         while ceil_div(pieces, block) * panels < _PARTS and block > 1:
