@@ -182,7 +182,8 @@ class _Fusion:
         if cost > _MOST_COST or len(loads) > _MOST_LOADS:
             return True
         users = self._distinct_users(value)
-        if cost >= _REPEATED_COST and any(_repeats(value, user) for user in users):
+        dear = cost >= _REPEATED_COST or value.op == "divide"
+        if dear and any(_repeats(value, user) for user in users):
             return True
         if len(users) < 2:
             return False
