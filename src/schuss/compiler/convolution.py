@@ -80,22 +80,10 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
     lead = sizes[:1] if sizes[0] > 1 else ()
     matrix = (*lead, taps * channels, sizes[-1])
     made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
-    made = _by_channels(b, b.reshape(made, sizes))
+    made = b.reshape(made, sizes)
+    if taps > 1 and channels > 1:
+        made = b.map("copy", made)  # in another order in memory: layout.py
     return b.reshape(permuted(b, made, (0, 3, 2, 1)), shape)
-
-
-def _by_channels(b: Builder, made: Value) -> Value:
-    """(groups, taps, channels, outputs), with the taps of a channel side by side in memory.
-
-    Users want (outputs, channels, taps): in this order one transposition of two axes leads there,
-    and tiles of it are full, while there are only few taps.
-    """
-    groups, taps, channels, outputs = made.shape
-    if taps == 1 or channels == 1:
-        return made
-    made = b.map("copy", made)
-    made.strides = (channels * taps * outputs, outputs, taps * outputs, 1)
-    return made
 
 
 def put_back(b: Builder, w: Value, shape: Shape, named: dict[str, Any]) -> Value | None:

@@ -3,7 +3,7 @@
 The gradient of a batch normalisation asks for the sums of g and g * (x - mean), each several times,
 times numbers that only vary from channel to channel. These are taken out of the sums, so that two
 are left, which one pass over memory gives. It also asks for the sum of x - mean, which follows from
-that of x: the mean has been made of it.
+that of x, of which the mean has been made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from schuss import dtypes
 from schuss.compiler.convolution import permuted
 from schuss.compiler.simplify import Builder
-from schuss.compiler.values import Shape, Value
+from schuss.compiler.values import VIEWS, Shape, Value
 from schuss.dtypes import DType
 
 Axes = tuple[int, ...]
@@ -24,17 +24,17 @@ class Sums:
 
     def __init__(self, builder: Builder) -> None:
         self.b = builder
-        self._known: dict[tuple[Value, Axes], Value] = {}
+        self._known: dict[tuple[Value, Axes, DType], Value] = {}
 
     def add(self, x: Value, axes: Axes, shape: Shape, dtype: DType) -> Value:
         """The sum of x over `axes`."""
         b, factors = self.b, list[tuple[str, Value | None]]()
         if dtype == x.dtype and dtype in (dtypes.float32, dtypes.float64):
             x = self._without_factors(x, axes, factors)
-        made = self._known.get((x, axes)) or self._about(x, axes, shape)
+        made = self._known.get((x, axes, dtype)) or self._about_mean(x, axes)
         if made is None:
             made = b.add("sum", (x,), {"axes": axes}, shape, dtype)
-            self._known[x, axes] = made
+            self._known[x, axes, dtype] = made
         for op, factor in reversed(factors):
             made = b.map(op, made) if factor is None else b.map(op, made, factor)
         return made
@@ -70,13 +70,18 @@ class Sums:
         one, other = [self._without_factors(each, axes, factors) for each in x.inputs]
         return self.b.map("multiply", one, other)
 
-    def _about(self, x: Value, axes: Axes, shape: Shape) -> Value | None:
-        """The sum of y - c for a c that is the same along the axes, where that of y is known."""
+    def _about_mean(self, x: Value, axes: Axes) -> Value | None:
+        """The sum of y - m, where m is the sum of y, which is known, divided by some number.
+
+        For other m there is a digit or more to lose.
+        """
         if x.op != "subtract" or x.inputs[0].shape != x.shape:
             return None
         y, centre = x.inputs
-        known, fixed = self._known.get((y, axes)), self._fixed(centre, axes, x.shape)
-        if known is None or fixed is None:
+        known, fixed = self._known.get((y, axes, y.dtype)), self._fixed(centre, axes, x.shape)
+        mean = _memory(centre)
+        is_mean = mean.op == "divide" and known is not None
+        if not is_mean or _memory(mean.inputs[0]) is not _memory(known) or fixed is None:
             return None
         count = self.b.constant(math.prod(x.shape[axis] for axis in axes), x.dtype)
         return self.b.map("subtract", known, self.b.map("multiply", fixed, count))
@@ -93,6 +98,12 @@ class Sums:
         if not value.shape:
             return value
         return self.b.reshape(value, tuple(n for axis, n in enumerate(own) if axis not in axes))
+
+
+def _memory(value: Value) -> Value:
+    while value.op in VIEWS:
+        value = value.inputs[0]
+    return value
 
 
 def _is_spread(value: Value) -> bool:
