@@ -203,8 +203,8 @@ def _convolution(unit: Convolution) -> Calls:
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
-    epilogue = _epilogue(unit.kernel)
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
+    epilogue = _epilogue(unit.kernel, ahead=not (backward or small))
     if backward:
         rule = lower_depthwise_weight if small else lower_weight
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
