@@ -21,6 +21,7 @@ from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import print_loops
 from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
+from schuss.compiler.cpu.winograd_weights import lower_weights as lower_minimal_weights
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.plan import Plan, plan
@@ -209,7 +210,7 @@ def _convolution(unit: Convolution) -> Calls:
         rule = lower_depthwise_weight if small else lower_weight
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
-        template = depthwise if small else winograd if "winograd" in named else convolution
+        template = depthwise if small else winograd if "minimal" in named else convolution
         lowered = template.lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
@@ -219,6 +220,9 @@ def _panels(unit: Panels) -> Calls:
     groups, outputs, channels, taps = value.inputs[0].shape
     spec = Weights(str(memory.dtype), groups, outputs, channels, taps, value.shape[-1], affine[:-1])
     words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
+    minimal = value.attributes.get("minimal")
+    if minimal is not None:
+        return _staged(lower_minimal_weights(spec, minimal == "backwards"), words)
     return _staged(lower_panels(spec), words)
 
 

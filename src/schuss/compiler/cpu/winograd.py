@@ -1,4 +1,4 @@
-"""Convolutions with kernels of 3 x 3 by minimal filtering, for weights that never change.
+"""Convolutions with kernels of 3 x 3 by minimal filtering.
 
 Each 4 x 4 positions d of the input, in tiles that overlap by two, give 2 x 2 outputs:
 
@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-import numpy as np
-
 from schuss import dtypes
 from schuss.compiler.cpu import matmul_micro
 from schuss.compiler.cpu.convolution_plan import Convolution
@@ -41,7 +39,6 @@ TAPS = 16  # of the transformed weights
 # The matrices above, as rows of coefficients.
 _B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _A = ((1, 1, 1, 0), (0, 1, -1, -1))
-_G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 
 _BYTES = 4  # of an element: float32 only
 _PARTS = 16  # that a convolution should have
@@ -52,15 +49,16 @@ _FEWEST_CHANNELS = 32  # or outputs, that make transforming worth while
 
 
 def applies(
-    dtype: DType, images: int, groups: int, channels: int, outputs: int,
-    axes: tuple[Axis, Axis, Axis],
-) -> bool:  # fmt: skip
-    """Whether this template should compute a convolution with constant weights."""
+    dtype: DType, images: int, channels: int, outputs: int, axes: tuple[Axis, Axis, Axis]
+) -> bool:
+    """Whether this template should compute a convolution, of a single group."""
     lanes = this_machine().vector_bytes // _BYTES
     whole = channels % lanes == 0 and outputs % lanes == 0
-    if dtype != dtypes.float32 or groups > 1 or axes[0] != UNIT or not whole:
+    if dtype != dtypes.float32 or axes[0] != UNIT or not whole:
         return False
     if not all(axis.kernel == 3 and _is_dense(axis) for axis in axes[1:]):
+        return False
+    if is_backwards(axes[1]) != is_backwards(axes[2]):
         return False
     tiles = images * ceil_div(axes[1].outputs, 2) * ceil_div(axes[2].outputs, 2)
     return tiles >= _FEWEST_TILES and min(channels, outputs) >= _FEWEST_CHANNELS
@@ -68,20 +66,19 @@ def applies(
 
 def _is_dense(axis: Axis) -> bool:
     (phase, *others) = axis.phases
-    steps = phase.every, phase.move, phase.place_step, phase.tap_step
-    return not others and steps == (1, 1, 1, 1)
+    steps = phase.every, phase.move, abs(phase.place_step), phase.tap_step
+    return not others and steps == (1, 1, 1, 1) and phase.taps == 3
+
+
+def is_backwards(axis: Axis) -> bool:
+    """Whether kernels lie backwards along an axis, as in the gradient for the input."""
+    return axis.phases[0].place_step < 0
 
 
 def panel_width(outputs: int) -> int:
     """Outputs of a panel of weights."""
     lanes = this_machine().vector_bytes // _BYTES
     return lanes * min(2, ceil_div(outputs, lanes))
-
-
-def of_weights() -> np.ndarray:
-    """What transforms 3 x 3 weights: (9, 16), of float32."""
-    g = np.array(_G, np.float32)
-    return np.ascontiguousarray(np.kron(g, g).T)
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def plan(c: Convolution, machine: Machine) -> Plan:
 def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
     """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
 
-    Weights are dense, (panels, 16, channels, width of a panel), with zeros behind the last output.
+    Weights are dense, (panels, 16, channels, width of a panel): see winograd_weights.py.
     """
     cut = plan(c, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
@@ -238,7 +235,7 @@ class _Printer:
         with f.loop("%first", "%last") as tile:
             image, i, j = self._place(f, tile)
             corner = [
-                f.add(f.mul(at, 2), axis.phases[0].place)
+                f.add(f.mul(at, 2), axis.lowest)
                 for at, axis in zip((i, j), c.axes[1:], strict=True)
             ]
             offset = f.mul(image, c.x_strides[0])
