@@ -22,6 +22,7 @@ from schuss import dtypes
 from schuss.compiler.cpu import winograd
 from schuss.compiler.cpu.convolution import panel_width
 from schuss.compiler.cpu.depthwise import applies as has_small_groups
+from schuss.compiler.cpu.winograd_text import TAPS
 from schuss.compiler.geometry import UNIT, Axis, forward_axis, input_axis
 from schuss.compiler.values import VIEWS, Shape, Value
 
@@ -188,7 +189,7 @@ def _minimal(b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], resu
     """The same by minimal filtering: the transformed weights have 16 taps."""
     _, outputs, channels, _ = w.shape
     width = winograd.panel_width(outputs)
-    packed = (1, -(-outputs // width), winograd.TAPS, channels, width)
+    packed = (1, -(-outputs // width), TAPS, channels, width)
     minimal = "backwards" if winograd.is_backwards(axes[1]) else "forwards"
     w = b.add("panels", (w,), {"width": width, "minimal": minimal}, packed, w.dtype)
     memory = x

@@ -11,10 +11,9 @@ from schuss.compiler.cpu.matmul import Lowered, this_machine
 from schuss.compiler.cpu.matmul_plan import Machine, ceil_div
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
-from schuss.compiler.cpu.winograd import TAPS
+from schuss.compiler.cpu.winograd_text import BYTES, TAPS
 
 _PART = 2048  # kernels of a part, about
-_BYTES = 4
 _KERNEL = 9
 
 
@@ -24,7 +23,7 @@ def lower_weights(w: Weights, backwards: bool, machine: Machine | None = None) -
     With `backwards`, kernels are turned around first. What lies behind the last output is not
     written.
     """
-    lanes = (machine or this_machine()).vector_bytes // _BYTES
+    lanes = (machine or this_machine()).vector_bytes // BYTES
     assert (w.dtype, w.outputs % lanes, w.taps) == ("float32", 0, _KERNEL), w
     _, o_stride, c_stride, t_stride = w.strides
     pack = matmul_pack.choose("float", "float", lanes, o_stride, t_stride)
@@ -50,17 +49,17 @@ def lower_weights(w: Weights, backwards: bool, machine: Machine | None = None) -
         there = f.at("float", target, f.add(f.mul(c, w.width), o))
         for tap, value in enumerate(_transformed(f, lanes, g[::-1] if backwards else g)):
             place = f.at("float", there, tap * w.channels * w.width)
-            f.line(f"store <{lanes} x float> {value}, ptr {place}, align {_BYTES}")
+            f.line(f"store <{lanes} x float> {value}, ptr {place}, align {BYTES}")
     f.line("ret void")
     shared = (Source(matmul_pack.definition(pack), (pack.name,), shared=True),)
     text = f"{matmul_pack.declaration(pack)}\n{f}\n"
-    scratch = _KERNEL * lanes * _BYTES
+    scratch = _KERNEL * lanes * BYTES
     return Lowered(shared, (Stage(text, name, panels * pieces, scratch),), 0)
 
 
 def _load(f: Function, lanes: int, tap: int) -> str:
     place = f.at("float", "%scratch", tap * lanes)
-    return f.let(f"load <{lanes} x float>, ptr {place}, align {_BYTES}")
+    return f.let(f"load <{lanes} x float>, ptr {place}, align {BYTES}")
 
 
 def _transformed(f: Function, lanes: int, g: list[str]) -> list[str]:
