@@ -74,7 +74,11 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    named = {"axes": _three(geometry), "groups": groups, "outputs": outputs}
+    axes = _three(geometry)
+    named = {"axes": axes, "groups": groups, "outputs": outputs}
+    if groups == 1 and winograd.applies(x.dtype, x.shape[0], channels, outputs, axes):
+        named["minimal"] = True
+        x, g = _with_channels_together(b, x), _with_channels_together(b, g)
     taps = math.prod(kernel)
     sizes = groups, taps, channels, outputs
     if has_small_groups(x.dtype, groups, channels, outputs):
@@ -192,14 +196,18 @@ def _minimal(b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], resu
     packed = (1, -(-outputs // width), TAPS, channels, width)
     minimal = "backwards" if winograd.is_backwards(axes[1]) else "forwards"
     w = b.add("panels", (w,), {"width": width, "minimal": minimal}, packed, w.dtype)
-    memory = x
-    while memory.op == "reshape":
-        memory = memory.inputs[0]
-    if memory.op in (*VIEWS, "input"):  # the channels of a position may lie apart
-        x = b.map("copy", x)
+    x = _with_channels_together(b, x)
     named = {"axes": axes, "groups": 1, "outputs": outputs, "minimal": True}
     y = b.add("convolution", (x, w), named, (math.prod(result[:-1]), outputs), x.dtype)
     return b.reshape(y, result)
+
+
+def _with_channels_together(b: Builder, x: Value) -> Value:
+    """A copy, if x is a view in which the channels of a position may lie apart."""
+    memory = x
+    while memory.op == "reshape":
+        memory = memory.inputs[0]
+    return b.map("copy", x) if memory.op in (*VIEWS, "input") else x
 
 
 def _flat(b: Builder, w: Value, groups: int) -> Value:

@@ -21,6 +21,7 @@ from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import print_loops
 from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
+from schuss.compiler.cpu.winograd_gradient import lower_gradient as lower_minimal_gradient
 from schuss.compiler.cpu.winograd_weights import lower_weights as lower_minimal_weights
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
@@ -207,7 +208,8 @@ def _convolution(unit: Convolution) -> Calls:
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     epilogue = _epilogue(unit.kernel, ahead=not (backward or small))
     if backward:
-        rule = lower_depthwise_weight if small else lower_weight
+        rule = lower_minimal_gradient if "minimal" in named else lower_weight
+        rule = lower_depthwise_weight if small else rule
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
         template = depthwise if small else winograd if "minimal" in named else convolution
