@@ -30,7 +30,7 @@ from schuss.compiler.cpu.matmul_micro import Micro
 from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to, most_rows
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
-from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Tiles
+from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Form, Tiles
 from schuss.compiler.geometry import UNIT, Axis
 from schuss.dtypes import DType
 
@@ -171,7 +171,9 @@ class _Printer:
         to = f.at("float", f.word(2), f.mul(first, self.row))
         f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {to})")
         f.line("ret void")
-        return Stage(f"{self.tiles.of_input(_B, self.row, self.plane)}\n{f}\n", name, parts, 0)
+        return Stage(
+            f"{self.tiles.of_input(_B, Form(self.plane, 0, self.row))}\n{f}\n", name, parts, 0
+        )
 
     def _products(self) -> Stage:
         """The launch that gives outputs to the epilogue."""
@@ -198,7 +200,7 @@ class _Printer:
         micros = dict.fromkeys(self._micro(tall, v) for tall in (False, True) for v in self.widths)
         text = "\n".join([
             *[matmul_micro.declaration(micro) for micro in micros], self.epilogue,
-            *([] if cut.staged else [self.tiles.of_input(_B, self.row, self.plane)]),
+            *([] if cut.staged else [self.tiles.of_input(_B, Form(self.plane, 0, self.row))]),
             *[self._panel(vectors) for vectors in self.widths], str(f), "",
         ])  # fmt: skip
         scratch = sums if cut.staged else sums + TAPS * self.plane * BYTES

@@ -23,10 +23,10 @@ from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import Micro
-from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to, most_rows
+from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
-from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Tiles
+from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Form, Tiles
 
 _B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # transposed
 _A = ((1, 0), (1, 1), (1, -1), (0, -1))
@@ -35,7 +35,7 @@ _G = ((1, 0.5, 0.5, 0), (0, 0.5, -0.5, 0), (0, 0.5, 0.5, 1))  # transposed
 _SHARED = 28 << 20  # bytes of all that is transformed, which stay in a third-level cache
 _PARTS = 32  # that transform what is shared
 _BLOCK = 8  # pieces of channels that meet a panel of outputs one after the other
-_LONGEST = 512  # tiles of a product
+_LONGEST = 256  # tiles of a product
 _CHUNK = 64  # tiles that a part transforms at once
 _SUMS = 8 << 20  # bytes of the sums of all slices, about
 _FEWEST_SLICES, _MOST_SLICES = 4, 16
@@ -47,23 +47,18 @@ Strides = tuple[int, int, int, int, int]
 class Plan:
     """How the gradient is cut.
 
-    Channels are cut into `pieces` of `height` or, the first `tall` of them, height + 1; outputs
-    into panels of `vectors` vectors; tiles into `slices`. Where it is `staged` there is one slice,
-    and a part has up to `block` pieces of a panel; else all of a slice.
+    Channels are cut into `pieces` of `height`, outputs into panels of `vectors` vectors, tiles into
+    `slices`. Where it is `staged` there is one slice, and a part has up to `block` pieces of a
+    panel; else all of a slice.
     """
 
     lanes: int
     vectors: int
-    pieces: int
     height: int
-    tall: int
+    pieces: int
     slices: int
     staged: bool
     block: int
-
-    @property
-    def tallest(self) -> int:
-        return self.height + (self.tall > 0)
 
     @property
     def width(self) -> int:
@@ -74,15 +69,15 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     """Cut a gradient."""
     lanes = machine.vector_bytes // BYTES
     vectors = min(2, c.outputs // lanes)
-    pieces = ceil_div(c.channels, most_rows(machine.registers, vectors))
-    height, tall = divmod(c.channels, pieces)
+    height = min(lanes, 8)  # whole pieces to a vector of channels
+    pieces = c.channels // height
     tiles = Tiles(c, lanes).count
     staged = TAPS * tiles * (c.channels + c.outputs) * BYTES <= _SHARED
     sums = TAPS * c.channels * c.outputs * BYTES
     slices = max(_FEWEST_SLICES, min(_MOST_SLICES, _SUMS // sums))
     slices = 1 if staged else min(slices, ceil_div(tiles, _CHUNK))
     block = ceil_div(pieces, ceil_div(pieces, _BLOCK))
-    return Plan(lanes, vectors, pieces, height, tall, slices, staged, block)
+    return Plan(lanes, vectors, height, pieces, slices, staged, block)
 
 
 def lower_gradient(
@@ -108,29 +103,29 @@ class _Printer:
         self.epilogue, self.name = epilogue, name
         self.tiles = Tiles(c, cut.lanes)
         self.panels = ceil_div(c.outputs, cut.width)
-        # Rows, and planes of rows, a power of two apart would push each other out of the caches.
-        self.rows = self.tiles.count if cut.staged else _CHUNK
-        self.x_row, self.g_row = c.channels + cut.lanes, c.outputs + cut.lanes
-        self.x_plane, self.g_plane = (
-            self.rows * row + cut.lanes for row in (self.x_row, self.g_row)
+        # What a product reads lies together: the tiles of a vector of channels, and of a panel.
+        rows = self.tiles.count if cut.staged else _CHUNK
+        self.x_form, self.g_form = (
+            Form(rows * ceil_to(n, row) + cut.lanes, rows * row, row)
+            for n, row in ((c.channels, cut.lanes), (c.outputs, cut.width))
         )
-        self.transformed = ceil_to(TAPS * self.x_plane * BYTES, ALIGN)
-        self.cell = cut.tallest * cut.width  # elements that a piece and a panel give for a tap
+        self.transformed = ceil_to(TAPS * self.x_form.plane * BYTES, ALIGN)
+        self.cell = cut.height * cut.width  # elements that a piece and a panel give for a tap
         last = ceil_div(c.outputs - (self.panels - 1) * cut.width, cut.lanes)
         self.widths = list(dict.fromkeys([*([cut.vectors] if self.panels > 1 else []), last]))
 
     def print(self) -> Lowered:
-        micros = dict.fromkeys(self._micro(tall, v) for tall in (False, True) for v in self.widths)
+        micros = self._micros()
         shared = tuple(Source(matmul_micro.definition(m), (m.name,), shared=True) for m in micros)
-        both = self.transformed + TAPS * self.g_plane * BYTES
+        both = self.transformed + TAPS * self.g_form.plane * BYTES
         if self.cut.staged:
             return Lowered(shared, (self._transforms(), self._products()), both)
         sums = self.cut.slices * self.panels * self.cut.pieces * TAPS * self.cell * BYTES
         return Lowered(shared, (self._slices(both), self._add()), sums)
 
-    def _micro(self, tall: bool, vectors: int) -> Micro:
-        rows = self.cut.tallest if tall else self.cut.height
-        return Micro("float", self.cut.lanes, rows, vectors)
+    def _micros(self) -> list[Micro]:
+        """The micro-kernels, for each width of panels."""
+        return [Micro("float", self.cut.lanes, self.cut.height, v) for v in self.widths]
 
     def _kernel(self, name: str) -> tuple[Function, str]:
         full = f"{self.name}_{name}"
@@ -141,20 +136,18 @@ class _Printer:
         texts = []
         if transforms:
             n, _, y, x, _ = self.g_strides
-            texts.append(self.tiles.of_input(_B, self.x_row, self.x_plane))
-            texts.append(self.tiles.of_gradient(_A, (n, y, x), self.g_row, self.g_plane))
+            texts.append(self.tiles.of_input(_B, self.x_form))
+            texts.append(self.tiles.of_gradient(_A, (n, y, x), self.g_form))
         if products:
-            both = (False, True)
-            micros = dict.fromkeys(self._micro(tall, v) for tall in both for v in self.widths)
-            texts += [matmul_micro.declaration(micro) for micro in micros]
+            texts += [matmul_micro.declaration(micro) for micro in self._micros()]
         return "\n".join([*texts, *([self.epilogue] if epilogue else []), str(f), ""])
 
     def _call_transforms(
         self, f: Function, first: str, last: str, memory: str, row: str = "0"
     ) -> None:
         """Transform tiles `first` to `last` to rows from `row` on of `memory`."""
-        x = f.at("float", memory, f.mul(row, self.x_row))
-        g = f.at("float", f.at("i8", memory, self.transformed), f.mul(row, self.g_row))
+        x = f.at("float", memory, f.mul(row, self.x_form.row))
+        g = f.at("float", f.at("i8", memory, self.transformed), f.mul(row, self.g_form.row))
         span = f"i64 {first}, i64 {last}"
         f.line(f"call void @of_input(ptr {f.word(0)}, {span}, ptr {x})")
         f.line(f"call void @of_gradient(ptr {f.word(1)}, {span}, ptr {g})")
@@ -240,20 +233,17 @@ class _Printer:
         to: str, more: str,
     ) -> None:  # fmt: skip
         """The product for a tap, a piece and a panel, of so many tiles from the first one on."""
-        cut, (tap, piece, panel) = self.cut, place
-        x = f.add(f.mul(tap, self.x_plane), f.mul(tiles[0], self.x_row))
-        a = f.at("float", memory, f.add(x, self._channel(f, piece)))
-        g = f.add(f.mul(tap, self.g_plane), f.mul(tiles[0], self.g_row))
-        b = f.at("float", f.at("i8", memory, self.transformed), f.add(g, f.mul(panel, cut.width)))
-        is_tall = f.let(f"icmp slt i64 {piece}, {cut.tall}")
-        names = [
-            f.choose(is_tall, "ptr", *[f"@{self._micro(tall, v).name}" for tall in (True, False)])
-            for v in self.widths
-        ]
-        name = self._by_width(f, panel, "ptr", names)
+        (tap, piece, panel), x, g = place, self.x_form, self.g_form
+        block, inside = f.divide(f.mul(piece, self.cut.height), x.row)
+        start = f.add(f.mul(tap, x.plane), f.mul(block, x.block))
+        a = f.at("float", memory, f.add(f.add(start, f.mul(tiles[0], x.row)), inside))
+        start = f.add(f.mul(tap, g.plane), f.mul(panel, g.block))
+        b = f.at("i8", memory, self.transformed)
+        b = f.at("float", b, f.add(start, f.mul(tiles[0], g.row)))
+        name = self._by_width(f, panel, "ptr", [f"@{micro.name}" for micro in self._micros()])
         more = f.let(f"zext i1 {more} to i64")
         f.line(
-            f"call void {name}(ptr {a}, i64 1, i64 {self.x_row}, ptr {b}, i64 {self.g_row}, "
+            f"call void {name}(ptr {a}, i64 1, i64 {x.row}, ptr {b}, i64 {g.row}, "
             f"i64 {tiles[1]}, ptr {to}, i64 {more})"
         )
 
@@ -264,17 +254,12 @@ class _Printer:
         is_last = f.let(f"icmp eq i64 {panel}, {self.panels - 1}")
         return f.choose(is_last, kind, choices[1], choices[0])
 
-    def _channel(self, f: Function, piece: str) -> str:
-        """The first channel of a piece."""
-        return f.add(f.mul(piece, self.cut.height), f.smaller(piece, self.cut.tall))
-
     def _finish(self, f: Function, piece: str, panel: str, cells: list[str]) -> None:
         """Give a piece's channels to the epilogue, the sums in all `cells` added in order."""
         lanes, kind = self.cut.lanes, self.tiles.kind
-        channel = self._channel(f, piece)
-        count = f.sub(self._channel(f, f.add(piece, 1)), channel)
+        channel = f.mul(piece, self.cut.height)
         vectors = self._by_width(f, panel, "i64", self.widths)
-        with f.loop(0, count) as r, f.loop(0, vectors) as v:
+        with f.loop(0, self.cut.height) as r, f.loop(0, vectors) as v:
             place = f.mul(f.add(f.mul(r, vectors), v), lanes)
             sums = []
             for tap in range(TAPS):

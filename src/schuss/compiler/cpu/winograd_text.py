@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.matmul_plan import ALIGN, ceil_div
@@ -12,6 +13,16 @@ TAPS = 16  # of what is transformed
 BYTES = 4  # of an element: float32 only
 
 Matrix = Sequence[Sequence[float]]
+
+
+class Form(NamedTuple):
+    """How transformed tiles lie in memory: 16 planes of blocks of rows, one row for each tile, with
+    as many channels as fit into a row; in elements.
+    """
+
+    plane: int
+    block: int
+    row: int
 
 
 class Tiles:
@@ -30,40 +41,37 @@ class Tiles:
         image, rest = f.divide(tile, self.down * self.across)
         return image, *f.divide(rest, self.across)
 
-    def of_input(self, matrix: Matrix, row: int, plane: int) -> str:
+    def of_input(self, matrix: Matrix, form: Form) -> str:
         """The function @of_input, which transforms 4 x 4 positions of the input."""
         c, (_, height, width) = self.c, self.c.axes
         lows, sizes = (height.lowest, width.lowest), (height.size, width.size)
         strides = c.x_strides[0], *c.x_strides[2:4]
-        return self._transform("of_input", matrix, lows, sizes, strides, c.channels, (row, plane))
+        return self._transform("of_input", matrix, lows, sizes, strides, c.channels, form)
 
-    def of_gradient(
-        self, matrix: Matrix, strides: tuple[int, int, int], row: int, plane: int
-    ) -> str:
+    def of_gradient(self, matrix: Matrix, strides: tuple[int, int, int], form: Form) -> str:
         """The function @of_gradient, which transforms 2 x 2 positions of the output's gradient.
 
         `strides` are those of images, rows and columns.
         """
         sizes = self.c.axes[1].outputs, self.c.axes[2].outputs
-        form = row, plane
         return self._transform("of_gradient", matrix, (0, 0), sizes, strides, self.c.outputs, form)
 
     def _transform(
         self, name: str, matrix: Matrix, lows: tuple[int, int], sizes: tuple[int, int],
-        strides: tuple[int, int, int], channels: int, form: tuple[int, int],
+        strides: tuple[int, int, int], channels: int, form: Form,
     ) -> str:  # fmt: skip
         """The text of
 
             void NAME(x, first, last, to)
 
         which writes M d M^T of tiles from `first` up to `last`, where d are the positions of a tile
-        in x, those outside being 0: to 16 planes of rows of channels, `form` apart.
+        in x, those outside being 0.
         """
         f = Function(
             f"define internal void @{name}(ptr noalias readonly %x, i64 %first, i64 %last, "
             "ptr noalias %to) noinline"
         )
-        span, (row, plane) = len(matrix[0]), form
+        span = len(matrix[0])
         with f.loop("%first", "%last") as tile:
             image, i, j = self.place(f, tile)
             corner = [f.add(f.mul(at, 2), low) for at, low in zip((i, j), lows, strict=True)]
@@ -81,12 +89,15 @@ class Tiles:
                     here = f.at("float", x, r * strides[1] + s * strides[2])
                     is_inside = f.let(f"and i1 {is_row}, {is_column}")
                     places.append(f.choose(is_inside, "ptr", here, f"@zeros_{name}"))
-            to = f.at("float", "%to", f.mul(f.sub(tile, "%first"), row))
+            to = f.at("float", "%to", f.mul(f.sub(tile, "%first"), form.row))
             with f.loop(0, channels, self.lanes) as channel:
                 d = [self.load(f, f.at("float", place, channel)) for place in places]
-                here = f.at("float", to, channel)
+                block, inside = ("0", channel)
+                if channels > form.row:
+                    block, inside = f.divide(channel, form.row)
+                here = f.at("float", to, f.add(f.mul(block, form.block), inside))
                 for number, value in enumerate(self.both_ways(f, matrix, d)):
-                    self.store(f, value, f.at("float", here, number * plane))
+                    self.store(f, value, f.at("float", here, number * form.plane))
         f.line("ret void")
         zeros = f"[{channels} x float] zeroinitializer, align {ALIGN}"
         return f"@zeros_{name} = internal constant {zeros}\n{f}"
