@@ -9,17 +9,20 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, depthwise, matmul
+from schuss.compiler.cpu import attention, convolution, depthwise, matmul, winograd
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.crossing import straightened, turned
 from schuss.compiler.cpu.depthwise_weight import lower_weight as lower_depthwise_weight
+from schuss.compiler.cpu.epilogue import Ahead, Epilogue
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
-from schuss.compiler.cpu.loops import Epilogue, print_loops
+from schuss.compiler.cpu.loops import print_loops
 from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
+from schuss.compiler.cpu.winograd_gradient import lower_gradient as lower_minimal_gradient
+from schuss.compiler.cpu.winograd_weights import lower_weights as lower_minimal_weights
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.plan import Plan, plan
@@ -160,16 +163,19 @@ def _pack(unit: Pack) -> Calls:
 
 
 def _product(unit: Product, packed: bool = False) -> Calls:
-    epilogue = _epilogue(unit.kernel)
+    epilogue = _epilogue(unit.kernel, ahead=True)
     lowered = matmul.lower(_specification(unit), epilogue, packs_right=packed)
     left, right, *others = _product_words(unit.kernel, unit.left, unit.right)
     return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
 
-def _epilogue(kernel: Kernel) -> matmul.PrintEpilogue:
+def _epilogue(kernel: Kernel, ahead: bool = False) -> matmul.PrintEpilogue:
+    """What a template does with its vectors; `ahead`, it can also ask for what that reads."""
+
     def text(name: str, lanes: int, accumulator: str) -> str:
         wide = dtypes.as_dtype(accumulator)
-        return Epilogue(kernel, name, lanes, words=3, accumulator=wide).print()
+        asked = Ahead(kernel, f"{name}_ahead", lanes, words=3).print() if ahead else ""
+        return Epilogue(kernel, name, lanes, words=3, accumulator=wide).print() + asked
 
     return text
 
@@ -199,13 +205,15 @@ def _convolution(unit: Convolution) -> Calls:
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
-    epilogue = _epilogue(unit.kernel)
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
+    epilogue = _epilogue(unit.kernel, ahead=not (backward or small))
     if backward:
-        rule = lower_depthwise_weight if small else lower_weight
+        rule = lower_minimal_gradient if "minimal" in named else lower_weight
+        rule = lower_depthwise_weight if small else rule
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
-        lowered = (depthwise if small else convolution).lower(spec, epilogue)
+        template = depthwise if small else winograd if "minimal" in named else convolution
+        lowered = template.lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
@@ -214,6 +222,9 @@ def _panels(unit: Panels) -> Calls:
     groups, outputs, channels, taps = value.inputs[0].shape
     spec = Weights(str(memory.dtype), groups, outputs, channels, taps, value.shape[-1], affine[:-1])
     words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
+    minimal = value.attributes.get("minimal")
+    if minimal is not None:
+        return _staged(lower_minimal_weights(spec, minimal == "backwards"), words)
     return _staged(lower_panels(spec), words)
 
 

@@ -16,7 +16,11 @@ It gets each element of C once, in vectors: `value` holds C[batch, m, n + i] for
 1 <= count <= L and `batch` counts through the batch axes in row-major order; its other elements are
 anything. It computes and stores what it likes, but not to A or B. Its text may declare what it
 calls: the modules declare only functions of their own. T is the type that the product is summed in:
-float32 for half precision, int32 for integers of 8 and 16 bits, else the dtype itself.
+float32 for half precision, int32 for integers of 8 and 16 bits, else the dtype itself. The text may
+also define a function that asks for what the epilogue is going to read from memory for the vector
+at [batch, m, n]:
+
+    define internal void @NAME_ahead(ptr %args, i64 %batch, i64 %m, i64 %n) alwaysinline
 """
 
 from __future__ import annotations
@@ -28,7 +32,15 @@ from hashlib import sha256
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul_elements import mask_below, size
-from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Plan, Product, by_rows, plan
+from schuss.compiler.cpu.matmul_plan import (
+    ELEMENTS,
+    Machine,
+    Plan,
+    Product,
+    by_rows,
+    for_reading_epilogue,
+    plan,
+)
 from schuss.compiler.cpu.matmul_stages import Stage, Stages
 from schuss.compiler.cpu.matmul_text import Function
 
@@ -82,6 +94,8 @@ def lower(
     else:
         packs_right = False
     epilogue = print_epilogue("epilogue", cut.lanes, product.accumulator)
+    if "@epilogue_ahead(" in epilogue and not packs_right:
+        cut = for_reading_epilogue(product, cut)
     key = sha256(f"{product}{cut}{turned}{epilogue}".encode()).hexdigest()[:16]
     stages = Stages(product, cut, epilogue, f"matmul_{key}", (1, 0) if turned else (0, 1))
     if product.k == 0:
