@@ -30,6 +30,14 @@ def test_every_example_on_its_own() -> None:
     np.testing.assert_allclose(vmap(f)(t(X)).numpy(), by_hand(f, X), rtol=1e-12)
 
 
+def test_batches_that_were_computed_already() -> None:
+    """A reshape that has its value knows no longer what it was made of."""
+    x = schuss.arange(24).reshape(6, 4)
+    x.numpy()
+    found = schuss.vmap(lambda row: row.reshape(2, 2))(x)
+    np.testing.assert_array_equal(found.numpy(), np.arange(24).reshape(6, 2, 2))
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
 def test_in_axes(axis: int) -> None:
     f = lambda x: schuss.cumulative_sum(x, axis=0) * 2

@@ -34,8 +34,9 @@ def _reshape_infer(x: Node, shape: Shape) -> tuple[Shape, DType]:
 def reshaped(x: Tensor, shape: Shape) -> Tensor:
     """x in another shape, for rules: without steps that undo each other."""
     node = x._node
-    if node.op is reshape and node.inputs[0].requires_grad == node.requires_grad:
-        x = wrap(node.inputs[0])
+    inner = node.inputs[0] if node.op is reshape and node.inputs else None  # computed: none
+    if inner is not None and inner.requires_grad == node.requires_grad:
+        x = wrap(inner)
     return x if x.shape == shape else apply(reshape, x, shape=shape)
 
 
