@@ -11,6 +11,8 @@ product are (n, depth, height, width), its columns all outputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from itertools import product as combinations
 
@@ -308,6 +310,11 @@ class _Printer:
             "ptr noalias readonly %b, ptr readonly %table, i64 %entries, i64 %inner, i64 %m, "
             "i64 %image, i64 %row, i64 %column, i64 %n, i64 %end, ptr noalias %tile) noinline"
         )
+        if "@epilogue_ahead(" in self.epilogue:
+            with self._positions(f, images, rows, columns) as (m, _):
+                for v in range(vectors):
+                    n = f.add("%n", v * lanes)
+                    f.line(f"call void @epilogue_ahead(ptr %args, i64 0, i64 {m}, i64 {n})")
         move = [axis.move * stride for axis, stride in
                 zip(c.axes[1:], self.a_strides[2:], strict=True)]  # fmt: skip
         places = [
@@ -320,9 +327,8 @@ class _Printer:
             for v, value in enumerate(row):
                 place = f.at(c.element, "%tile", (r * vectors + v) * lanes)
                 f.line(f"store {kind} {value}, ptr {place}, align {lanes * self.bytes}")
-        with f.loop(0, images) as g, f.loop(0, rows) as i, f.loop(0, columns) as j:
-            m = f.add(f.add("%m", f.mul(g, "%image")), f.add(f.mul(i, "%row"), f.mul(j, "%column")))
-            place = f.mul(f.add(f.mul(f.add(f.mul(g, rows), i), columns), j), vectors * lanes)
+        with self._positions(f, images, rows, columns) as (m, position):
+            place = f.mul(position, vectors * lanes)
             for v in range(vectors):
                 source = f.at(c.element, "%tile", f.add(place, v * lanes))
                 value = f.let(f"load {kind}, ptr {source}, align {lanes * self.bytes}")
@@ -336,3 +342,11 @@ class _Printer:
                 )
         f.line("ret void")
         return str(f)
+
+    @staticmethod
+    @contextmanager
+    def _positions(f: Function, images: int, rows: int, columns: int) -> Iterator[tuple[str, str]]:
+        """Go through a tile: the row of the product, and the number, of each position."""
+        with f.loop(0, images) as g, f.loop(0, rows) as i, f.loop(0, columns) as j:
+            m = f.add(f.add("%m", f.mul(g, "%image")), f.add(f.mul(i, "%row"), f.mul(j, "%column")))
+            yield m, f.add(f.mul(f.add(f.mul(g, rows), i), columns), j)
