@@ -48,7 +48,9 @@ def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any])
     )  # fmt: skip
     weights = b.reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
     fixed = w.array is not None
-    if fixed and winograd.applies(x.dtype, x.shape[0], groups, w.shape[1], w.shape[0], _three(axes)):
+    if fixed and winograd.applies(
+        x.dtype, x.shape[0], groups, w.shape[1], w.shape[0], _three(axes)
+    ):
         return _minimal(b, x, weights, _three(axes), result)
     return _convolution(b, x, weights, axes, result)
 
@@ -192,9 +194,7 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     return b.reshape(y, result)
 
 
-def _minimal(
-    b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], result: Shape
-) -> Value:
+def _minimal(b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], result: Shape) -> Value:
     """The same by minimal filtering: the transformed weights have 16 taps."""
     _, outputs, channels, *_ = w.shape
     pairs, width = outputs * channels, winograd.panel_width(outputs)

@@ -8,8 +8,8 @@ with 16 multiplications for a channel and an output in place of 36 (S. Winograd,
 Complexity of Computations, 1980; A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural
 Networks, 2016). For all channels these are 16 products of matrices, (tiles, channels) with
 (channels, outputs). Coefficients are 1, -1 and, for weights, 1/2, so that errors stay within a few
-units of the last place of the largest terms of the sum. But an infinite or NaN input reaches the
-neighbours that share its tiles, as infinity - infinity is NaN.
+units of the last place of the largest terms of the sum. But outputs that see an infinite input may
+be NaN where the sum is infinite.
 
 A part of the work makes the products of some tiles with one or all panels of outputs, and then its
 outputs of them. Where there are few tiles, so that panels must be shared out too, a launch before
