@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from schuss.compiler.cpu.convolution import lower
-from schuss.compiler.cpu.convolution_plan import Convolution, tiling
+from schuss.compiler.cpu.convolution_plan import Convolution, plan, tiling
 from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.matmul import plain_epilogue
-from schuss.compiler.cpu.matmul_plan import Product
-from schuss.compiler.geometry import forward_axis, input_axis
+from schuss.compiler.cpu.matmul_plan import Machine, Product
+from schuss.compiler.geometry import UNIT, forward_axis, input_axis
 
 from .test_matmul import MACHINES, NAMES, guarded, guarded_copy, run
 
@@ -158,3 +158,20 @@ def test_weight_gradient(name, machine):
     windows = split(unfolded(x, spans), groups)
     expected = np.einsum("nabcijkgq,nabcgo->gijkqo", windows, split(g, groups))
     close(got, expected.reshape(shape), 4 * np.sqrt(g[..., 0].size))
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "size", "rows"),
+    [
+        (64, 64, 56, 7),  # inputs and outputs of 7 rows stay in the cache
+        (512, 256, 28, 4),  # weights do not, but inputs of 4 rows do
+        (256, 1024, 14, 14),  # inputs of all rows do
+    ],
+)
+def test_parts_that_read_in_place_go_through_little(channels, outputs, size, rows):
+    axis = forward_axis(size, 1, 1, 0, 1, size)
+    x_strides = (size * size * channels, 0, size * channels, channels, 1)
+    c = Convolution("float32", 64, 1, channels, outputs, (UNIT, axis, axis), x_strides)
+    cut = plan(c, Machine(64, 32))
+    assert cut.in_place
+    assert cut.rows == rows

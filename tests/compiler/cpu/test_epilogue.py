@@ -14,16 +14,17 @@ from schuss.compiler.cpu import lower
 
 
 class Shortcut(nn.Module):
-    """Two convolutions and a way around the second."""
+    """Three convolutions and a way around the second."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.third = nn.Conv2d(channels, 4, 1)
 
     def forward(self, x: Any) -> Any:
         x = self.first(x)
-        return (x + self.second(x)).relu()
+        return self.third((x + self.second(x)).relu())
 
 
 @pytest.mark.parametrize("channels", [24, 32])  # direct, and by minimal filtering
