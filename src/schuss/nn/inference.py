@@ -43,10 +43,7 @@ class InferenceModel:
 
     - what depends on the weights alone is computed, and weights are brought into the order in which
       they are read, once;
-    - batch normalisations behind convolutions and linear layers become part of their weights;
-    - convolutions with kernels of 3 x 3 and stride 1 take fewer multiplications (A. Lavin and
-      S. Gray, "Fast algorithms for convolutional neural networks", 2016), in float32 and where
-      channels and sizes are large enough. What is infinite in the model may be NaN behind them.
+    - batch normalisations behind convolutions and linear layers become part of their weights.
 
     Each program has such weights of its own; the sixteen used last are kept. Results require no
     gradients. Threads may share it; they take turns. Inside `schuss.jit` and `vmap`, and in the

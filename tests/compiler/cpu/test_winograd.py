@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from schuss import dtypes
 from schuss.compiler.cpu import winograd
 from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.matmul import plain_epilogue, this_machine
@@ -16,6 +13,7 @@ from schuss.compiler.geometry import UNIT, forward_axis
 
 from .test_convolution import strides
 from .test_matmul import MACHINES, NAMES, guarded, guarded_copy, run
+from .test_winograd_weights import G
 
 # images, channels, outputs, height, width, zeros on each side
 CASES = {
@@ -38,8 +36,8 @@ def direct(x: np.ndarray, w: np.ndarray, border: int) -> np.ndarray:
 def panels(w: np.ndarray, width: int) -> np.ndarray:
     """(O, C, 3, 3) as transformed weights (panels, 16, C, width)."""
     outputs, channels = w.shape[:2]
-    made = w.reshape(outputs * channels, 9).astype(np.float32) @ winograd.of_weights()
-    made = made.reshape(outputs, channels, 16).transpose(2, 1, 0)
+    made = np.einsum("ri,ocij,sj->rsco", G, w, G).reshape(16, channels, outputs)
+    made = made.astype(np.float32)
     count = -(-outputs // width)
     made = np.pad(made, ((0, 0), (0, 0), (0, count * width - outputs)))
     made = made.reshape(16, channels, count, width).transpose(2, 0, 1, 3)
@@ -122,26 +120,3 @@ def test_few_tiles_share_out_panels(tiles: int, staged: bool) -> None:
     assert cut.pieces * cut.height + cut.tall == tiles
     parts = -(-cut.pieces // cut.block) * (-(-128 // cut.width) if staged else 1)
     assert parts >= 16
-
-
-def test_where_it_applies() -> None:
-    def applies(**changed: Any) -> bool:
-        case = {"dtype": dtypes.float32, "images": 1, "groups": 1, "channels": 64, "outputs": 64}
-        case |= {"size": 14, "kernel": 3, "stride": 1, "dilation": 1} | changed
-        size, kernel, stride, dilation = (
-            case.pop(key) for key in ("size", "kernel", "stride", "dilation")
-        )
-        count = (size + 2 - dilation * (kernel - 1) - 1) // stride + 1
-        axis = forward_axis(size, kernel, stride, 1, dilation, count)
-        return winograd.applies(axes=(UNIT, axis, axis), **case)
-
-    assert applies()
-    assert applies(size=7, images=3)
-    assert not applies(size=7)
-    assert not applies(dtype=dtypes.float64)
-    assert not applies(groups=2)
-    assert not applies(channels=24)
-    assert not applies(outputs=16)
-    assert not applies(kernel=5)
-    assert not applies(stride=2)
-    assert not applies(dilation=2)

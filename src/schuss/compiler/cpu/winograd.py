@@ -1,4 +1,4 @@
-"""Convolutions with kernels of 3 x 3 by minimal filtering, for weights that never change.
+"""Convolutions with kernels of 3 x 3 by minimal filtering.
 
 Each 4 x 4 positions d of the input, in tiles that overlap by two, give 2 x 2 outputs:
 
@@ -18,12 +18,9 @@ transforms the input for all parts; else each part does so for itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product as combinations
-
-import numpy as np
 
 from schuss import dtypes
 from schuss.compiler.cpu import matmul_micro
@@ -34,17 +31,14 @@ from schuss.compiler.cpu.matmul_micro import Micro
 from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to, most_rows
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Form, Tiles
 from schuss.compiler.geometry import UNIT, Axis
 from schuss.dtypes import DType
-
-TAPS = 16  # of the transformed weights
 
 # The matrices above, as rows of coefficients.
 _B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _A = ((1, 1, 1, 0), (0, 1, -1, -1))
-_G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 
-_BYTES = 4  # of an element: float32 only
 _PARTS = 16  # that a convolution should have
 _BLOCK = 56  # tiles of a part, at most
 _INPUTS = 480 << 10  # bytes of the inputs that a part transforms for itself
@@ -53,15 +47,16 @@ _FEWEST_CHANNELS = 32  # or outputs, that make transforming worth while
 
 
 def applies(
-    dtype: DType, images: int, groups: int, channels: int, outputs: int,
-    axes: tuple[Axis, Axis, Axis],
-) -> bool:  # fmt: skip
-    """Whether this template should compute a convolution with constant weights."""
-    lanes = this_machine().vector_bytes // _BYTES
+    dtype: DType, images: int, channels: int, outputs: int, axes: tuple[Axis, Axis, Axis]
+) -> bool:
+    """Whether this template should compute a convolution, of a single group."""
+    lanes = this_machine().vector_bytes // BYTES
     whole = channels % lanes == 0 and outputs % lanes == 0
-    if dtype != dtypes.float32 or groups > 1 or axes[0] != UNIT or not whole:
+    if dtypes.accumulator(dtype) != dtypes.float32 or axes[0] != UNIT or not whole:
         return False
     if not all(axis.kernel == 3 and _is_dense(axis) for axis in axes[1:]):
+        return False
+    if is_backwards(axes[1]) != is_backwards(axes[2]):
         return False
     tiles = images * ceil_div(axes[1].outputs, 2) * ceil_div(axes[2].outputs, 2)
     return tiles >= _FEWEST_TILES and min(channels, outputs) >= _FEWEST_CHANNELS
@@ -69,20 +64,19 @@ def applies(
 
 def _is_dense(axis: Axis) -> bool:
     (phase, *others) = axis.phases
-    steps = phase.every, phase.move, phase.place_step, phase.tap_step
-    return not others and steps == (1, 1, 1, 1)
+    steps = phase.every, phase.move, abs(phase.place_step), phase.tap_step
+    return not others and steps == (1, 1, 1, 1) and phase.taps == 3
+
+
+def is_backwards(axis: Axis) -> bool:
+    """Whether kernels lie backwards along an axis, as in the gradient for the input."""
+    return axis.phases[0].place_step < 0
 
 
 def panel_width(outputs: int) -> int:
     """Outputs of a panel of weights."""
-    lanes = this_machine().vector_bytes // _BYTES
+    lanes = this_machine().vector_bytes // BYTES
     return lanes * min(2, ceil_div(outputs, lanes))
-
-
-def of_weights() -> np.ndarray:
-    """What transforms 3 x 3 weights: (9, 16), of float32."""
-    g = np.array(_G, np.float32)
-    return np.ascontiguousarray(np.kron(g, g).T)
 
 
 @dataclass(frozen=True)
@@ -113,13 +107,13 @@ class Plan:
 
 def plan(c: Convolution, machine: Machine) -> Plan:
     """Cut a convolution."""
-    lanes = machine.vector_bytes // _BYTES
+    lanes = machine.vector_bytes // BYTES
     vectors = min(2, c.outputs // lanes)
     tiles = c.images * ceil_div(c.axes[1].outputs, 2) * ceil_div(c.axes[2].outputs, 2)
     pieces = ceil_div(tiles, most_rows(machine.registers, vectors))
     height, tall = divmod(tiles, pieces)
     tallest = height + (tall > 0)
-    block = max(1, min(_BLOCK, _INPUTS // (TAPS * c.channels * _BYTES)) // tallest)
+    block = max(1, min(_BLOCK, _INPUTS // (TAPS * c.channels * BYTES)) // tallest)
     block = min(block, max(1, pieces // _PARTS))
     staged = pieces < 2 * _PARTS
     if staged:
@@ -133,7 +127,7 @@ def plan(c: Convolution, machine: Machine) -> Plan:
 def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
     """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
 
-    Weights are dense, (panels, 16, channels, width of a panel), with zeros behind the last output.
+    Weights are dense, (panels, 16, channels, width of a panel): see winograd_weights.py.
     """
     cut = plan(c, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
@@ -145,13 +139,11 @@ class _Printer:
     def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
         assert c.x_strides[4] == 1, "channels lie apart"
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
-        self.kind = f"<{cut.lanes} x float>"
-        self.down, self.across = (ceil_div(axis.outputs, 2) for axis in c.axes[1:])
-        self.tiles = c.images * self.down * self.across
+        self.tiles = Tiles(c, cut.lanes)
         self.panels = ceil_div(c.outputs, cut.width)
         # Rows, and planes of rows, a power of two apart would push each other out of the caches.
         self.row = c.channels + cut.lanes
-        rows = self.tiles if cut.staged else cut.block * cut.tallest
+        rows = self.tiles.count if cut.staged else cut.block * cut.tallest
         self.plane = rows * self.row + cut.lanes
         self.cell = cut.tallest * cut.width  # elements of what a piece gives in a panel
         last = ceil_div(c.outputs - (self.panels - 1) * cut.width, cut.lanes)
@@ -163,7 +155,7 @@ class _Printer:
         stages = [self._products()]
         if self.cut.staged:
             stages.insert(0, self._inputs())
-        workspace = TAPS * self.plane * _BYTES if self.cut.staged else 0
+        workspace = TAPS * self.plane * BYTES if self.cut.staged else 0
         return Lowered(tuple(dict.fromkeys(shared)), tuple(stages), workspace)
 
     def _micro(self, tall: bool, vectors: int) -> Micro:
@@ -173,14 +165,16 @@ class _Printer:
     def _inputs(self) -> Stage:
         """The launch that transforms the input into the workspace."""
         name = f"{self.name}_inputs"
-        parts = min(2 * _PARTS, self.tiles)
+        parts = min(2 * _PARTS, self.tiles.count)
         f = Function(f"define void @{name}(ptr noalias %args, i64 %part, ptr noalias %scratch)")
-        first, _ = f.divide(f.mul("%part", self.tiles), parts)
-        last, _ = f.divide(f.mul(f.add("%part", 1), self.tiles), parts)
+        first, _ = f.divide(f.mul("%part", self.tiles.count), parts)
+        last, _ = f.divide(f.mul(f.add("%part", 1), self.tiles.count), parts)
         to = f.at("float", f.word(2), f.mul(first, self.row))
-        f.line(f"call void @transform(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {to})")
+        f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {to})")
         f.line("ret void")
-        return Stage(f"{self._transform()}\n{f}\n", name, parts, 0)
+        return Stage(
+            f"{self.tiles.of_input(_B, Form(self.plane, 0, self.row))}\n{f}\n", name, parts, 0
+        )
 
     def _products(self) -> Stage:
         """The launch that gives outputs to the epilogue."""
@@ -192,7 +186,7 @@ class _Printer:
         panel, block = f.divide("%part", blocks) if cut.staged else ("", "%part")
         piece0 = f.mul(block, cut.block)
         piece1 = f.smaller(f.add(piece0, cut.block), cut.pieces)
-        sums = ceil_to(TAPS * cut.block * self.cell * _BYTES, ALIGN)
+        sums = ceil_to(TAPS * cut.block * self.cell * BYTES, ALIGN)
         first = self._tile(f, piece0)
         if cut.staged:
             rows = f.at("float", f.word(2), f.mul(first, self.row))
@@ -200,17 +194,17 @@ class _Printer:
         else:
             rows = f.at("i8", "%scratch", sums)
             last = self._tile(f, piece1)
-            f.line(f"call void @transform(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {rows})")
+            f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {rows})")
             with f.loop(0, self.panels) as each:
                 self._call_panel(f, each, rows, piece0, piece1)
         f.line("ret void")
         micros = dict.fromkeys(self._micro(tall, v) for tall in (False, True) for v in self.widths)
         text = "\n".join([
             *[matmul_micro.declaration(micro) for micro in micros], self.epilogue,
-            *([] if cut.staged else [self._transform()]),
+            *([] if cut.staged else [self.tiles.of_input(_B, Form(self.plane, 0, self.row))]),
             *[self._panel(vectors) for vectors in self.widths], str(f), "",
         ])  # fmt: skip
-        scratch = sums if cut.staged else sums + TAPS * self.plane * _BYTES
+        scratch = sums if cut.staged else sums + TAPS * self.plane * BYTES
         return Stage(text, self.name, blocks * (self.panels if cut.staged else 1), scratch)
 
     def _tile(self, f: Function, piece: str) -> str:
@@ -228,43 +222,6 @@ class _Printer:
             f"call void {name}(ptr %args, ptr {rows}, ptr {weights}, i64 {piece0}, i64 {piece1}, "
             f"i64 {f.mul(panel, self.cut.width)}, ptr %scratch)"
         )
-
-    def _transform(self) -> str:
-        """The function that writes B^T d B of some tiles, to 16 planes of rows of channels."""
-        c, cut = self.c, self.cut
-        f = Function(
-            "define internal void @transform(ptr noalias readonly %x, i64 %first, i64 %last, "
-            "ptr noalias %to) noinline"
-        )
-        with f.loop("%first", "%last") as tile:
-            image, i, j = self._place(f, tile)
-            corner = [
-                f.add(f.mul(at, 2), axis.phases[0].place)
-                for at, axis in zip((i, j), c.axes[1:], strict=True)
-            ]
-            offset = f.mul(image, c.x_strides[0])
-            for at, step in zip(corner, c.x_strides[2:4], strict=True):
-                offset = f.add(offset, f.mul(at, step))
-            x = f.at("float", "%x", offset)
-            down, across = (
-                [f.let(f"icmp ult i64 {f.add(at, n)}, {axis.size}") for n in range(4)]
-                for at, axis in zip(corner, c.axes[1:], strict=True)
-            )
-            places = []
-            for r, is_row in enumerate(down):
-                for s, is_column in enumerate(across):
-                    here = f.at("float", x, r * c.x_strides[2] + s * c.x_strides[3])
-                    is_inside = f.let(f"and i1 {is_row}, {is_column}")
-                    places.append(f.choose(is_inside, "ptr", here, "@zeros"))
-            to = f.at("float", "%to", f.mul(f.sub(tile, "%first"), self.row))
-            with f.loop(0, c.channels, cut.lanes) as channel:
-                d = [self._load(f, f.at("float", place, channel)) for place in places]
-                here = f.at("float", to, channel)
-                for number, value in enumerate(self._both_ways(f, _B, d)):
-                    self._store(f, value, f.at("float", here, number * self.plane))
-        f.line("ret void")
-        zeros = f"[{c.channels} x float] zeroinitializer, align {ALIGN}"
-        return f"@zeros = internal constant {zeros}\n{f}"
 
     def _panel(self, vectors: int) -> str:
         """The function for some pieces and one panel: products, and what becomes of them."""
@@ -307,18 +264,18 @@ class _Printer:
     def _outputs(self, f: Function, tile: str, n: str, sums: str) -> None:
         """Give a vector of outputs of each position of a tile to the epilogue."""
         plane = self.cut.block * self.cell
-        d = [self._load(f, f.at("float", sums, tap * plane)) for tap in range(TAPS)]
-        made = self._both_ways(f, _A, d)
+        d = [self.tiles.load(f, f.at("float", sums, tap * plane)) for tap in range(TAPS)]
+        made = self.tiles.both_ways(f, _A, d)
         for value, (m, is_there) in zip(made, self._rows(f, tile), strict=True):
             with f.when(is_there):
                 f.line(
-                    f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, {self.kind} {value}, "
-                    f"i64 {self.cut.lanes})"
+                    f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, "
+                    f"{self.tiles.kind} {value}, i64 {self.cut.lanes})"
                 )
 
     def _rows(self, f: Function, tile: str) -> list[tuple[str, str]]:
         """For each position of a tile its row of the result, and whether it is there."""
-        image, i, j = self._place(f, tile)
+        image, i, j = self.tiles.place(f, tile)
         height, width = (axis.outputs for axis in self.c.axes[1:])
         y, x = f.mul(i, 2), f.mul(j, 2)
         m = f.add(f.mul(f.add(f.mul(image, height), y), width), x)
@@ -332,37 +289,3 @@ class _Printer:
             is_there = f.let(f"and i1 {inside[0]}, {inside[-1]}") if inside else "true"
             found.append((f.add(m, down * width + across), is_there))
         return found
-
-    def _place(self, f: Function, tile: str) -> tuple[str, str, str]:
-        """The image of a tile, and its place there."""
-        image, rest = f.divide(tile, self.down * self.across)
-        return image, *f.divide(rest, self.across)
-
-    def _both_ways(self, f: Function, matrix: Sequence[Sequence[int]], d: list[str]) -> list[str]:
-        """M d M^T of a matrix of vectors d (4, 4), row by row."""
-        columns = [self._times(f, matrix, d[s::4]) for s in range(4)]
-        return [
-            value
-            for r in range(len(matrix))
-            for value in self._times(f, matrix, [column[r] for column in columns])
-        ]
-
-    def _times(self, f: Function, matrix: Sequence[Sequence[int]], d: list[str]) -> list[str]:
-        """M d of four vectors; of each row's coefficients, which are 1, 0 and -1, one is 1."""
-        made = []
-        for row in matrix:
-            ones = [value for c, value in zip(row, d, strict=True) if c == 1]
-            total = ones[0]
-            for value in ones[1:]:
-                total = f.let(f"fadd {self.kind} {total}, {value}")
-            for c, value in zip(row, d, strict=True):
-                if c == -1:
-                    total = f.let(f"fsub {self.kind} {total}, {value}")
-            made.append(total)
-        return made
-
-    def _load(self, f: Function, place: str) -> str:
-        return f.let(f"load {self.kind}, ptr {place}, align {_BYTES}")
-
-    def _store(self, f: Function, value: str, place: str) -> None:
-        f.line(f"store {self.kind} {value}, ptr {place}, align {_BYTES}")
