@@ -85,6 +85,7 @@ def lower(unit: Unit) -> Calls:
     return _TABLE[type(unit)](unit)
 
 
+_FAR = 4 << 20  # bytes of a result that is in no cache when it is written
 _BYTES = (dtypes.bool_, dtypes.int8, dtypes.uint8)
 
 
@@ -169,13 +170,17 @@ def _product(unit: Product, packed: bool = False) -> Calls:
     return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
 
-def _epilogue(kernel: Kernel, ahead: bool = False) -> matmul.PrintEpilogue:
-    """What a template does with its vectors; `ahead`, it can also ask for what that reads."""
+def _epilogue(kernel: Kernel, ahead: bool = False, writes: bool = False) -> matmul.PrintEpilogue:
+    """What a template does with its vectors; `ahead`, it can also ask for what that reads, and
+    perhaps for what that `writes`.
+    """
 
     def text(name: str, lanes: int, accumulator: str) -> str:
         wide = dtypes.as_dtype(accumulator)
-        asked = Ahead(kernel, f"{name}_ahead", lanes, words=3).print() if ahead else ""
-        return Epilogue(kernel, name, lanes, words=3, accumulator=wide).print() + asked
+        printed = Epilogue(kernel, name, lanes, words=3, accumulator=wide).print()
+        if ahead:
+            printed += Ahead(kernel, f"{name}_ahead", lanes, words=3, writes=writes).print()
+        return printed
 
     return text
 
@@ -206,7 +211,8 @@ def _convolution(unit: Convolution) -> Calls:
         x_strides=_image_strides(unit.operands[0][1]),
     )
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
-    epilogue = _epilogue(unit.kernel, ahead=not (backward or small))
+    far = value.nbytes > _FAR
+    epilogue = _epilogue(unit.kernel, ahead=not (backward or small), writes=far)
     if backward:
         rule = lower_minimal_gradient if "minimal" in named else lower_weight
         rule = lower_depthwise_weight if small else rule
