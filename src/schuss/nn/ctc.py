@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.autodiff.scan import scan
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating
 from schuss.functions.creation import arange, full, zeros
@@ -178,10 +179,13 @@ def _log_likelihood(
     start = full((n, count - 1), _NEVER, dtype=emitted.dtype)
     # As if a blank had come before: from there the first step reaches a blank or the first label.
     forward = concat([zeros((n, 1), dtype=emitted.dtype), start], axis=1)
-    going = expand_dims(arange(steps), axis=1) < ends
-    for t in range(steps):
-        reached = _step(forward, emitted[t], skip)
-        forward = where(expand_dims(going[t], axis=1), reached, forward)
+    going = expand_dims(expand_dims(arange(steps), axis=1) < ends, axis=2)
+
+    def step(forward: Tensor, x: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+        emitted, going = x  # behind the end of a sample all stays as it is
+        return where(going, _step(forward, emitted, skip), forward), None
+
+    forward, _ = scan(step, forward, (emitted, going))
     last = expand_dims(2 * lengths, axis=1)
     on_blank = take_along_axis(forward, last, axis=1)
     on_label = take_along_axis(forward, (last - 1).clip(0, count), axis=1)
