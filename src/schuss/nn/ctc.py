@@ -202,7 +202,7 @@ def _log_likelihood(
 def _emitted(log_probs: Tensor, states: Tensor) -> Tensor:
     """The log-probabilities of the states' classes: (T, N, states).
 
-    As whole rows, over all times, of a table of all samples' classes: the gradient adds up such rows.
+    As rows over all times of a table of all samples' classes: the gradient adds up such rows.
     """
     steps, n, classes = log_probs.shape
     rows = expand_dims(arange(n) * classes, axis=1) + states
