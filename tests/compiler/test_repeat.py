@@ -95,6 +95,18 @@ def test_weights_are_packed_before_the_loop() -> None:
     assert not any(name.endswith("_pack") for name in inside)
 
 
+def test_two_threads_have_as_many_parts_of_a_kernel_in_a_step() -> None:
+    model, x = nn.LSTM(8, 256), tensor(3, 32, 8)
+    model(x)[0].sum().backward()
+    made = compiled(*[each.grad for each in model.parameters()])
+    parts = []
+    for calls in made.calls:
+        if calls is not None and calls.rounds:
+            groups = calls.groups[slice(*calls.inside)]
+            parts += [c.parts for group in groups for c in group if c.name.startswith("loops_")]
+    assert parts == [4, 4]
+
+
 def test_a_step_that_needs_the_host_leaves_the_loop_to_it() -> None:
     def step(c: Any, x: Any) -> Any:
         return schuss.sort(c + x), c
