@@ -145,10 +145,10 @@ def test_steps_of_a_loop_on_the_host_are_programs(reverse: bool) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     program = Program(compiled(schuss.scan(sums, schuss.zeros((5,)), x)[0]))
     (steps,) = program._steps.values()
-    assert loops_of(steps._program.compiled)
+    assert loops_of(steps.program.compiled)
     (loop,) = [unit for unit in program.compiled.units if isinstance(unit, Host)]
     before = program._arena
-    assert steps._program._arena is not before  # both have values there at the same time
+    assert steps.program._arena is not before  # both have values there at the same time
     assert loop.value.op == "scan"
 
 

@@ -137,7 +137,7 @@ class Program:
             _settle(compiled.once)
         self.compiled = compiled
         self._arena = arena
-        self._steps = {host.value: _Steps(host.value) for host in _loops_on_host(compiled)}
+        self._steps = {loop: _Steps(loop) for loop in _loops_on_host(compiled)}
         self._slots: dict[Any, int] = {}
         self._numbers: dict[int, int] = {}
         made = compiled.plan
@@ -159,6 +159,7 @@ class Program:
         self._bind()
         self.kinds = Counter(type(step.unit).__name__.lower() for step in made.steps)
         self.peak_bytes = made.arena + sum(value.nbytes for value in compiled.memories)
+        self.peak_bytes += sum(each.program.peak_bytes for each in self._steps.values())
         _let_go(compiled)
         self.seconds = time.perf_counter() - started
 
@@ -351,7 +352,7 @@ class _Steps:
     def __init__(self, loop: Value) -> None:
         made: Loop = loop.attributes["loop"]
         graph = steps_of(made, loop.inputs, [None] * len(loop.inputs))
-        self._program = Program(compile_graph(graph), _Arena())
+        self.program = Program(compile_graph(graph), _Arena())
         wishes = [True] * len(made.carries) + list(made.ys)
         self._places = [i for i, wish in enumerate(wishes) if wish]
         self._count = len(wishes)
@@ -361,19 +362,16 @@ class _Steps:
 
     def _step(self, inputs: list[Any]) -> list[Any]:
         made: list[Any] = [None] * self._count
-        results = self._program.run([np.asarray(each) for each in inputs])
+        results = self.program.run([np.asarray(each) for each in inputs])
         for i, result in zip(self._places, results, strict=True):
             made[i] = result
         return made
 
 
-def _loops_on_host(compiled: Compiled) -> list[Host]:
-    hosts = [unit for unit in compiled.units if isinstance(unit, Host)]
-    return [
-        each
-        for each in hosts
-        if each.value.op == "scan" and can_repeat(each.value.attributes["loop"])
-    ]
+def _loops_on_host(compiled: Compiled) -> list[Value]:
+    values = [unit.value for unit in compiled.units if isinstance(unit, Host)]
+    loops = [value for value in values if value.op == "scan"]
+    return [each for each in loops if can_repeat(each.attributes["loop"])]
 
 
 def _settle(once: Compiled) -> None:
