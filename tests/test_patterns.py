@@ -148,6 +148,23 @@ def test_the_same_tensor_twice_is_another_structure() -> None:
     assert product(x, y).item() == pytest.approx(2 * np.e)
 
 
+def test_functions_of_several_results() -> None:
+    def function(x: schuss.Tensor) -> tuple[schuss.Tensor, ...]:
+        y = x.exp()
+        return y, y * 2, y
+
+    x = schuss.tensor([1.0], requires_grad=True)
+    kept = repeating(function)
+    for _ in range(3):
+        y, double, again = kept(x)
+    assert again is y
+    assert type(double._node) is Promised
+    (y * double).backward()
+    assert x.grad.numpy() == pytest.approx(4 * np.exp(2.0))
+    (alone,) = [repeating(lambda x: (x.exp(),))(x) for _ in range(3)][-1]
+    assert alone.item() == pytest.approx(np.e)
+
+
 def test_results_that_are_arguments_are_not_kept() -> None:
     same = repeating(lambda x: x)
     x = schuss.tensor([1.0])

@@ -23,6 +23,7 @@ from schuss.compiler.cpu.printer import (
 from schuss.compiler.cpu.text import memory_type, register_type, vector
 from schuss.compiler.kernel import Kernel, Line
 
+_FEW_PARTS = 16
 _DEAR = 8  # lines of this cost are kept between passes
 
 
@@ -120,6 +121,9 @@ class Rows(Printer):
         per_part = max(1, min(units, GRAIN // max(1, per_unit) or 1))
         per_part = max(per_part, -(-units // MOST_PARTS))
         parts = -(-units // per_part)
+        if parts % 2 and 1 < parts < _FEW_PARTS:  # two threads would wait for the last one
+            per_part = -(-units // (parts + 1))
+            parts = -(-units // per_part)
         self.load_words()
         first = t.times("%part", per_part)
         end = t.smaller(t.plus(first, str(per_part)), str(units))
