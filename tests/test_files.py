@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from schuss import files
 from schuss.errors import StorageError
-from schuss.files import atomic_folder, atomic_write, remove_leftovers
+from schuss.files import Claim, atomic_folder, atomic_write, remove_leftovers
 
 
 def full_disk(descriptor: int) -> None:
@@ -131,3 +133,35 @@ def test_leftovers_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".other.tmp").mkdir()
     remove_leftovers(tmp_path, "step-")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp", "step-2"]
+
+
+def test_one_run_a_folder(tmp_path: Path) -> None:
+    claim = Claim(tmp_path / "new", "here")
+    with pytest.raises(StorageError, match=r"there: another run writes to .*new: process \d+ on "):
+        Claim(tmp_path / "new", "there")
+    Claim(tmp_path / "other", "here").release()
+    claim.release()
+    claim.release()
+    assert list((tmp_path / "new").iterdir()) == []
+    Claim(tmp_path / "new", "there").release()
+
+
+def test_a_process_that_is_gone_claims_nothing(tmp_path: Path) -> None:
+    program = "import sys, os; from pathlib import Path; from schuss.files import Claim\n"
+    program += "Claim(Path(sys.argv[1]), 'there'); os._exit(3)"
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert done.returncode == 3
+    assert (tmp_path / ".claim").read_text().startswith("process ")
+    Claim(tmp_path, "here").release()
+
+
+def test_a_folder_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    first, second = Claim(tmp_path, "here"), Claim(tmp_path, "there")
+    first.release()
+    second.release()

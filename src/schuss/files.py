@@ -7,12 +7,15 @@ last. A process that dies on the way leaves what was there, and perhaps a `.name
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from schuss.errors import StorageError, fail
 
@@ -107,6 +110,82 @@ def remove_leftovers(folder: Path, prefix: str) -> None:
     """Remove hidden folders that a process which died left in `folder`, of names in `prefix`."""
     for leftover in folder.glob(f".{prefix}*{TEMPORARY}"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+class Claim:
+    """That one run alone writes to a folder, until `release` or the end of the process.
+
+    The folder is made where it is missing. File systems without locks grant every claim.
+    Raises StorageError, naming the run that was first.
+    """
+
+    def __init__(self, folder: Path, where: str) -> None:
+        make_folder(folder)
+        self._path = folder / ".claim"
+        try:
+            self._file = self._locked()
+            while not self._holds():  # it was given back, and removed, after it was opened here
+                self._file.close()
+                self._file = self._locked()
+        except BlockingIOError:
+            owner = ""
+            with suppress(OSError):
+                owner = self._path.read_text("utf-8").strip()
+            raise fail(
+                StorageError, where, f"another run writes to {folder}: {owner or 'a new one'}",
+                hint="give each run a folder of its own, or wait for the end of that one",
+            ) from None  # fmt: skip
+        except OSError as problem:
+            raise storage_error(where, folder, problem) from problem
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {platform.node()}, since {since}\n")
+        self._file.flush()
+
+    def _locked(self) -> TextIO:
+        file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+        try:
+            _lock(file)
+        except BlockingIOError:
+            file.close()
+            raise
+        return file
+
+    def _holds(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let others claim the folder."""
+        if not self._file.closed:
+            with suppress(OSError):
+                self._path.unlink()
+            _unlock(self._file)
+            self._file.close()
+
+
+def _lock(file: TextIO) -> None:
+    """Raises BlockingIOError where somebody has locked it who still runs."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # there are no locks here
+            return
+
+
+def _unlock(file: TextIO) -> None:
+    """Also for processes that were forked meanwhile, which share the lock."""
+    if sys.platform != "win32":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def hidden_name(path: Path) -> Path:

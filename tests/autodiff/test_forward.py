@@ -160,9 +160,9 @@ def test_a_long_chain_is_no_more_than_linear() -> None:
         return len(ran)
 
     assert count(400) < 2.1 * count(200)
-    started = time.perf_counter()
+    started = time.process_time()
     count(3000)
-    assert time.perf_counter() - started < 10, "not exponential"
+    assert time.process_time() - started < 10, "not exponential"
 
 
 # --- errors ---

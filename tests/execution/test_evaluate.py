@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
+import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -343,3 +345,35 @@ def test_threads_may_share_nodes() -> None:
             assert found == [1536.0 * k for k in range(8)]
     finally:
         sys.setswitchinterval(interval)
+
+
+FORKING = """
+import os, signal, threading
+import schuss
+
+x, ended = schuss.ones(200, 200), threading.Event()
+
+def compute():
+    while not ended.is_set():
+        (x @ x).sum().item()
+
+thread = threading.Thread(target=compute)
+thread.start()
+codes = []
+for _ in range(4):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends it where it waits for ever
+        os._exit(0 if (x @ x)[0, 0].item() == 200 else 1)
+    codes.append(os.waitpid(child, 0)[1])
+ended.set()
+thread.join()
+print(codes)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_fork_beside_an_evaluation() -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "[0, 0, 0, 0]\n", done.stderr

@@ -16,7 +16,7 @@ from schuss.execution.shortcut import references_to, survey
 
 @pytest.fixture(autouse=True)
 def _compiled() -> Any:
-    with tiers.at_once():
+    with tiers.using("auto"), tiers.at_once():
         yield
 
 

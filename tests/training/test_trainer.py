@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -373,6 +374,45 @@ def test_wrong_checkpoints(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_bytes(b"")
-    text = r"File exists: .*file/step-00000004"
+    text = "File exists: .*file"
     fit_fails(StorageError, text, make_trainer(), make_loader(), checkpoints=blocked)
     assert blocked.read_bytes() == b""
+
+
+# What a resumed run says.
+
+
+def resumed(folder: Path, lr: float, scheduled: bool = False, **more: Any) -> None:
+    model = make_model()
+    optimizer = optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    schedule = optim.ExponentialLR(optimizer, 0.5) if scheduled else None
+    trainer = Trainer(model, nn.CrossEntropyLoss(), optimizer, schedule=schedule)
+    trainer.fit(make_loader(), checkpoints=folder, progress=False, **more)
+
+
+def test_settings_that_the_checkpoint_replaces(tmp_path: Path) -> None:
+    resumed(tmp_path, 0.1, epochs=1)
+    resumed(tmp_path, 0.1, epochs=2, resume=True)  # says nothing
+    text = "resumed with the settings of .*step-00000008, not those given: lr=0.1, not 0.25$"
+    with pytest.warns(UserWarning, match=text):
+        resumed(tmp_path, 0.25, epochs=3, resume=True)
+
+
+def test_a_schedule_is_no_other_setting(tmp_path: Path) -> None:
+    resumed(tmp_path, 0.1, True, epochs=2)
+    resumed(tmp_path, 0.1, True, epochs=3, resume=True)
+    with pytest.warns(UserWarning, match="lr=0.1, not 0.2$"):
+        resumed(tmp_path, 0.2, True, epochs=4, resume=True)
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    def second(first: Trainer) -> None:
+        text = rf"another run writes to {tmp_path}: process {os.getpid()} on .*, since \d{{4}}-"
+        fit_fails(StorageError, text, make_trainer(), make_loader(), checkpoints=tmp_path)
+
+    trainer = make_trainer(callbacks=[At(1, second)])
+    trainer.fit(make_loader(), epochs=1, checkpoints=tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+    fit_fails(ArgumentError, "checkpoints of another", make_trainer(), make_loader(),
+              checkpoints=tmp_path)  # fmt: skip
+    make_trainer().fit(make_loader(), epochs=2, checkpoints=tmp_path, resume=True, progress=False)

@@ -9,6 +9,7 @@ they were recorded. A value is given back as soon as its last user has run, unle
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from contextlib import suppress
 
 import numpy as np
 
+import schuss.compiler.cpu.host  # noqa: F401  # its lock is registered before ours: see below
 from schuss.context import context
 from schuss.errors import BadValueError, CheckFailedError, SchussError
 from schuss.execution import tiers
@@ -37,6 +39,14 @@ from schuss.graph import Handle, Node, ancestors, is_wanted, relieves
 
 _last_run: Run | tuple[tiers.Program, str, float] = Run()
 one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
+# Or the child of a fork would wait for a thread that it does not have. What is registered last is
+# called first: this lock is taken before LLVM's, as in an evaluation.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=one_at_a_time.acquire,
+        after_in_parent=one_at_a_time.release,
+        after_in_child=one_at_a_time.release,
+    )
 
 # Called with each node right after it ran; `debug.check_numerics` sets one.
 Watcher = Callable[[Node], None]
@@ -131,15 +141,24 @@ def _let_go_of_spent() -> None:
 _BACKLOG_BYTES = 64 * 2**20
 
 
+def relieve() -> None:
+    """Compute a large backlog; not while a call is recorded whose evaluations wait for its end.
+
+    To wait marks the recording, which must not depend on what was pending before the call.
+    """
+    if context.recording is None or not context.recording.defer:
+        evaluate_pending()
+
+
 def admit(nbytes: int) -> None:
     """Note that `nbytes` of host data enter the graph, and compute a large backlog first."""
     context.pending_bytes += nbytes
     if context.pending_bytes > _BACKLOG_BYTES:
-        evaluate_pending()
+        relieve()
         context.pending_bytes = nbytes
 
 
-relieves(evaluate_pending)
+relieves(relieve)
 
 
 def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:

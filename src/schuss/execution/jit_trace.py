@@ -24,6 +24,7 @@ class Trace:
         live: whether numbers of optimizers are followed.
 
     Attributes:
+        defer: whether evaluations still wait: not once Python has looked at a value.
         problem: why this run cannot be replayed; empty where it can.
         deferred: whether an evaluation waits.
         tape: how numbers of optimizers were computed.
@@ -41,7 +42,7 @@ class Trace:
         self.outs: dict[tuple[int, Any], int] = {}
         self.numbers: dict[Node, int] = {}
         self.draws: dict[Node, tuple[Generator, int]] = {}
-        self._defer = defer
+        self.defer = defer
         self._live = live and defer
         self._leaves: dict[tuple[int, Any], Node] = {}
         self._tuples: dict[int, tuple[Any, Any]] = {}  # of live numbers, and what they stand for
@@ -66,15 +67,15 @@ class Trace:
     def looked(self) -> None:
         """Python looks at a value: from here on everything happens as without us."""
         self.complain("it looks at a value in Python")
-        if self._defer:
-            self._defer = False
+        if self.defer:
+            self.defer = False
             if self.deferred:
                 evaluate_pending()
 
     def defers(self) -> bool:
         """Whether an evaluation that nobody has to see yet waits for the end."""
-        self.deferred = self.deferred or self._defer
-        return self._defer
+        self.deferred = self.deferred or self.defer
+        return self.defer
 
     def took(self, value: Any) -> None:
         """Host data becomes a tensor: lists are known by their content, arrays may change."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from schuss.errors import ArgumentError, fail
-from schuss.files import make_folder
+from schuss.files import Claim, make_folder
 from schuss.training.checkpoint import Checkpoints
 from schuss.training.history import Record, append_json_line, write_json_lines
 from schuss.training.state import Stateful, as_array
@@ -228,6 +228,16 @@ class Checkpoint(Callback):
         self.every_steps = every_steps
         self.every_epochs = every_epochs
         self._saved = -1  # the step of the last one
+        self._claim: Claim | None = None
+
+    def claim(self) -> None:
+        """Keep other runs from the folder until `close`. Raises StorageError where one is there."""
+        self._claim = Claim(self.checkpoints.folder, "Trainer.fit")
+
+    def close(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
 
     def save(self, trainer: Trainer) -> None:
         """Save now."""

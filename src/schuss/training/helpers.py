@@ -37,6 +37,28 @@ def generators_of(model: Module) -> dict[str, Generator]:
     }
 
 
+def settings_of(optimizer: Any, schedule: Any) -> list[dict[str, Any]]:
+    """What each group of an optimizer was given; learning rates as they were before a schedule."""
+    settings = [
+        {key: value for key, value in group.items() if key not in ("params", "names")}
+        for group in optimizer.param_groups
+    ]
+    for group, lr in zip(settings, getattr(schedule, "base_lrs", ()), strict=False):
+        group["lr"] = lr
+    return settings
+
+
+def replaced(given: list[dict[str, Any]], saved: list[dict[str, Any]]) -> str:
+    """Where the settings of two optimizers differ, in words; each difference once."""
+    found = {
+        f"{key}={after[key]!r}, not {value!r}": None
+        for before, after in zip(given, saved, strict=True)
+        for key, value in before.items()
+        if key in after and after[key] != value
+    }
+    return "; ".join(found)
+
+
 def scalar(loss: Tensor) -> Tensor:
     """`loss`, or a ShapeError that says how to make it a scalar."""
     if loss.shape != ():

@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +23,15 @@ from schuss.optim import GradScaler, clip_grad_norm
 from schuss.philox import Generator, default_generator
 from schuss.training.callbacks import Callback, Checkpoint
 from schuss.training.checkpoint import load_checkpoint
-from schuss.training.helpers import count_samples, generators_of, mode, rows, scalar
+from schuss.training.helpers import (
+    count_samples,
+    generators_of,
+    mode,
+    replaced,
+    rows,
+    scalar,
+    settings_of,
+)
 from schuss.training.history import History, Record
 from schuss.training.interrupts import Interrupts, deferred_interrupts
 from schuss.training.metrics import Mean, Metric
@@ -168,14 +177,15 @@ class Trainer(Run):
 
         Raises ArgumentError for an empty loader, `resume` without a folder, or a new run in a
         folder that holds checkpoints; NumericsError for a loss that is not finite; StorageError
-        where files cannot be written.
+        where files cannot be written, or where another run writes checkpoints to the folder.
+        Warns where the optimizer was given other settings than the checkpoint has.
         """
         if epochs < 0:
             raise fail(ArgumentError, "Trainer.fit", "epochs must not be negative", epochs=epochs)
         hooks = self._all_hooks(checkpoints, checkpoint_every, progress)
         self.start_run(train_loader, validation, hooks, epochs)
-        self._restore(resume)
         try:
+            self._restore(resume)
             with (
                 tiers.at_once(),
                 mode(self.model, training=True),
@@ -387,6 +397,7 @@ class Trainer(Run):
                 f"not a {type(self.train_loader).__name__}",
                 hint="give a DataLoader, a list, or a loader with state_dict and load_state_dict",
             )
+        saver.claim()
         latest = saver.checkpoints.latest()
         if latest is None:
             return
@@ -397,7 +408,14 @@ class Trainer(Run):
                 f"there are checkpoints of another run in {saver.checkpoints.folder}",
                 hint="resume=True goes on from them; a new run needs another folder",
             )
+        own = settings_of(self.optimizer, self.schedule)
         load_checkpoint(latest, **self._objects())
+        changes = replaced(own, settings_of(self.optimizer, self.schedule))
+        if changes:
+            warnings.warn(
+                f"resumed with the settings of {latest}, not those given: {changes}", UserWarning,
+                stacklevel=3,
+            )  # fmt: skip
 
     # Small things.
 
