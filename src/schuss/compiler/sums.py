@@ -80,8 +80,9 @@ class Sums:
         y, centre = x.inputs
         known, fixed = self._known.get((y, axes, y.dtype)), self._fixed(centre, axes, x.shape)
         mean = _memory(centre)
-        is_mean = mean.op == "divide" and known is not None
-        if not is_mean or _memory(mean.inputs[0]) is not _memory(known) or fixed is None:
+        if known is None or fixed is None or mean.op != "divide":
+            return None
+        if _memory(mean.inputs[0]) is not _memory(known):
             return None
         count = self.b.constant(math.prod(x.shape[axis] for axis in axes), x.dtype)
         return self.b.map("subtract", known, self.b.map("multiply", fixed, count))
