@@ -32,4 +32,4 @@ def print_loops(kernel: Kernel, name: str, lanes: int) -> Printed:
     return Rows(kernel, name, lanes).print()
 
 
-__all__ = ["Epilogue", "Printed", "print_loops"]
+__all__ = ["Printed", "print_loops"]
