@@ -13,7 +13,7 @@ import math
 from schuss import dtypes
 from schuss.compiler.convolution import permuted
 from schuss.compiler.simplify import Builder
-from schuss.compiler.values import VIEWS, Shape, Value
+from schuss.compiler.values import Shape, Value, memory_of
 from schuss.dtypes import DType
 
 Axes = tuple[int, ...]
@@ -79,10 +79,10 @@ class Sums:
             return None
         y, centre = x.inputs
         known, fixed = self._known.get((y, axes, y.dtype)), self._fixed(centre, axes, x.shape)
-        mean = _memory(centre)
+        mean = memory_of(centre)
         if known is None or fixed is None or mean.op != "divide":
             return None
-        if _memory(mean.inputs[0]) is not _memory(known):
+        if memory_of(mean.inputs[0]) is not memory_of(known):
             return None
         count = self.b.constant(math.prod(x.shape[axis] for axis in axes), x.dtype)
         return self.b.map("subtract", known, self.b.map("multiply", fixed, count))
@@ -99,12 +99,6 @@ class Sums:
         if not value.shape:
             return value
         return self.b.reshape(value, tuple(n for axis, n in enumerate(own) if axis not in axes))
-
-
-def _memory(value: Value) -> Value:
-    while value.op in VIEWS:
-        value = value.inputs[0]
-    return value
 
 
 def _is_spread(value: Value) -> bool:
