@@ -31,6 +31,9 @@ class Sums:
         b, factors = self.b, list[tuple[str, Value | None]]()
         if dtype == x.dtype and dtype in (dtypes.float32, dtypes.float64):
             x = self._without_factors(x, axes, factors)
+            if x.op == "multiply" and all(each.shape == x.shape for each in x.inputs):
+                sides = [self._without_factors(each, axes, factors) for each in x.inputs]
+                x = b.map("multiply", *sides)
         made = self._known.get((x, axes, dtype)) or self._about_mean(x, axes)
         if made is None:
             made = b.add("sum", (x,), {"axes": axes}, shape, dtype)
@@ -57,18 +60,11 @@ class Sums:
                     one, other = other, one
                     fixed = self._fixed(other, axes, x.shape)
                 if fixed is None or one.shape != x.shape:
-                    return self._regrouped(x, axes, factors)
+                    return x
                 factors.append((x.op, fixed))
                 x = one
             else:
                 return x
-
-    def _regrouped(self, x: Value, axes: Axes, factors: list[tuple[str, Value | None]]) -> Value:
-        """A product without the factors of its sides: (a * f) * c is (a * c) * f."""
-        if x.op != "multiply" or any(each.shape != x.shape for each in x.inputs):
-            return x
-        one, other = [self._without_factors(each, axes, factors) for each in x.inputs]
-        return self.b.map("multiply", one, other)
 
     def _about_mean(self, x: Value, axes: Axes) -> Value | None:
         """The sum of y - m, where m is the sum of y, which is known, divided by some number.
