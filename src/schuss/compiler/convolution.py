@@ -19,10 +19,12 @@ from itertools import product
 from typing import Any
 
 from schuss import dtypes
+from schuss.compiler.cpu import winograd
 from schuss.compiler.cpu.convolution import panel_width
 from schuss.compiler.cpu.depthwise import applies as has_small_groups
+from schuss.compiler.cpu.winograd_text import TAPS
 from schuss.compiler.geometry import UNIT, Axis, forward_axis, input_axis
-from schuss.compiler.values import Shape, Value
+from schuss.compiler.values import VIEWS, Shape, Value
 
 Builder = Any
 
@@ -72,7 +74,11 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    named = {"axes": _three(geometry), "groups": groups, "outputs": outputs}
+    axes = _three(geometry)
+    named = {"axes": axes, "groups": groups, "outputs": outputs}
+    if groups == 1 and winograd.applies(x.dtype, x.shape[0], channels, outputs, axes):
+        named["minimal"] = True
+        x, g = _with_channels_together(b, x), _with_channels_together(b, g)
     taps = math.prod(kernel)
     sizes = groups, taps, channels, outputs
     if has_small_groups(x.dtype, groups, channels, outputs):
@@ -167,6 +173,8 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     three, dtype = _three(axes), dtypes.accumulator(x.dtype)
     named = {"axes": three, "groups": groups, "outputs": outputs}
     rows = (math.prod(result[:-1]), groups * outputs)
+    if groups == 1 and winograd.applies(x.dtype, x.shape[0], channels, outputs, three):
+        return _minimal(b, x, w, three, result)
     if has_small_groups(x.dtype, groups, channels, outputs):
         taps = permuted(b, w, (3, 2, 0, 1))
         if dtype == x.dtype:
@@ -179,6 +187,27 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     w = b.add("panels", (w,), {"width": width}, packed, dtype)
     y = b.add("convolution", (x, w), named, rows, x.dtype)
     return b.reshape(y, result)
+
+
+def _minimal(b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], result: Shape) -> Value:
+    """The same by minimal filtering: the transformed weights have 16 taps."""
+    _, outputs, channels, _ = w.shape
+    width = winograd.panel_width(outputs)
+    packed = (1, -(-outputs // width), TAPS, channels, width)
+    minimal = "backwards" if winograd.is_backwards(axes[1]) else "forwards"
+    w = b.add("panels", (w,), {"width": width, "minimal": minimal}, packed, w.dtype)
+    x = _with_channels_together(b, x)
+    named = {"axes": axes, "groups": 1, "outputs": outputs, "minimal": True}
+    y = b.add("convolution", (x, w), named, (math.prod(result[:-1]), outputs), x.dtype)
+    return b.reshape(y, result)
+
+
+def _with_channels_together(b: Builder, x: Value) -> Value:
+    """A copy, if x is a view in which the channels of a position may lie apart."""
+    memory = x
+    while memory.op == "reshape":
+        memory = memory.inputs[0]
+    return b.map("copy", x) if memory.op in (*VIEWS, "input") else x
 
 
 def _flat(b: Builder, w: Value, groups: int) -> Value:
