@@ -211,3 +211,48 @@ def test_which_weight_gradients_are_products():
     assert not taken(groups=2)
     assert not taken(row=144)  # rows lie apart
     assert not taken(dtype="bfloat16")
+
+
+def counting(rows):
+    """The plain epilogue, which counts in word 4 how often each vector has been asked for ahead."""
+
+    def text(name, lanes, accumulator):
+        return f"""{plain_epilogue(rows)(name, lanes, accumulator)}
+define internal void @{name}_ahead(ptr %args, i64 %batch, i64 %m, i64 %n) alwaysinline {{
+  %word = getelementptr i64, ptr %args, i64 4
+  %counts = load ptr, ptr %word
+  %before = mul i64 %m, {rows.n}
+  %at = add i64 %before, %n
+  %p = getelementptr i32, ptr %counts, i64 %at
+  %old = load i32, ptr %p
+  %sum = add i32 %old, 1
+  store i32 %sum, ptr %p
+  ret void
+}}
+"""
+
+    return text
+
+
+@pytest.mark.parametrize("name", ["3x3", "wide", "stride", "batch", "batch-stride", "volume"])
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+def test_what_epilogues_read_is_asked_for_once_a_vector(name, machine):
+    x, w, g, spans = operands(CASES[name])
+    n, groups, channels, outputs = CASES[name][:4]
+    axes = tuple(
+        input_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    )
+    stored = guarded_copy(g.astype("float32"))
+    c = Convolution("float32", n, groups, outputs, channels, axes, strides(stored))
+    tiles = tiling(machine, c.element, n, outputs, channels, axes)
+    packed = guarded_copy(panels(w.swapaxes(1, 2), tiles.width).astype("float32"))
+    shape = x.size // x.shape[-1], x.shape[-1]
+    asked = np.zeros(shape, np.int32)
+    y = guarded(x.size * 4)
+    rows = Product("float32", (), *shape, 1, (0, 0), (0, 0))
+    words = [each.ctypes.data for each in (stored, packed, y, asked)]
+    run(lower(c, counting(rows), machine), words)
+    expected = np.zeros((groups, channels), np.int32)
+    expected[:, :: tiles.lanes] = 1
+    np.testing.assert_array_equal(asked, np.broadcast_to(expected.reshape(-1), shape))
