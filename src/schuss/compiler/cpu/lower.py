@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, depthwise, matmul
+from schuss.compiler.cpu import attention, convolution, convolution_images, depthwise, matmul
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
@@ -204,8 +204,11 @@ def _convolution(unit: Convolution) -> Calls:
     if backward:
         rule = lower_depthwise_weight if small else lower_weight
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
+    elif small:
+        lowered = depthwise.lower(spec, epilogue)
     else:
-        lowered = (depthwise if small else convolution).lower(spec, epilogue)
+        few = convolution_images.applies(spec)
+        lowered = (convolution_images if few else convolution).lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 

@@ -147,8 +147,8 @@ class Narrow(Printer):
     def _print_block(self, steps: int) -> None:
         """So many steps of the first axis of the group."""
         count = math.prod(self.kernel.sizes[axis] for axis in self.group[1:]) * steps
-        for self.u in range(-(-count // self.lanes)):
-            self.active = min(self.lanes, count - self.u * self.lanes)
+        for u in range(-(-count // self.lanes)):
+            self.u, self.active = u, min(self.lanes, count - u * self.lanes)
             bits = ", ".join(f"i1 {str(i < self.active).lower()}" for i in range(self.lanes))
             with self.scope(), self.masked(f"<{bits}>" if self.active < self.lanes else None):
                 for i in self.reductions:
