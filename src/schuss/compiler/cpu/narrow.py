@@ -88,13 +88,12 @@ def _block(kernel: Kernel, group: list[int], lanes: int) -> tuple[int, int]:
 def _positions(kernel: Kernel, group: list[int], affine: Affine, count: int) -> list[int]:
     """Where the first elements of a group lie, seen from the very first."""
     found = []
-    ranges = [range(kernel.sizes[axis]) for axis in group[1:]]
-    for first in itertools.count():
-        for rest in itertools.product(*ranges):
-            if len(found) == count:
-                return found
-            counters = (first, *rest)
-            found.append(sum(affine[axis] * n for axis, n in zip(group, counters, strict=True)))
+    for number in range(count):
+        i, place = number, 0
+        for axis in reversed(group[1:]):
+            i, counter = divmod(i, kernel.sizes[axis])
+            place += counter * affine[axis]
+        found.append(place + i * affine[group[0]])
     return found
 
 
