@@ -63,7 +63,9 @@ def test_which_axes_are_gone_over_as_one() -> None:
     assert grouped_axes(kernel_of(filled(70, 31) + filled(31)), lanes) == []  # 31 vectors a block
     far = filled(100, 50, 6)[:, ::9]
     assert grouped_axes(kernel_of(far + filled(6)), lanes) == []  # lanes far from each other
-    looked_up = simplify(recorded(schuss.where(x > per_channel, x, per_channel[filled(6, dtype=np.int64)])))
+    looked_up = simplify(
+        recorded(schuss.where(x > per_channel, x, per_channel[filled(6, dtype=np.int64)]))
+    )
     kernels = [each.kernel for each in fuse(looked_up) if isinstance(each, Loops)]
     chosen = [k for k in kernels if any(line.op == "gather" for line in k.lines)]
     assert [grouped_axes(kernel, lanes) for kernel in chosen] == [[]]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from schuss.compiler.cpu.columns import Columns
 from schuss.compiler.cpu.crossing import crossing_axis
-from schuss.compiler.cpu.epilogue import Epilogue
 from schuss.compiler.cpu.narrow import Narrow, grouped_axes
 from schuss.compiler.cpu.printer import Printed
 from schuss.compiler.cpu.rows import Rows
@@ -26,15 +25,15 @@ def print_loops(kernel: Kernel, name: str, lanes: int) -> Printed:
         return Printed("", 0)
     if any(line.op.startswith("running.") for line in kernel.lines):
         return Running(kernel, name, lanes).print()
-    group = grouped_axes(kernel, lanes)
-    if kernel.inner and not group:
-        return Columns(kernel, name, lanes).print()
     down = crossing_axis(kernel)
     if down is not None and not kernel.reduced:
         return Tiles(kernel, name, lanes, down).print()
+    group = grouped_axes(kernel, lanes)
     if group:
         return Narrow(kernel, name, lanes, group).print()
+    if kernel.inner:
+        return Columns(kernel, name, lanes).print()
     return Rows(kernel, name, lanes).print()
 
 
-__all__ = ["Epilogue", "Printed", "print_loops"]
+__all__ = ["Printed", "print_loops"]
