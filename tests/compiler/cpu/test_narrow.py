@@ -11,9 +11,9 @@ import pytest
 
 import schuss
 from schuss import nn
-from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source, compile_kernels
 from schuss.compiler.cpu.loops import print_loops
+from schuss.compiler.cpu.lower import lanes_for
 from schuss.compiler.cpu.narrow import grouped_axes
 from schuss.compiler.fuse import fuse
 from schuss.compiler.kernel import Kernel
@@ -125,14 +125,16 @@ OUTSIDE: dict[str, Callable[[Any, Any], Any]] = {
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("after", [True, False])
-def test_nothing_outside_is_read_or_written(name: str, after: bool) -> None:
-    x, y = numbers(2, 14, 28, 5), numbers(2, 7, 14, 5, seed=1)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_nothing_outside_is_read_or_written(name: str, after: bool, dtype: Any) -> None:
+    x, y = numbers(2, 14, 28, 5, dtype=dtype), numbers(2, 7, 14, 5, dtype=dtype, seed=1)
     result = OUTSIDE[name](schuss.tensor(x), schuss.tensor(y))
-    kernel, lanes = kernel_of(result), host().lanes(schuss.float32)
+    kernel = kernel_of(result)
+    lanes = lanes_for(kernel)
     assert grouped_axes(kernel, lanes)
     given = {each.size: guarded_copy(each, after) for each in (x, y)}
     (output,) = kernel.written()
-    made = guarded(4 * output.size, after).view(np.float32).reshape(output.shape)
+    made = guarded(output.nbytes, after).view(dtype).reshape(output.shape)
     arrays = [made if each is output else given[each.size] for each in kernel.buffers]
     printed = print_loops(kernel, f"narrow_{name}", lanes)
     source = Source(printed.text, (f"narrow_{name}",))

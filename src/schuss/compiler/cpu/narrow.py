@@ -56,26 +56,19 @@ def _kept(kernel: Kernel) -> list[int]:
 def _fits(kernel: Kernel, group: list[int], lanes: int) -> bool:
     """Whether the stores are dense and the lanes of all loads near each other."""
     vectors, _ = _block(kernel, group, lanes)
-    dense = _positions(kernel, group, _dense(kernel, group), vectors * lanes)
+    count = vectors * lanes
     if vectors > _MOST_VECTORS:
         return False
-    if any(_positions(kernel, group, s.affine, vectors * lanes) != dense for s in kernel.stores):
-        return False
+    for store in kernel.stores:
+        if _positions(kernel, group, store.affine, count) != list(range(count)):
+            return False
     for line in kernel.lines:
         if line.op == "load":
-            places = _positions(kernel, group, line.detail[1], vectors * lanes)  # type: ignore[index]
-            each = [places[i : i + lanes] for i in range(0, len(places), lanes)]
+            places = _positions(kernel, group, line.detail[1], count)  # type: ignore[index]
+            each = [places[i : i + lanes] for i in range(0, count, lanes)]
             if any(max(some) - min(some) >= _SPREAD * lanes for some in each):
                 return False
     return True
-
-
-def _dense(kernel: Kernel, group: list[int]) -> Affine:
-    steps, step = [0] * (len(kernel.sizes) + 1), 1
-    for axis in reversed(group):
-        steps[axis] = step
-        step *= kernel.sizes[axis]
-    return tuple(steps)
 
 
 def _block(kernel: Kernel, group: list[int], lanes: int) -> tuple[int, int]:
