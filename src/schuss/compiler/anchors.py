@@ -113,10 +113,13 @@ class Anchors:
     def _is_anchor(self, value: Value, cost: int, loads: frozenset[Value]) -> bool:
         if not is_map(value) or value in self.in_memory or value in self.forced:
             return True
+        if value.strides is not None:  # made for the sake of its order in memory
+            return True
         if cost > _MOST_COST or len(loads) > _MOST_LOADS:
             return True
         users = self._distinct_users(value)
-        if cost >= _REPEATED_COST and any(_repeats(value, user) for user in users):
+        dear = cost >= _REPEATED_COST or value.op == "divide"
+        if dear and any(_repeats(value, user) for user in users):
             return True
         if len(users) < 2:
             return False

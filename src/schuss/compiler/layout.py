@@ -1,24 +1,39 @@
 """The layout of what templates write: the order of axes in memory that its readers want.
 
 Attention computes (batch, heads, time, features), and the model goes on with (batch, time, heads *
-features). Written in that order at once, the result needs no copy.
+features). Written in that order at once, the result needs no copy. The gradient of a convolution's
+weights has rows (taps, channels), and its update goes through (outputs, channels, taps): with the
+taps of a channel side by side one transposition of two axes leads there, in tiles that are full.
 """
 
 from __future__ import annotations
 
-from schuss.compiler.values import Graph, Value, strides_of, users_of
+from schuss.compiler.values import VIEWS, Graph, Value, strides_of, users_of
 
 
 def layout(graph: Graph) -> Graph:
-    """The graph with strides set for values that need not be dense."""
+    """The graph with strides set for values that need not be dense: none that outlives the run."""
     users = users_of(graph.values)
-    wanted = {*graph.outputs, *graph.checks}
+    seen = {_memory(value) for value in (*graph.outputs, *graph.checks)}
     for value in graph.values:
-        if value.op == "attention" and value not in wanted:
+        axes = None
+        if value.op == "attention" and value not in seen:
             axes = _common_order(users[value])
-            if axes is not None:
-                value.strides = permuted_strides(value, axes)
+        elif value.op == "copy" and value not in seen and _is_gradient_of_weights(value.inputs[0]):
+            axes = (0, 2, 1, 3)  # (groups, taps, channels, outputs)
+        if axes is not None:
+            value.strides = permuted_strides(value, axes)
     return graph
+
+
+def _memory(value: Value) -> Value:
+    while value.op in VIEWS:
+        value = value.inputs[0]
+    return value
+
+
+def _is_gradient_of_weights(value: Value) -> bool:
+    return value.op == "reshape" and value.inputs[0].op == "convolution_weight"
 
 
 def _common_order(users: list[Value]) -> tuple[int, ...] | None:

@@ -34,7 +34,7 @@ class Value:
         definition: the record of the op, for what stays on the host.
         array: of an input that is always the same: what it holds. What is made of such inputs alone
             is computed once, when the Program is made.
-        strides: of an input whose memory is not dense, in elements; None where it is dense.
+        strides: of memory whose elements are not in row-major order, in elements; else None.
     """
 
     op: str

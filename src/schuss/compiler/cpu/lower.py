@@ -9,7 +9,14 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, convolution_images, depthwise, matmul
+from schuss.compiler.cpu import (
+    attention,
+    convolution,
+    convolution_images,
+    depthwise,
+    matmul,
+    winograd,
+)
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
@@ -21,6 +28,8 @@ from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import print_loops
 from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
+from schuss.compiler.cpu.winograd_gradient import lower_gradient as lower_minimal_gradient
+from schuss.compiler.cpu.winograd_weights import lower_weights as lower_minimal_weights
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.plan import Plan, plan
@@ -203,16 +212,18 @@ def _convolution(unit: Convolution) -> Calls:
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
-    epilogue = _epilogue(unit.kernel)
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
+    minimal = "minimal" in named
     if backward:
-        rule = lower_depthwise_weight if small else lower_weight
-        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
-    elif small:
-        lowered = depthwise.lower(spec, epilogue)
+        rule = lower_minimal_gradient if minimal else lower_weight
+        rule = lower_depthwise_weight if small else rule
+        lowered = rule(spec, _image_strides(unit.operands[1][1]), _epilogue(unit.kernel))
+    elif small or (not minimal and convolution_images.applies(spec)):
+        template = depthwise if small else convolution_images
+        lowered = template.lower(spec, _epilogue(unit.kernel))
     else:
-        few = convolution_images.applies(spec)
-        lowered = (convolution_images if few else convolution).lower(spec, epilogue)
+        template = winograd if minimal else convolution
+        lowered = template.lower(spec, _epilogue(unit.kernel, ahead=True))
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
@@ -221,6 +232,9 @@ def _panels(unit: Panels) -> Calls:
     groups, outputs, channels, taps = value.inputs[0].shape
     spec = Weights(str(memory.dtype), groups, outputs, channels, taps, value.shape[-1], affine[:-1])
     words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
+    minimal = value.attributes.get("minimal")
+    if minimal is not None:
+        return _staged(lower_minimal_weights(spec, minimal == "backwards"), words)
     return _staged(lower_panels(spec), words)
 
 
