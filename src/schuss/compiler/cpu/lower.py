@@ -9,7 +9,14 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, depthwise, matmul, winograd
+from schuss.compiler.cpu import (
+    attention,
+    convolution,
+    convolution_images,
+    depthwise,
+    matmul,
+    winograd,
+)
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
@@ -211,14 +218,17 @@ def _convolution(unit: Convolution) -> Calls:
         x_strides=_image_strides(unit.operands[0][1]),
     )
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
-    far = value.nbytes > _FAR
-    epilogue = _epilogue(unit.kernel, ahead=not (backward or small), writes=far)
+    minimal = "minimal" in named
     if backward:
-        rule = lower_minimal_gradient if "minimal" in named else lower_weight
+        rule = lower_minimal_gradient if minimal else lower_weight
         rule = lower_depthwise_weight if small else rule
-        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
+        lowered = rule(spec, _image_strides(unit.operands[1][1]), _epilogue(unit.kernel))
+    elif small or (not minimal and convolution_images.applies(spec)):
+        template = depthwise if small else convolution_images
+        lowered = template.lower(spec, _epilogue(unit.kernel))
     else:
-        template = depthwise if small else winograd if "minimal" in named else convolution
+        template = winograd if minimal else convolution
+        epilogue = _epilogue(unit.kernel, ahead=True, writes=value.nbytes > _FAR)
         lowered = template.lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 

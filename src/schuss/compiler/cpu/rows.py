@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 
-from schuss import dtypes
-from schuss.compiler.cpu.elementwise import TABLE, kind_of, number
+from schuss.compiler.cpu.elementwise import kind_of, number
 from schuss.compiler.cpu.printer import (
     GRAIN,
     MOST_PARTS,
@@ -302,9 +301,7 @@ class Rows(Printer):
             self.store_all([self.kernel.stores[i] for i in stores], lanes)
             for i in reductions:
                 line = self.kernel.lines[i]
-                value = self.line(line.inputs[0], lanes)
-                if line.op in ("reduce.any", "reduce.all"):
-                    value = self._as_bool(line, value)
+                value = self.reduced_value(line, lanes)
                 kind = kind_of(line.dtype, lanes)
                 if self.mask is not None:
                     nothing = self.identity(line)
@@ -313,10 +310,6 @@ class Rows(Printer):
                 held = t.new(f"load {kind}, ptr {accumulators[i][u]}, align 64")
                 total = self.combine(line, held, value, lanes)
                 t.put(f"store {kind} {total}, ptr {accumulators[i][u]}, align 64")
-
-    def _as_bool(self, line: Line, value: str) -> str:
-        start = self.kernel.lines[line.inputs[0]].dtype
-        return TABLE["astype"](self.t, [value], [start], dtypes.bool_, self.lanes)
 
     def _row_position(self) -> str:
         """Where the vector stands in its row."""
