@@ -36,6 +36,18 @@ def test_minimal_filtering_is_as_near_as_sums_are(shape, outputs, padding):
         assert np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("dtype", [schuss.float16, schuss.bfloat16])
+def test_minimal_filtering_of_half_precision_is_rounded_once(dtype):
+    rng = np.random.default_rng(0)
+    shapes = (3, 32, 9, 10), (48, 32, 3, 3), (3, 48, 9, 10)
+    halves = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    near = results(*halves, 1)
+    for found, expected in zip(near, results(*[x.astype(float) for x in halves], 1), strict=True):
+        error = np.abs(found.astype(float) - expected)
+        eps = float(schuss.finfo(dtype).eps)
+        assert (error <= 0.51 * eps * np.abs(expected) + 1e-5 * np.abs(expected).max()).all()
+
+
 def test_what_is_filtered_minimally():
     forward, backward = forward_axis(16, 3, 1, 1, 1, 16), input_axis(16, 3, 1, 1, 1, 16)
 
@@ -44,6 +56,7 @@ def test_what_is_filtered_minimally():
 
     assert applies()
     assert applies(axis=backward)
+    assert applies(dtype=schuss.bfloat16)
     assert not applies(other=backward)
     assert not applies(dtype=schuss.float64)
     assert not applies(channels=33)

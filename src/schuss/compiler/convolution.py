@@ -195,7 +195,8 @@ def _minimal(b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], resu
     width = winograd.panel_width(outputs)
     packed = (1, -(-outputs // width), TAPS, channels, width)
     minimal = "backwards" if winograd.is_backwards(axes[1]) else "forwards"
-    w = b.add("panels", (w,), {"width": width, "minimal": minimal}, packed, w.dtype)
+    dtype = dtypes.accumulator(x.dtype)
+    w = b.add("panels", (w,), {"width": width, "minimal": minimal}, packed, dtype)
     x = _with_channels_together(b, x)
     named = {"axes": axes, "groups": 1, "outputs": outputs, "minimal": True}
     y = b.add("convolution", (x, w), named, (math.prod(result[:-1]), outputs), x.dtype)

@@ -51,7 +51,7 @@ def applies(
     """Whether this template should compute a convolution, of a single group."""
     lanes = this_machine().vector_bytes // BYTES
     whole = channels % lanes == 0 and outputs % lanes == 0
-    if dtype != dtypes.float32 or axes[0] != UNIT or not whole:
+    if dtypes.accumulator(dtype) != dtypes.float32 or axes[0] != UNIT or not whole:
         return False
     if not all(axis.kernel == 3 and _is_dense(axis) for axis in axes[1:]):
         return False

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from schuss.compiler.cpu.convolution_plan import Convolution
+from schuss.compiler.cpu.matmul_elements import converted, load
 from schuss.compiler.cpu.matmul_plan import ALIGN, ceil_div
 from schuss.compiler.cpu.matmul_text import Function
 
 TAPS = 16  # of what is transformed
-BYTES = 4  # of an element: float32 only
+BYTES = 4  # of what is transformed: float32
 
 Matrix = Sequence[Sequence[float]]
 
@@ -78,7 +79,7 @@ class Tiles:
             offset = f.mul(image, strides[0])
             for at, step in zip(corner, strides[1:], strict=True):
                 offset = f.add(offset, f.mul(at, step))
-            x = f.at("float", "%x", offset)
+            x = f.at(self.c.source, "%x", offset)
             down, across = (
                 [f.let(f"icmp ult i64 {f.add(at, n)}, {size}") for n in range(span)]
                 for at, size in zip(corner, sizes, strict=True)
@@ -86,12 +87,12 @@ class Tiles:
             places = []
             for r, is_row in enumerate(down):
                 for s, is_column in enumerate(across):
-                    here = f.at("float", x, r * strides[1] + s * strides[2])
+                    here = f.at(self.c.source, x, r * strides[1] + s * strides[2])
                     is_inside = f.let(f"and i1 {is_row}, {is_column}")
                     places.append(f.choose(is_inside, "ptr", here, f"@zeros_{name}"))
             to = f.at("float", "%to", f.mul(f.sub(tile, "%first"), form.row))
             with f.loop(0, channels, self.lanes) as channel:
-                d = [self.load(f, f.at("float", place, channel)) for place in places]
+                d = [self._read(f, f.at(self.c.source, place, channel)) for place in places]
                 block, inside = ("0", channel)
                 if channels > form.row:
                     block, inside = f.divide(channel, form.row)
@@ -99,7 +100,7 @@ class Tiles:
                 for number, value in enumerate(self.both_ways(f, matrix, d)):
                     self.store(f, value, f.at("float", here, number * form.plane))
         f.line("ret void")
-        zeros = f"[{channels} x float] zeroinitializer, align {ALIGN}"
+        zeros = f"[{channels} x {self.c.source}] zeroinitializer, align {ALIGN}"
         return f"@zeros_{name} = internal constant {zeros}\n{f}"
 
     def both_ways(self, f: Function, matrix: Matrix, d: list[str]) -> list[str]:
@@ -129,6 +130,11 @@ class Tiles:
         for c, x in rest:
             total = f.let(f"{'fadd' if c > 0 else 'fsub'} {self.kind} {total}, {x}")
         return total
+
+    def _read(self, f: Function, place: str) -> str:
+        """A vector of an operand, in float32."""
+        source, lanes = self.c.source, self.lanes
+        return converted(f, source, "float", lanes, load(f, source, lanes, place), lanes > 4)
 
     def load(self, f: Function, place: str) -> str:
         return f.let(f"load {self.kind}, ptr {place}, align {BYTES}")

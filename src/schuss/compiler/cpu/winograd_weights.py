@@ -8,7 +8,7 @@ from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_panels import Weights
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, this_machine
-from schuss.compiler.cpu.matmul_plan import Machine, ceil_div
+from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, ceil_div
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
 from schuss.compiler.cpu.winograd_text import BYTES, TAPS
@@ -24,9 +24,10 @@ def lower_weights(w: Weights, backwards: bool, machine: Machine | None = None) -
     written.
     """
     lanes = (machine or this_machine()).vector_bytes // BYTES
-    assert (w.dtype, w.outputs % lanes, w.taps) == ("float32", 0, _KERNEL), w
+    source, element = ELEMENTS[w.dtype]
+    assert (element, w.outputs % lanes, w.taps) == ("float", 0, _KERNEL), w
     _, o_stride, c_stride, t_stride = w.strides
-    pack = matmul_pack.choose("float", "float", lanes, o_stride, t_stride)
+    pack = matmul_pack.choose(source, "float", lanes, o_stride, t_stride)
     panels = ceil_div(w.outputs, w.width)
     share = min(w.channels, max(1, _PART // w.width))
     pieces = ceil_div(w.channels, share)
@@ -35,12 +36,12 @@ def lower_weights(w: Weights, backwards: bool, machine: Machine | None = None) -
     panel, piece = f.divide("%part", pieces)
     first = f.mul(panel, w.width)
     count = f.smaller(f.sub(w.outputs, first), w.width)
-    start = f.at("float", f.word(0), f.mul(first, o_stride))
+    start = f.at(source, f.word(0), f.mul(first, o_stride))
     target = f.at("float", f.word(1), f.mul(panel, TAPS * w.channels * w.width))
     channel0 = f.mul(piece, share)
     channel1 = f.smaller(f.add(channel0, share), w.channels)
     with f.loop(channel0, channel1) as c, f.loop(0, count, lanes) as o:
-        here = f.at("float", start, f.add(f.mul(c, c_stride), f.mul(o, o_stride)))
+        here = f.at(source, start, f.add(f.mul(c, c_stride), f.mul(o, o_stride)))
         f.line(
             f"call void @{pack.name}(ptr {here}, i64 {o_stride}, i64 {t_stride}, i64 {lanes}, "
             f"i64 {_KERNEL}, ptr %scratch, i64 {lanes})"
