@@ -141,7 +141,8 @@ def lines_of(
         "",
         report.setting(packages, options.threads),
         "",
-        f"The machine: {limits}. The ceiling is the arithmetic alone at that rate.",
+        f"The machine: {limits}. The ceiling is the arithmetic alone at that rate, counted as sums "
+        "of products; minimal filtering, for convolutions of 3 x 3, does with less.",
         "",
         *report.table(["images a second", "batch", "ceiling", *sides, "schuss / best peer"], body),
         "",

@@ -241,8 +241,7 @@ def arguments() -> argparse.Namespace:
 
 def sides_of(workload: Workload, sides: Sequence[str]) -> list[str]:
     """The sides that make sense there."""
-    without = {"channels-last": not workload.images, "schuss.jit": not workload.jit}
-    return [side for side in sides if not without.get(side, False)]
+    return [side for side in sides if workload.images or side != "channels-last"]
 
 
 def main() -> None:

@@ -67,8 +67,29 @@ class Net(nn.Module):
         return self.out(nn.functional.gelu(self.norm(self.hidden(x))))
 
 
-def test_forward_and_backward_are_the_plain_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, loss_function = Net(), nn.CrossEntropyLoss()
+class Images(nn.Module):
+    """Convolutions, a normalisation and poolings over a picture made of (n, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = schuss.Generator(1)
+        self.first = nn.Conv2d(1, 3, 3, padding=1, generator=generator)
+        self.norm = nn.BatchNorm2d(3)
+        self.back = nn.ConvTranspose2d(3, 2, 2, generator=generator)
+        self.largest, self.average = nn.MaxPool2d(2, 1), nn.AvgPool2d(2, 1, padding=1)
+        self.out = nn.Linear(2, 3, generator=generator)
+
+    def forward(self, x: schuss.Tensor) -> schuss.Tensor:
+        x = self.norm(self.first(x.reshape(-1, 1, 2, 2)))
+        x = self.average(self.largest(self.back(x)))
+        return self.out(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+@pytest.mark.parametrize("kind", [Net, Images])
+def test_forward_and_backward_are_the_plain_graph(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, loss_function = kind(), nn.CrossEntropyLoss()
 
     def record(seed: int) -> list[schuss.Tensor]:
         x, y = batch(seed)
@@ -87,9 +108,10 @@ def test_forward_and_backward_are_the_plain_graph(monkeypatch: pytest.MonkeyPatc
     assert all(type(each._node.op.name) is str for each in results)
 
 
-def test_values_are_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [Net, Images])
+def test_values_are_the_same_bits(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     def train() -> list[Any]:
-        net, seen = Net(), []
+        net, seen = kind(), []
         optimizer = optim.Adam(net.parameters(), lr=0.01)
         for step in range(2 * TIMES):
             x, y = batch(step)
@@ -146,6 +168,23 @@ def test_the_same_tensor_twice_is_another_structure() -> None:
     x, y = schuss.tensor([1.0]), schuss.tensor([2.0])
     assert thrice(lambda: product(x, x)).item() == pytest.approx(np.e)
     assert product(x, y).item() == pytest.approx(2 * np.e)
+
+
+def test_functions_of_several_results() -> None:
+    def function(x: schuss.Tensor) -> tuple[schuss.Tensor, ...]:
+        y = x.exp()
+        return y, y * 2, y
+
+    x = schuss.tensor([1.0], requires_grad=True)
+    kept = repeating(function)
+    for _ in range(3):
+        y, double, again = kept(x)
+    assert again is y
+    assert type(double._node) is Promised
+    (y * double).backward()
+    assert x.grad.numpy() == pytest.approx(4 * np.exp(2.0))
+    (alone,) = [repeating(lambda x: (x.exp(),))(x) for _ in range(3)][-1]
+    assert alone.item() == pytest.approx(np.e)
 
 
 def test_results_that_are_arguments_are_not_kept() -> None:

@@ -183,6 +183,15 @@ def _attention(batch: int, heads: int, time: int, size: int) -> list[Case]:
     ]
 
 
+def _ctc(steps: int, samples: int, classes: int, labels: int) -> Case:
+    x = (steps, samples, classes)
+    return Case(
+        f"CTC loss, {steps} x {samples} x {classes}, {labels} labels, with gradient",
+        (x, (classes - 1, (samples, labels)), (samples,)),
+        lambda s, x, y, g: s.gradient(lambda each: s.ctc_loss(each, y + 1), x, g),
+    )
+
+
 def _moves() -> list[Case]:
     square = (1024, 1024)
     words, table = (2048,), (65, 256)
@@ -311,6 +320,9 @@ _ALL = [
     *_attention(16, 8, 128, 32),
     *_attention(1, 8, 1024, 64),
     *_reductions(),
+    _ctc(50, 8, 30, 10),
+    _ctc(150, 16, 30, 30),
+    _ctc(400, 16, 500, 40),
     *_elementwise(),
     *_moves(),
     *_dtypes(),

@@ -105,6 +105,11 @@ class PyTorchSide(Side):
     def attention(self, q: Any, k: Any, v: Any) -> Any:
         return self.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
+    def ctc_loss(self, x: Any, targets: Any) -> Any:
+        lengths = [self.torch.full((x.shape[1],), n) for n in (x.shape[0], targets.shape[1])]
+        loss = self.functional.ctc_loss
+        return loss(x.log_softmax(-1), targets, *lengths, reduction="none")
+
     def gradient(self, function: Callable[[Any], Any], x: Any, g: Any) -> Any:
         x = x.detach().requires_grad_()
         function(x).backward(g)
@@ -204,6 +209,12 @@ class SchussSide(Side):
     def ready(self, result: Any) -> Any:
         self.schuss.evaluate(result)
         return result
+
+    def ctc_loss(self, x: Any, targets: Any) -> Any:
+        functional = self.schuss.nn.functional
+        lengths = [self.schuss.full((x.shape[1],), n) for n in (x.shape[0], targets.shape[1])]
+        loss = functional.ctc_loss
+        return loss(functional.log_softmax(x), targets, *lengths, reduction="none")
 
     def gradient(self, function: Callable[[Any], Any], x: Any, g: Any) -> Any:
         x = x.detach().requires_grad_()

@@ -73,7 +73,6 @@ class Workload:
         labels: the shape of the labels, and how many classes there are; None for regression.
         optimizer, settings: name in `optim` and keyword arguments, by PyTorch's names.
         images: the network is convolutional, so that layouts matter.
-        jit: also measured as one call, `schuss.jit` of the whole step.
         precision: "float32", or what `autocast` computes products in.
         tolerance: how far losses may differ between sides, as a share of the way that they go.
     """
@@ -89,7 +88,6 @@ class Workload:
     optimizer: str
     settings: dict[str, float]
     images: bool = False
-    jit: bool = False
     precision: str = "float32"
     tolerance: float = 1e-3
 
@@ -199,7 +197,6 @@ _ALL = [
         labels=None,
         optimizer="SGD",
         settings={"lr": 0.05},
-        jit=True,
     ),
     Workload(
         name="mlp-256",
@@ -210,7 +207,6 @@ _ALL = [
         classes=10,
         optimizer="SGD",
         settings={"lr": 0.05},
-        jit=True,
     ),
     Workload(
         name="mlp-1024",
@@ -221,7 +217,6 @@ _ALL = [
         classes=10,
         optimizer="Adam",
         settings={"lr": 1e-4},
-        jit=True,
     ),
     Workload(
         name="lenet",
@@ -255,7 +250,6 @@ _ALL = [
         classes=SYMBOLS,
         optimizer="Adam",
         settings={"lr": 3e-3},
-        jit=True,
     ),
     Workload(
         name="gpt",
@@ -268,7 +262,6 @@ _ALL = [
         classes=SYMBOLS,
         optimizer="Adam",
         settings={"lr": 3e-4},
-        jit=True,
     ),
 ]
 

@@ -59,7 +59,10 @@ class Pattern:
         fixed: leaves that are part of the pattern: numbers of rules, say.
         steps: inputs first.
         results: the steps whose nodes are wanted.
+        alone: a function that records it gives its result, and not a tuple of them.
     """
+
+    alone = True
 
     def __init__(
         self, inputs: int, fixed: tuple[Node, ...], steps: list[Step], results: list[int]
@@ -312,17 +315,18 @@ class Promised(Node):
 # --- functions whose graphs are kept ---
 
 P = ParamSpec("P")
+R = TypeVar("R", bound="Tensor | tuple[Tensor, ...]")
 
 
-def repeating(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def repeating(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function of tensors and settings that always records the same for its kinds.
 
-    It looks at no values, draws no random numbers, and gives back a new tensor.
+    It looks at no values, draws no random numbers, and gives back a new tensor or a tuple of some.
     """
     patterns: Memory[Pattern] = Memory()
 
     @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         here = context.__dict__
         if not repeats() or here["differentiating"] is not None:
             return function(*args, **kwargs)
@@ -345,7 +349,9 @@ def repeating(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
         if known is None:
             return _first(patterns, structure, places, function, args, kwargs)
         use = known.between([*places], here["location"] or user_location(), here["scope"])
-        return wrap(use.result(known.results[0]))
+        made: Any = {place: wrap(use.result(place)) for place in dict.fromkeys(known.results)}
+        found = tuple([made[place] for place in known.results])
+        return found[0] if known.alone else found  # type: ignore[return-value]
 
     return call
 
@@ -364,12 +370,16 @@ def _first(
     function: Any,
     args: Any,
     kwargs: Any,
-) -> Tensor:
+) -> Any:
     """Call the function, and keep what it records if it has been called like this before."""
     first = next_number()
-    result: Tensor = function(*args, **kwargs)
+    result = function(*args, **kwargs)
     if places and patterns.comes_again(key):
-        pattern = pattern_of(places, [result._node], first)
+        alone = isinstance(result, Handle)
+        ends = [each._node for each in ([result] if alone else result)]
+        pattern = pattern_of(places, ends, first)
+        if pattern is not None:
+            pattern.alone = alone
         pure = pattern is not None and all(step.kind.pure for step in pattern.steps)
         patterns.keep(key, pattern if pure else None)
     return result

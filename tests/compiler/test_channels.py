@@ -11,6 +11,7 @@ from schuss import nn
 from schuss.compiler.channels import channels_last
 from schuss.compiler.program import compile_graph
 from schuss.compiler.simplify import simplify
+from schuss.compiler.units import Panels
 from schuss.compiler.values import Graph
 from schuss.compiler.verify import verify, verify_graph
 from schuss.execution.tiers import using
@@ -57,6 +58,16 @@ def test_depthwise_convolutions_need_no_windows(outputs: int) -> None:
     assert len(named(graph, "convolution")) == len(named(graph, "convolution_weight")) == 1
     assert not named(graph, "windows")
     assert not named(graph, "pieces")
+
+
+def test_weights_are_packed_where_they_lie() -> None:
+    x, w = filled(2, 20, 8, 8), filled(24, 20, 3, 3)
+    x.requires_grad = True
+    F.conv2d(x, w).sum().backward()
+    compiled = compile_graph(recorded(x.grad))
+    verify(compiled)
+    (panels,) = [unit for unit in compiled.units if isinstance(unit, Panels)]
+    assert [each.op for each in panels.reads()] == ["input"]
 
 
 def test_a_gradient_of_a_weight_keeps_its_order() -> None:

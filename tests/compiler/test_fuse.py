@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.compiler.graphs import filled, recorded
 
 import schuss
 from schuss import nn, optim
-from schuss.compiler.fuse import fuse
+from schuss.compiler.fuse import _around, fuse
 from schuss.compiler.layout import layout
 from schuss.compiler.simplify import simplify
-from schuss.compiler.units import Host, Loops, Product, Unit
+from schuss.compiler.units import Assemble, Host, Loops, Product, Unit
 from schuss.compiler.verify import verify_units
 
 
@@ -117,3 +119,33 @@ def test_long_chains_are_cut(length: int) -> None:
         y = y * 1.5
     units = fused(y)
     assert all(len(unit.kernel.lines) < 450 for unit in units if isinstance(unit, Loops))
+
+
+@pytest.mark.parametrize(
+    "cut", [((0, 2, 1), (1, 3, 1), (0, 4, 1)), ((1, 1, 1), (0, 5, 1), (2, 2, 1)), ((0, 0, 1),) * 3]
+)
+def test_what_is_around_a_part(cut: tuple[tuple[int, int, int], ...]) -> None:
+    """Every element is in the cut or in one of the boxes, and in one only."""
+    shape = 2, 5, 4
+    count = np.zeros(shape, int)
+    for box in [cut, *(_around(cut, shape) or [])]:
+        count[tuple(slice(first, first + n) for first, n, _ in box)] += 1
+    assert (count == 1).all()
+    assert _around(((0, 1, 2), (0, 5, 1), (0, 4, 1)), shape) is None
+
+
+def test_only_the_border_is_filled_where_something_is_padded() -> None:
+    x = filled(3, 4)
+    (unit,) = fused(schuss.pad(x, ((0, 1), (1, 2))))
+    assert isinstance(unit, Assemble)
+    (side_by_side,) = unit.kernels
+    assert sum(math.prod(kernel.sizes) for kernel in side_by_side) == 4 * 7
+    (unit,) = fused(schuss.pad(x, ((0, 1), (1, 2)), 5))
+    assert [len(group) for group in unit.kernels] == [4]
+    whole, part = filled(6, 4), filled(3, 2)
+    whole[::2, 1:3] = part
+    (unit,) = fused(whole)
+    assert [len(group) for group in unit.kernels] == [
+        1,
+        1,
+    ]  # first all that is there, then every second row of it

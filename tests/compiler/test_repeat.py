@@ -11,10 +11,11 @@ import schuss
 from schuss import compiler, nn
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.merge import joined
-from schuss.compiler.program import compile_graph
+from schuss.compiler.program import Program, compile_graph
 from schuss.compiler.units import Host, Loops, Product, Repeat
 from schuss.compiler.values import Value
 from schuss.compiler.verify import verify
+from schuss.errors import OutOfBoundsError
 from schuss.execution.capture import capture
 from schuss.execution.tiers import using
 from schuss.graph import ancestors
@@ -94,6 +95,18 @@ def test_weights_are_packed_before_the_loop() -> None:
     assert not any(name.endswith("_pack") for name in inside)
 
 
+def test_two_threads_have_as_many_parts_of_a_kernel_in_a_step() -> None:
+    model, x = nn.LSTM(8, 256), tensor(3, 32, 8)
+    model(x)[0].sum().backward()
+    made = compiled(*[each.grad for each in model.parameters()])
+    parts = []
+    for calls in made.calls:
+        if calls is not None and calls.rounds:
+            groups = calls.groups[slice(*calls.inside)]
+            parts += [c.parts for group in groups for c in group if c.name.startswith("loops_")]
+    assert parts == [4, 4]
+
+
 def test_a_step_that_needs_the_host_leaves_the_loop_to_it() -> None:
     def step(c: Any, x: Any) -> Any:
         return schuss.sort(c + x), c
@@ -107,6 +120,45 @@ def test_a_step_that_needs_the_host_leaves_the_loop_to_it() -> None:
         expected = np.sort(expected + row)
     with using("compiled"):
         np.testing.assert_allclose(last.numpy(), expected, rtol=1e-6)
+
+
+def sums(h: Any, rows: Any) -> Any:
+    return schuss.scan(lambda h, x: (schuss.tanh(h + x), None), h, rows)[0], h
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_steps_of_a_loop_on_the_host_are_programs(reverse: bool) -> None:
+    """So a loop in a loop is compiled, and so is what stands around a sort."""
+    x, at = tensor(4, 6, 5), schuss.tensor([3, 0, 5, 1])
+
+    def nested(h: Any, given: Any) -> Any:
+        rows, i = given
+        last, old = sums(h, rows)
+        return schuss.sort(last) * rows[i], (old, i * 2)
+
+    found = {}
+    for tier in ("reference", "compiled"):
+        with using(tier):
+            last, (ys, numbers) = schuss.scan(nested, schuss.ones((5,)), (x, at), reverse=reverse)
+            found[tier] = [each.numpy() for each in (last, ys, numbers)]
+    for a, b in zip(found["reference"], found["compiled"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    program = Program(compiled(schuss.scan(sums, schuss.zeros((5,)), x)[0]))
+    (steps,) = program._steps.values()
+    assert loops_of(steps.program.compiled)
+    (loop,) = [unit for unit in program.compiled.units if isinstance(unit, Host)]
+    before = program._arena
+    assert steps.program._arena is not before  # both have values there at the same time
+    assert loop.value.op == "scan"
+
+
+def test_an_index_outside_in_a_loop_in_a_loop_is_named() -> None:
+    def look(c: Any, i: Any) -> Any:
+        return schuss.scan(lambda c, _: (x[c + i], None), c, length=2)[0], None
+
+    x, places = schuss.tensor([0, 0, 0, 0]), schuss.tensor([0, 9])
+    with using("compiled"), pytest.raises(OutOfBoundsError, match="index 9 is outside axis 0"):
+        schuss.scan(look, x[0], places)[0].item()
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -11,6 +11,7 @@ import schuss
 from schuss import nn
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError
 from schuss.execution.tiers import using
+from schuss.patterns import Promised
 
 RNG = np.random.default_rng(0)
 
@@ -52,6 +53,27 @@ def test_lengths_do_not_see_what_is_behind(tier: str) -> None:
             np.testing.assert_allclose(y.numpy()[i, :n], alone.numpy()[0], rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(last.numpy()[:, i], end.numpy()[:, 0], rtol=1e-5, atol=1e-6)
             assert not y.numpy()[i, n:].any()
+
+
+def test_layers_come_out_of_memory_when_they_come_again() -> None:
+    layer = nn.LSTM(3, 4, num_layers=2, bidirectional=True, dropout=0.5)
+    x, start = x_of(5, 2, 3), (x_of(4, 2, 4), x_of(4, 2, 4))
+
+    def results() -> list[schuss.Tensor]:
+        y, (h, c) = layer(x, start, lengths=[5, 3])
+        (y.sum() + (h * c).sum()).backward()
+        grads = [each.grad for each in layer.parameters()]
+        layer.zero_grad()
+        return [y, h, c, *grads]
+
+    first = results()  # with a dropout in it, which is drawn anew
+    assert not any(isinstance(each._node, Promised) for _ in range(3) for each in results()[:3])
+    layer.eval()
+    expected, *_, found = [results() for _ in range(4)]
+    assert all(isinstance(each._node, Promised) for each in found[:3])
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)
+    assert np.abs(first[0].numpy() - found[0].numpy()).max() > 0.01
 
 
 def test_one_loop_for_any_number_of_steps_of_training() -> None:

@@ -24,7 +24,15 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.lookup import is_lookup
-from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, strides_of, users_of
+from schuss.compiler.values import (
+    REDUCTIONS,
+    VIEWS,
+    Graph,
+    Value,
+    memory_of,
+    strides_of,
+    users_of,
+)
 
 RUNNING = {"cumsum": "sum", "cumprod": "prod"}
 _MOST_COST = 48  # of one expression between anchors
@@ -194,13 +202,6 @@ def dense_start(value: Value, forced: set[Value]) -> tuple[Value, int] | None:
             return None
         value = value.inputs[0]
     return None if value.strides is not None else (value, start)
-
-
-def memory_of(value: Value, forced: set[Value]) -> Value:
-    """The value whose memory a view looks at."""
-    while value.op in VIEWS and value not in forced:
-        value = value.inputs[0]
-    return value
 
 
 def chain_of(value: Value, forced: set[Value]) -> list[Value]:

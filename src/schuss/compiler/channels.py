@@ -18,7 +18,7 @@ from schuss.compiler.convolution import permuted
 from schuss.compiler.emit import is_map
 from schuss.compiler.simplify import Builder, without_dead
 from schuss.compiler.sums import Sums
-from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value
+from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value, memory_of
 from schuss.dtypes import is_complex
 
 _CONVOLUTIONS = ("convolve", "convolve_weight", "convolve_input")
@@ -74,9 +74,7 @@ class _Twins:
     def output(self, value: Value) -> Value:
         """A value that somebody looks at: in the order of axes in memory that everybody expects."""
         found = self.plain(value)
-        memory = found
-        while memory.op in VIEWS:
-            memory = memory.inputs[0]
+        memory = memory_of(found)
         seen = found.op in VIEWS and memory.op not in ("input", "constant")
         return self.builder.map("copy", found) if seen and value.op not in VIEWS else found
 

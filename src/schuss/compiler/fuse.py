@@ -250,18 +250,21 @@ class _Writer:
             x, part = anchor.inputs
             cut = anchor.attributes["cut"]
             kernels = [[self._copy(anchor, part, cut)]]
-            if all(step == 1 for *_, step in cut):
-                around = _around(cut, x.shape)
-                kernels[0] += [self._copy(anchor, _seen(x, box), box) for box in around]
+            around = _around(cut, x.shape)
+            if around is None:
+                kernels.insert(0, [self._copy(anchor, x, _whole(x.shape))])
             else:
-                kernels.insert(0, [self._copy(anchor, x, [(0, n, 1) for n in x.shape])])
+                kernels[0] += [self._copy(anchor, _seen(x, box), box) for box in around]
         elif anchor.op == "pieces":
             cuts = anchor.attributes["cuts"]
             parts = [
                 self._copy(anchor, each, cut) for each, cut in zip(anchor.inputs, cuts, strict=True)
             ]
             kernels = [parts]
-            if sum(each.size for each in anchor.inputs) < anchor.size:
+            around = _around(cuts[0], anchor.shape) if len(cuts) == 1 else None
+            if around is not None:
+                parts += [_zeros(anchor, box) for box in around]
+            elif sum(each.size for each in anchor.inputs) < anchor.size:
                 kernels.insert(0, [_zeros(anchor)])
         else:
             axis, start = anchor.attributes["axis"], 0
@@ -292,23 +295,32 @@ def _seen(x: Value, cut: Cut) -> Value:
     return Value("slice", (x,), {"cut": tuple(cut)}, shape, x.dtype)
 
 
-def _around(cut: Cut, shape: Shape) -> list[Cut]:
-    """Boxes that fill a shape up where a cut, whose steps are 1, leaves off."""
+def _whole(shape: Shape) -> Cut:
+    return [(0, n, 1) for n in shape]
+
+
+def _around(cut: Cut, shape: Shape) -> list[Cut] | None:
+    """Boxes that fill a shape up where a cut leaves off; None where that has steps."""
+    if any(step != 1 for *_, step in cut):
+        return None
     found: list[Cut] = []
     for axis, (start, count, _) in enumerate(cut):
-        behind = [(0, n, 1) for n in shape[axis + 1 :]]
+        behind = _whole(shape[axis + 1 :])
         for first, last in ((0, start), (start + count, shape[axis])):
             if last > first:
                 found.append([*cut[:axis], (first, last - first, 1), *behind])
     return found
 
 
-def _zeros(target: Value) -> Kernel:
-    """A kernel that fills the memory of a value with zeros."""
-    kernel, rank = Kernel(target.shape, len(target.shape)), len(target.shape)
+def _zeros(target: Value, box: Cut | None = None) -> Kernel:
+    """A kernel that fills the memory of a value, or a box there, with zeros."""
+    box = _whole(target.shape) if box is None else box
+    sizes = tuple(count for _, count, _ in box)
+    kernel, rank = Kernel(sizes, len(sizes)), len(sizes)
     line = kernel.add("constant", (), target.dtype, 0)
-    affine = scaled_sum(identity(target.shape), strides_of(target.shape), rank)
-    kernel.store(target, affine, line, target.dtype)
+    starts = zip(identity(sizes), box, strict=True)
+    index: Index = tuple((*affine[:-1], start) for affine, (start, _, _) in starts)
+    kernel.store(target, scaled_sum(index, strides_of(target.shape), rank), line, target.dtype)
     return collapse(kernel)
 
 

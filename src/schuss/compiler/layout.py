@@ -8,13 +8,13 @@ taps of a channel side by side one transposition of two axes leads there, in til
 
 from __future__ import annotations
 
-from schuss.compiler.values import VIEWS, Graph, Value, strides_of, users_of
+from schuss.compiler.values import Graph, Value, memory_of, strides_of, users_of
 
 
 def layout(graph: Graph) -> Graph:
     """The graph with strides set for values that need not be dense: none that outlives the run."""
     users = users_of(graph.values)
-    seen = {_memory(value) for value in (*graph.outputs, *graph.checks)}
+    seen = {memory_of(value) for value in (*graph.outputs, *graph.checks)}
     for value in graph.values:
         axes = None
         if value.op == "attention" and value not in seen:
@@ -24,12 +24,6 @@ def layout(graph: Graph) -> Graph:
         if axes is not None:
             value.strides = permuted_strides(value, axes)
     return graph
-
-
-def _memory(value: Value) -> Value:
-    while value.op in VIEWS:
-        value = value.inputs[0]
-    return value
 
 
 def _is_gradient_of_weights(value: Value) -> bool:

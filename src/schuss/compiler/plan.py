@@ -14,7 +14,7 @@ from typing import Any
 
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.units import Convolution, Host, Loops, Panels, Product, Repeat, Unit
-from schuss.compiler.values import VIEWS, Graph, Value
+from schuss.compiler.values import Graph, Value, memory_of
 
 _ALIGNMENT = 64
 
@@ -84,17 +84,11 @@ def plan(
     steps = [Step(unit, *measure(unit)) for unit in units]
     made = Plan(steps)
     needs = _needs(steps)
-    seen = {_memory(value) for value in graph.outputs}  # outputs may be views of inputs
+    seen = {memory_of(value) for value in graph.outputs}  # outputs may be views of inputs
     made.donations = _donations(steps, needs, set(outputs), seen)
-    _set_waves(made, needs, {_memory(value) for value in graph.checks})
+    _set_waves(made, needs, {memory_of(value) for value in graph.checks})
     _set_places(made, set(outputs))
     return made
-
-
-def _memory(value: Value) -> Value:
-    while value.op in VIEWS:
-        value = value.inputs[0]
-    return value
 
 
 def _needs(steps: list[Step]) -> list[set[int]]:

@@ -17,16 +17,19 @@ from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
 from schuss.compiler.cpu.library import compile_kernels
 from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
-from schuss.compiler.cpu.runtime import Launch, Loop
+from schuss.compiler.cpu.runtime import Launch
+from schuss.compiler.cpu.runtime import Loop as Rounds
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import fuse
 from schuss.compiler.layout import layout
 from schuss.compiler.plan import Plan, plan
+from schuss.compiler.repeat import can_repeat, steps_of
 from schuss.compiler.simplify import simplify
 from schuss.compiler.units import Host, Unit
 from schuss.compiler.values import VIEWS, Graph, Value
 from schuss.errors import CheckFailedError
 from schuss.graph import REGISTRY
+from schuss.ops.loop import Loop, in_steps
 
 
 @dataclass(slots=True)
@@ -125,19 +128,22 @@ class Program:
 
     Args:
         compiled: what the passes made.
+        arena: its own, if it runs while another program does.
     """
 
-    def __init__(self, compiled: Compiled) -> None:
+    def __init__(self, compiled: Compiled, arena: _Arena = _arena) -> None:
         started = time.perf_counter()
         if compiled.once is not None:
             _settle(compiled.once)
         self.compiled = compiled
+        self._arena = arena
+        self._steps = {loop: _Steps(loop) for loop in _loops_on_host(compiled)}
         self._slots: dict[Any, int] = {}
         self._numbers: dict[int, int] = {}
         made = compiled.plan
         waves: list[list[Launch]] = [[] for _ in range(made.waves)]
         self._hosts: list[list[Host]] = [[] for _ in range(made.waves)]
-        loops: list[Loop] = []
+        loops: list[Rounds] = []
         addresses = _addresses(compiled.calls)
         for number, (step, calls) in enumerate(zip(made.steps, compiled.calls, strict=True)):
             if calls is None:
@@ -148,11 +154,12 @@ class Program:
                     waves[step.waves[i]].append(self._launch(call, number, addresses))
             if calls.rounds:
                 first, last = calls.inside
-                loops.append(Loop(step.waves[first], step.waves[last - 1], calls.rounds))
+                loops.append(Rounds(step.waves[first], step.waves[last - 1], calls.rounds))
         self.waves = Waves(waves, 1 + len(self._slots), loops)
         self._bind()
         self.kinds = Counter(type(step.unit).__name__.lower() for step in made.steps)
         self.peak_bytes = made.arena + sum(value.nbytes for value in compiled.memories)
+        self.peak_bytes += sum(each.program.peak_bytes for each in self._steps.values())
         _let_go(compiled)
         self.seconds = time.perf_counter() - started
 
@@ -262,7 +269,7 @@ class Program:
 
         Raises CheckFailedError before anything is overwritten where an index points outside.
         """
-        if self._version != _arena.version:
+        if self._version != self._arena.version:
             self._enter_arena()
         memories = self._bound(arrays, dying)
         run = self.waves.run
@@ -279,10 +286,11 @@ class Program:
 
     def _enter_arena(self) -> None:
         """Fill in the slots of what lives only inside the run."""
-        _arena.need(self.compiled.plan.arena)
+        arena = self._arena
+        arena.need(self.compiled.plan.arena)
         for slot, offset in self._of_arena:
-            self.waves.slots[slot] = _arena.address + offset
-        self._version = _arena.version
+            self.waves.slots[slot] = arena.address + offset
+        self._version = arena.version
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether a pool of this program holds the array, besides whoever uses it."""
@@ -319,8 +327,9 @@ class Program:
         value = host.value
         operands = [self._operand(chain, arrays, memories) for chain in host.operands]
         op = value.definition or REGISTRY[value.op]
+        meaning = self._steps.get(value, op.reference)
         with np.errstate(all="ignore"):
-            made = op.reference(*operands, **value.attributes)
+            made = meaning(*operands, **value.attributes)
         self._array(value, arrays, memories)[...] = made
 
     def _operand(self, chain: list[Value], arrays: Any, memories: Any) -> np.ndarray:
@@ -334,7 +343,35 @@ class Program:
             return memories[self._memories[value]]
         if _is_fixed(value):
             return _constant(value)
-        return _arena.view(self.compiled.plan.offsets.get(value, 0), value)
+        return self._arena.view(self.compiled.plan.offsets.get(value, 0), value)
+
+
+class _Steps:
+    """A loop whose steps need the host: each step runs a program."""
+
+    def __init__(self, loop: Value) -> None:
+        made: Loop = loop.attributes["loop"]
+        graph = steps_of(made, loop.inputs, [None] * len(loop.inputs))
+        self.program = Program(compile_graph(graph), _Arena())
+        wishes = [True] * len(made.carries) + list(made.ys)
+        self._places = [i for i, wish in enumerate(wishes) if wish]
+        self._count = len(wishes)
+
+    def __call__(self, *operands: np.ndarray, loop: Loop) -> np.ndarray:
+        return in_steps([np.asarray(each, order="C") for each in operands], loop, self._step)
+
+    def _step(self, inputs: list[Any]) -> list[Any]:
+        made: list[Any] = [None] * self._count
+        results = self.program.run([np.asarray(each) for each in inputs])
+        for i, result in zip(self._places, results, strict=True):
+            made[i] = result
+        return made
+
+
+def _loops_on_host(compiled: Compiled) -> list[Value]:
+    values = [unit.value for unit in compiled.units if isinstance(unit, Host)]
+    loops = [value for value in values if value.op == "scan"]
+    return [each for each in loops if can_repeat(each.attributes["loop"])]
 
 
 def _settle(once: Compiled) -> None:

@@ -27,6 +27,11 @@ class CannotRepeatError(Exception):
     """A step needs the host: so does the whole loop."""
 
 
+def can_repeat(loop: Loop) -> bool:
+    """Whether a graph can say all that a step does."""
+    return not any(each.shape or dtypes.is_complex(each.dtype) for each in loop.body.literals)
+
+
 def steps_of(loop: Loop, inputs: Sequence[Value], places: Sequence[Value | None]) -> Graph:
     """The graph of a step.
 
@@ -34,7 +39,11 @@ def steps_of(loop: Loop, inputs: Sequence[Value], places: Sequence[Value | None]
         loop: with its body.
         inputs: the values that go into the loop.
         places: for each what stands for it in a step; None for an input like any.
+
+    Raises CannotRepeatError where a graph cannot say it.
     """
+    if not can_repeat(loop):
+        raise CannotRepeatError
     invariants, xs, carries = loop.sorted(inputs)
     like = [(v.shape, v.dtype) for v in invariants]
     like += [(v.shape[1:], v.dtype) for v in xs]
@@ -59,8 +68,6 @@ def steps_of(loop: Loop, inputs: Sequence[Value], places: Sequence[Value | None]
                 graph.inputs.append(each)
         found.append(given)
     for literal in loop.body.literals:
-        if literal.shape or dtypes.is_complex(literal.dtype):
-            raise CannotRepeatError
         number = {"value": literal.array().item() if literal.constant is None else literal.constant}
         found.append(enter(Value("constant", (), number, (), literal.dtype)))
     types = layout_of(loop, inputs).body[len(found) :]
@@ -227,4 +234,4 @@ def _copy(memory: Value, affine: Affine, target: Value, start: int, shape: Shape
     return collapse(kernel)
 
 
-__all__ = ["CannotRepeatError", "Repeat", "repeat", "steps_of"]
+__all__ = ["CannotRepeatError", "Repeat", "can_repeat", "repeat", "steps_of"]

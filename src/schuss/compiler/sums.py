@@ -13,7 +13,7 @@ import math
 from schuss import dtypes
 from schuss.compiler.convolution import permuted
 from schuss.compiler.simplify import Builder
-from schuss.compiler.values import VIEWS, Shape, Value
+from schuss.compiler.values import Shape, Value, memory_of
 from schuss.dtypes import DType
 
 Axes = tuple[int, ...]
@@ -31,6 +31,9 @@ class Sums:
         b, factors = self.b, list[tuple[str, Value | None]]()
         if dtype == x.dtype and dtype in (dtypes.float32, dtypes.float64):
             x = self._without_factors(x, axes, factors)
+            if x.op == "multiply" and all(each.shape == x.shape for each in x.inputs):
+                sides = [self._without_factors(each, axes, factors) for each in x.inputs]
+                x = b.map("multiply", *sides)
         made = self._known.get((x, axes, dtype)) or self._about_mean(x, axes)
         if made is None:
             made = b.add("sum", (x,), {"axes": axes}, shape, dtype)
@@ -57,18 +60,11 @@ class Sums:
                     one, other = other, one
                     fixed = self._fixed(other, axes, x.shape)
                 if fixed is None or one.shape != x.shape:
-                    return self._regrouped(x, axes, factors)
+                    return x
                 factors.append((x.op, fixed))
                 x = one
             else:
                 return x
-
-    def _regrouped(self, x: Value, axes: Axes, factors: list[tuple[str, Value | None]]) -> Value:
-        """A product without the factors of its sides: (a * f) * c is (a * c) * f."""
-        if x.op != "multiply" or any(each.shape != x.shape for each in x.inputs):
-            return x
-        one, other = [self._without_factors(each, axes, factors) for each in x.inputs]
-        return self.b.map("multiply", one, other)
 
     def _about_mean(self, x: Value, axes: Axes) -> Value | None:
         """The sum of y - m, where m is the sum of y, which is known, divided by some number.
@@ -79,9 +75,10 @@ class Sums:
             return None
         y, centre = x.inputs
         known, fixed = self._known.get((y, axes, y.dtype)), self._fixed(centre, axes, x.shape)
-        mean = _memory(centre)
-        is_mean = mean.op == "divide" and known is not None
-        if not is_mean or _memory(mean.inputs[0]) is not _memory(known) or fixed is None:
+        mean = memory_of(centre)
+        if known is None or fixed is None or mean.op != "divide":
+            return None
+        if memory_of(mean.inputs[0]) is not memory_of(known):
             return None
         count = self.b.constant(math.prod(x.shape[axis] for axis in axes), x.dtype)
         return self.b.map("subtract", known, self.b.map("multiply", fixed, count))
@@ -98,12 +95,6 @@ class Sums:
         if not value.shape:
             return value
         return self.b.reshape(value, tuple(n for axis, n in enumerate(own) if axis not in axes))
-
-
-def _memory(value: Value) -> Value:
-    while value.op in VIEWS:
-        value = value.inputs[0]
-    return value
 
 
 def _is_spread(value: Value) -> bool:

@@ -7,7 +7,7 @@ the user), so that passes can rewrite it freely.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,13 @@ class Graph:
         lines = [repr(value) for value in self.values]
         wanted = ", ".join(value.name for value in self.outputs)
         return "\n".join([*lines, f"return {wanted}"])
+
+
+def memory_of(value: Value, forced: Collection[Value] = ()) -> Value:
+    """The value whose memory a view looks at; those that are `forced` have one of their own."""
+    while value.op in VIEWS and value not in forced:
+        value = value.inputs[0]
+    return value
 
 
 def frozen(value: Any) -> Hashable:

@@ -20,6 +20,7 @@ from schuss.graph import apply, data, labelled, wrap
 from schuss.ops import indexing
 from schuss.ops.movement import windows as windows_op
 from schuss.ops.reduction import first_max
+from schuss.patterns import repeating
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -64,6 +65,10 @@ class _Windows:
         x = pad(x, list(zip(self.padding, self.behind, strict=True)), fill)
         return apply(windows_op, x, kernel=self.kernel, stride=self.stride, dilation=self.dilation)
 
+    def bordered(self, x: Tensor) -> Tensor:
+        """The same, with a border around x that is nowhere the largest."""
+        return self.of(x, np.iinfo(x.dtype).min if dtypes.is_integral(x.dtype) else -math.inf)
+
     def counted(self, count_include_pad: bool) -> np.ndarray | None:
         """How many elements of each window count (counts...), or None where all do."""
         rows = []
@@ -97,11 +102,21 @@ def _max_pool(
     ceil_mode: bool,
     return_indices: bool,
 ) -> Any:
+    settings = kernel_size, stride, padding, dilation, ceil_mode
+    if not return_indices:
+        return _largest(where_, rank, x, *settings)
     x = as_tensor(x, where_)
-    places = _Windows(where_, rank, x, kernel_size, stride, padding, dilation, ceil_mode)
-    view = places.of(x, np.iinfo(x.dtype).min if dtypes.is_integral(x.dtype) else -math.inf)
+    places = _Windows(where_, rank, x, *settings)
+    view = places.bordered(x)
     y = apply(first_max, view, axes=places.axes)
-    return (y, _indices(places, view, y)) if return_indices else y
+    return y, _indices(places, view, y)
+
+
+@repeating
+def _largest(where_: str, rank: int, x: ArrayLike, *settings: Any) -> Tensor:
+    x = as_tensor(x, where_)
+    places = _Windows(where_, rank, x, *settings)
+    return apply(first_max, places.bordered(x), axes=places.axes)
 
 
 def _indices(places: _Windows, view: Tensor, y: Tensor) -> Tensor:
@@ -229,6 +244,7 @@ def max_unpool3d(x: ArrayLike, indices: ArrayLike, kernel_size: Sizes, stride: S
 # --- means ---
 
 
+@repeating
 def _avg_pool(
     where_: str,
     rank: int,
@@ -286,6 +302,7 @@ def avg_pool3d(x: ArrayLike, kernel_size: Sizes, stride: Steps = None, padding: 
 OutputSize = int | None | Sequence[int | None]
 
 
+@repeating
 def _adaptive(
     where_: str, rank: int, x: ArrayLike, output_size: OutputSize, largest: bool
 ) -> Tensor:

@@ -15,6 +15,7 @@ from schuss.graph import apply
 from schuss.ops import contraction
 from schuss.ops.movement import inverse, overlap, permute, window_counts
 from schuss.ops.movement import windows as windows_op
+from schuss.patterns import repeating
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -63,6 +64,7 @@ def pairs_of_padding(
     return tuple((n, n) for n in per_axis(where_, "padding", padding, rank, 0))
 
 
+@repeating
 def _convolution(
     where_: str,
     rank: int,
@@ -169,6 +171,7 @@ def conv3d(x: ArrayLike, weight: Tensor, bias: Tensor | None = None, stride: Siz
 # --- transposed convolution ---
 
 
+@repeating
 def _transposed(
     where_: str,
     rank: int,

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from schuss import dtypes
+from schuss.autodiff.scan import scan
 from schuss.errors import ArgumentError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import ArrayLike, as_tensor, cast, floating
 from schuss.functions.creation import arange, full, zeros
-from schuss.functions.elementwise import exp, log, maximum, where
-from schuss.functions.indexing import take_along_axis
+from schuss.functions.elementwise import exp, log, logical_or, maximum, where
 from schuss.functions.manipulation import concat, expand_dims, stack
-from schuss.functions.reduction import cumulative_sum, mean, sum
+from schuss.functions.reduction import cumulative_sum, logsumexp, mean, sum
 from schuss.graph import apply, labelled
 from schuss.nn.function import Function
 from schuss.ops.indexing import checked_index
+from schuss.patterns import repeating
 from schuss.tensor import Tensor
 
 # The logarithm of what is impossible: finite, so that sums over impossible paths have gradients,
@@ -78,10 +79,7 @@ def ctc_loss(
     _check(given, wide, labels, ends, lengths, blank)
     ends = _within("input_lengths", ends, wide.shape[0] + 1)
     padded, lengths = _padded(labels, lengths, wide.shape[1], single)
-    states, skips = _states(padded, lengths, blank, wide.shape[2])
-    losses = -_log_likelihood(wide, states, skips, ends, lengths)
-    impossible = losses > -0.1 * _NEVER
-    losses = where(impossible, 0.0 if zero_infinity else math.inf, losses)
+    losses = _losses(wide, padded, ends, lengths, blank, zero_infinity)
     return cast(_reduced(losses, lengths, reduction, single), given.dtype)
 
 
@@ -142,6 +140,18 @@ def _padded(labels: Tensor, lengths: Tensor, n: int, single: bool) -> tuple[Tens
     return labels[places], lengths
 
 
+@repeating
+def _losses(
+    log_probs: Tensor, labels: Tensor, ends: Tensor, lengths: Tensor, blank: int,
+    zero_infinity: bool,
+) -> Tensor:  # fmt: skip
+    """The losses of all samples, (N,), of labels (N, S)."""
+    states, skips = _states(labels, lengths, blank, log_probs.shape[2])
+    losses = -_log_likelihood(log_probs, states, skips, ends, lengths)
+    impossible = losses > -0.1 * _NEVER
+    return where(impossible, 0.0 if zero_infinity else math.inf, losses)
+
+
 def _states(labels: Tensor, lengths: Tensor, blank: int, classes: int) -> tuple[Tensor, Tensor]:
     """The classes of the states, blank, label, blank, ..., blank; and which may follow on the last
     but one: those of labels that differ, since the blank between them may be left out.
@@ -172,21 +182,32 @@ def _log_likelihood(
     """The forward variables of section 4.1 in logarithms, all samples and states at once: (N,)."""
     steps, n = log_probs.shape[:2]
     count = states.shape[1]
-    emitted = take_along_axis(log_probs, expand_dims(states, axis=0), axis=2)
-    emitted = maximum(emitted, _NEVER)
+    emitted = maximum(_emitted(log_probs, states), _NEVER)
     skip = where(skips, 0.0, _NEVER).astype(emitted.dtype)
     start = full((n, count - 1), _NEVER, dtype=emitted.dtype)
     # As if a blank had come before: from there the first step reaches a blank or the first label.
     forward = concat([zeros((n, 1), dtype=emitted.dtype), start], axis=1)
-    going = expand_dims(arange(steps), axis=1) < ends
-    for t in range(steps):
-        reached = _step(forward, emitted[t], skip)
-        forward = where(expand_dims(going[t], axis=1), reached, forward)
-    last = expand_dims(2 * lengths, axis=1)
-    on_blank = take_along_axis(forward, last, axis=1)
-    on_label = take_along_axis(forward, (last - 1).clip(0, count), axis=1)
-    on_label = where(last > 0, on_label, _NEVER)
-    return _log_sum(on_blank, on_label).reshape((n,))
+    going = expand_dims(expand_dims(arange(steps), axis=1) < ends, axis=2)
+
+    def step(forward: Tensor, x: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+        emitted, going = x  # behind the end of a sample all stays as it is
+        return where(going, _step(forward, emitted, skip), forward), None
+
+    forward, _ = scan(step, forward, (emitted, going))
+    behind = expand_dims(2 * lengths, axis=1) - arange(count)
+    final = logical_or(behind == 0, behind == 1)  # on the last blank or the last label
+    return logsumexp(where(final, forward, _NEVER), axis=1)
+
+
+def _emitted(log_probs: Tensor, states: Tensor) -> Tensor:
+    """The log-probabilities of the states' classes: (T, N, states).
+
+    As rows over all times of a table of all samples' classes: the gradient adds up such rows.
+    """
+    steps, n, classes = log_probs.shape
+    rows = expand_dims(arange(n) * classes, axis=1) + states
+    table = log_probs.reshape((steps, n * classes)).mT
+    return table[rows.reshape((-1,))].mT.reshape((steps, n, states.shape[1]))
 
 
 def _step(forward: Tensor, emitted: Tensor, skip: Tensor) -> Tensor:

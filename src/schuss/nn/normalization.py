@@ -16,7 +16,40 @@ from schuss.functions.reduction import mean, var
 from schuss.nn.arguments import floating_argument, positive
 from schuss.nn.function import Function
 from schuss.nn.module import Buffer, Module, Parameter
+from schuss.patterns import repeating
 from schuss.tensor import Tensor
+
+
+@repeating
+def _mean_of_channels(x: Tensor) -> Tensor:
+    """(N, C, ...) -> (C,), wide enough for sums."""
+    return mean(cast(x, dtypes.accumulator(x.dtype)), (0, *range(2, x.ndim)))
+
+
+@repeating
+def _variance_of_channels(x: Tensor) -> Tensor:
+    """(N, C, ...) -> (C,), wide enough for sums."""
+    return var(cast(x, dtypes.accumulator(x.dtype)), (0, *range(2, x.ndim)))
+
+
+@repeating
+def _normalize_channels(
+    x: Tensor,
+    centre: Tensor,
+    spread: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    column = (1, -1) + (1,) * (x.ndim - 2)
+    scale = None if weight is None else weight.reshape(column)
+    shift = None if bias is None else bias.reshape(column)
+    return neural.normalize(x, centre.reshape(column), spread.reshape(column), scale, shift, eps)
+
+
+@repeating
+def _blended(running: Tensor, value: Tensor, newest: Any) -> Tensor:
+    return running * (1 - newest) + value.astype(running.dtype) * newest
 
 
 class _BatchNorm(Module):
@@ -48,9 +81,7 @@ class _BatchNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._checked(x)
-        column = (1, self.num_features) + (1,) * (x.ndim - 2)
         if self.training or self.running_mean is None or self.running_var is None:
-            axes = (0, *range(2, x.ndim))
             count = x.size // max(1, self.num_features)
             if self.training and count < 2:
                 raise fail(
@@ -60,17 +91,12 @@ class _BatchNorm(Module):
                     x=x,
                     hint="use a larger batch (drop_last=True), or model.eval()",
                 )
-            wide = cast(x, dtypes.accumulator(x.dtype))
-            centre, spread = mean(wide, axes), var(wide, axes)
+            centre, spread = _mean_of_channels(x), _variance_of_channels(x)
             if self.training:
                 self._track(centre.detach(), spread.detach() * (count / max(1, count - 1)))
         else:
             centre, spread = self.running_mean, self.running_var
-        scale = None if self.weight is None else self.weight.reshape(column)
-        shift = None if self.bias is None else self.bias.reshape(column)
-        return neural.normalize(
-            x, centre.reshape(column), spread.reshape(column), scale, shift, self.eps
-        )
+        return _normalize_channels(x, centre, spread, self.weight, self.bias, self.eps)
 
     def _checked(self, x: Any) -> Tensor:
         name = type(self).__name__
@@ -98,7 +124,7 @@ class _BatchNorm(Module):
         """Let the running statistics take on the newest ones, to a part."""
         for running, value in ((self.running_mean, centre), (self.running_var, spread)):
             if running is not None:
-                running.assign(running * (1 - newest) + value.astype(running.dtype) * newest)
+                running.assign(_blended(running, value, newest))
 
     def describe(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"

@@ -7,65 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from itertools import compress
 from typing import Any, ClassVar
 
 from schuss import dtypes
-from schuss.autodiff.loop_split import run_loop
 from schuss.errors import ArgumentError, ArgumentTypeError, DTypeError, ShapeError, fail
 from schuss.functions.arguments import as_tensor
 from schuss.functions.creation import arange, zeros
-from schuss.functions.elementwise import relu, sigmoid, tanh, where
-from schuss.functions.manipulation import concat, expand_dims, split, stack
-from schuss.functions.neural import dropout, linear
+from schuss.functions.elementwise import relu, tanh
+from schuss.functions.manipulation import expand_dims
+from schuss.functions.neural import linear
 from schuss.nn import init
 from schuss.nn.arguments import floating_argument, positive
 from schuss.nn.module import Module, Parameter
-from schuss.ops.body import Body, Type, body_of, derive_once, stand_in, types_of
+from schuss.nn.recurrent_stack import WEIGHTS, Stack, State, gru, lstm, repeated, rnn
 from schuss.philox import Generator
 from schuss.tensor import Tensor
-
-State = tuple[Tensor, ...]
-
-
-# --- what a step computes ---
-#
-# Each takes the input's share of the gates, (B, gates * H), which is computed for all steps at
-# once, and what makes the state's share; it returns the new state, whose first part is the output.
-
-
-@cache
-def _rnn(activation: Callable[[Tensor], Tensor]) -> Any:
-    def step(x: Tensor, share: Callable[[Tensor], Tensor], bias: Any, state: State) -> State:
-        gates = x + share(state[0])
-        return (activation(gates if bias is None else gates + bias),)
-
-    return step
-
-
-def _lstm(x: Tensor, share: Callable[[Tensor], Tensor], bias: Any, state: State) -> State:
-    """i, f, g, o = W x + U h;  c' = f c + i g;  h' = o tanh(c'). Hochreiter and Schmidhuber (1997),
-    with the forget gate of Gers et al. (2000).
-    """
-    h, c = state
-    gates = x + share(h)
-    i, f, g, o = split(gates if bias is None else gates + bias, c.shape[-1], axis=-1)
-    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-    return sigmoid(o) * tanh(c), c
-
-
-def _gru(x: Tensor, share: Callable[[Tensor], Tensor], bias: Any, state: State) -> State:
-    """r, z = W x + U h;  n = tanh(W x + r (U h + b));  h' = (1 - z) n + z h. Cho et al. (2014), in
-    the form of PyTorch and cuDNN: r acts behind the product.
-    """
-    (h,) = state
-    mine = share(h) if bias is None else share(h) + bias
-    size = h.shape[-1]
-    r, z, n = split(x, size, axis=-1)
-    hr, hz, hn = split(mine, size, axis=-1)
-    r, z = sigmoid(r + hr), sigmoid(z + hz)
-    n = tanh(n + r * hn)
-    return (n + z * (h - n),)
 
 
 class _Recurrent(Module):
@@ -151,7 +108,7 @@ class RNNCell(_Cell):
         self.nonlinearity = _nonlinearity("RNNCell", nonlinearity)
 
     def _step(self) -> Any:
-        return _rnn(_ACTIVATIONS[self.nonlinearity])
+        return rnn(_ACTIVATIONS[self.nonlinearity])
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
         return self._run(x, None if hx is None else [hx])[0]
@@ -172,7 +129,7 @@ class LSTMCell(_Cell):
     gates, states = 4, 2
 
     def _step(self) -> Any:
-        return _lstm
+        return lstm
 
     def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         h, c = self._run(x, hx)
@@ -189,7 +146,7 @@ class GRUCell(_Cell):
     gates = 3
 
     def _step(self) -> Any:
-        return _gru
+        return gru
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
         return self._run(x, None if hx is None else [hx])[0]
@@ -205,29 +162,6 @@ def _nonlinearity(layer: str, name: str) -> str:
 
 
 # --- layers ---
-
-
-def _record_step(step: Any, names: tuple[str, ...], masked: bool, types: tuple[Type, ...]) -> Body:
-    """A step of a layer as a body: of the weights (turned), a row of x, its mask, and the state."""
-    xs = [stand_in(each) for each in types]
-    weights = dict(zip(names, xs, strict=False))
-    row, *rest = xs[len(names) :]
-    valid, state = (rest[0], tuple(rest[1:])) if masked else (None, tuple(rest))
-    mine = row @ weights["weight_ih"]
-    if "bias_ih" in weights:
-        mine = mine + weights["bias_ih"]
-    new = step(mine, lambda h: h @ weights["weight_hh"], weights.get("bias_hh"), state)
-    if "weight_hr" in weights:
-        new = (new[0] @ weights["weight_hr"], *new[1:])
-    y = new[0]
-    if valid is not None:  # behind the end of a sequence the state stays as it is
-        y = where(valid, y, zeros((), dtype=y.dtype))
-        new = tuple(where(valid, a, b) for a, b in zip(new, state, strict=True))
-    return body_of([each._node for each in (*new, y)], [x._node for x in xs])
-
-
-_WEIGHTS = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")
-_body_of_step = derive_once(_record_step)
 
 
 class _Layer(_Recurrent):
@@ -275,48 +209,24 @@ class _Layer(_Recurrent):
     def _run(self, x: Tensor, state: Sequence[Tensor] | None, lengths: Any) -> tuple[Tensor, State]:
         """Output (T, N, ways * out) and state (layers * ways, N, size), in the layout of x."""
         x = self._checked(x)
-        single = x.ndim == 2
-        if single:
-            x = expand_dims(x, 1)
-        elif self.batch_first:
-            x = x.permute_dims((1, 0, 2))
-        states = self._first_states(x, state, single)
-        mask = None if lengths is None else self._mask(lengths, x, single)
-        ends: list[State] = []
-        for layer in range(self.num_layers):
-            if layer and self.dropout and self.training:
-                x = dropout(x, self.dropout, training=True)
-            outputs = []
-            for way, suffix in enumerate(self._suffixes(layer)):
-                start = tuple(each[len(ends)] for each in states)
-                y, end = self._direction(suffix, x, start, mask, reverse=way == 1)
-                outputs.append(y)
-                ends.append(end)
-            x = outputs[0] if len(outputs) == 1 else concat(outputs, axis=-1)
-        last = tuple(stack(list(each)) for each in zip(*ends, strict=True))
-        if single:
-            return x[:, 0], tuple(each[:, 0] for each in last)
-        return (x.permute_dims((1, 0, 2)) if self.batch_first else x), last
-
-    def _direction(
-        self, suffix: str, x: Tensor, start: State, mask: Tensor | None, reverse: bool
-    ) -> tuple[Tensor, State]:
-        """One layer in one direction: (T, N, in) -> (T, N, out), and the state at the end."""
-        found = {key: getattr(self, f"{key}_{suffix}", None) for key in _WEIGHTS}
-        weights: dict[str, Tensor] = {key: each for key, each in found.items() if each is not None}
-        if self.bias and self._adds_biases:
-            weights["bias_ih"] = weights["bias_ih"] + weights.pop("bias_hh")
-        used = [each.mT if each.ndim == 2 else each for each in weights.values()]
-        rows = [x] if mask is None else [x, mask]
-        width = self._widths[0]
-        if not x.shape[0]:
-            return zeros((0, x.shape[1], width), dtype=x.dtype), start
-        steps = tuple(Type(each.shape[1:], each.dtype) for each in rows)
-        types = (*types_of(used), *steps, *types_of(start))
-        body = _body_of_step(self._step(), tuple(weights), mask is not None, types)
-        wanted = [True] * self.states
-        end, (y,) = run_loop(body, used, rows, start, x.shape[0], reverse, wanted)
-        return y, tuple(end)  # type: ignore[arg-type]  # all of them are wanted
+        single, dropped = x.ndim == 2, 0.0
+        batch = 1 if single else x.shape[0 if self.batch_first else 1]
+        steps = x.shape[1 if self.batch_first and not single else 0]
+        self._check_state(state, batch, single)
+        mask = None if lengths is None else self._mask(lengths, steps, batch, single)
+        suffixes = [each for layer in range(self.num_layers) for each in self._suffixes(layer)]
+        there = [getattr(self, f"{key}_{suffixes[0]}", None) is not None for key in WEIGHTS]
+        names = tuple(compress(WEIGHTS, there))
+        weights = [getattr(self, f"{key}_{suffix}") for suffix in suffixes for key in names]
+        if self.training and self.num_layers > 1:
+            dropped = self.dropout
+        stack = Stack(
+            self._step(), names, self.num_layers, 2 if self.bidirectional else 1,
+            tuple(self._widths), self.batch_first, self._adds_biases, dropped,
+        )  # fmt: skip
+        run = stack.run if dropped or not steps else repeated(stack)
+        y, *last = run(x, mask, *([None] * self.states if state is None else state), *weights)
+        return y, tuple(last)
 
     _adds_biases = True  # whether both biases are added to the same sum
 
@@ -329,35 +239,27 @@ class _Layer(_Recurrent):
             raise fail(ShapeError, name, f"x must have the shape {shapes}", x=x)
         return x
 
-    def _first_states(
-        self, x: Tensor, state: Sequence[Tensor] | None, single: bool
-    ) -> list[Tensor]:
+    def _check_state(self, state: Sequence[Tensor] | None, batch: int, single: bool) -> None:
         count = self.num_layers * (2 if self.bidirectional else 1)
-        shapes = [(count, x.shape[1], size) for size in self._widths]
-        if state is None:
-            return [zeros(shape, dtype=x.dtype) for shape in shapes]
-        made = []
-        for each, shape in zip(state, shapes, strict=True):
-            expected = (shape[0], shape[2]) if single else shape
+        for each, size in zip(state or (), self._widths, strict=state is not None):
+            expected = (count, size) if single else (count, batch, size)
             if each.shape != expected:
                 problem = f"the state must have the shape {expected}"
                 raise fail(ShapeError, type(self).__name__, problem, state=each)
-            made.append(expand_dims(each, 1) if single else each)
-        return made
 
-    def _mask(self, lengths: Any, x: Tensor, single: bool) -> Tensor:
+    def _mask(self, lengths: Any, steps: int, batch: int, single: bool) -> Tensor:
         """Which steps of which sequence are there: (T, N, 1)."""
         name = type(self).__name__
         if single:
-            raise fail(ArgumentError, name, "lengths need a batch of sequences", x=x)
+            raise fail(ArgumentError, name, "lengths need a batch of sequences", lengths=lengths)
         lengths = as_tensor(lengths, name)
         if not dtypes.is_integral(lengths.dtype):
             raise fail(DTypeError, name, "lengths must be integers", lengths=lengths)
-        if lengths.shape != (x.shape[1],):
-            problem = f"there must be a length for each of the {x.shape[1]} sequences"
-            raise fail(ShapeError, name, problem, lengths=lengths, x=x)
-        steps = arange(x.shape[0], dtype=lengths.dtype)
-        return expand_dims(expand_dims(steps, 1) < lengths, 2)
+        if lengths.shape != (batch,):
+            problem = f"there must be a length for each of the {batch} sequences"
+            raise fail(ShapeError, name, problem, lengths=lengths)
+        clock = arange(steps, dtype=lengths.dtype)
+        return expand_dims(expand_dims(clock, 1) < lengths, 2)
 
     def describe(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]
@@ -398,7 +300,7 @@ class RNN(_Layer):
         self.nonlinearity = _nonlinearity("RNN", nonlinearity)
 
     def _step(self) -> Any:
-        return _rnn(_ACTIVATIONS[self.nonlinearity])
+        return rnn(_ACTIVATIONS[self.nonlinearity])
 
     def forward(
         self, x: Tensor, hx: Tensor | None = None, *, lengths: Any = None
@@ -425,7 +327,7 @@ class LSTM(_Layer):
     gates, states = 4, 2
 
     def _step(self) -> Any:
-        return _lstm
+        return lstm
 
     def forward(
         self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None, *, lengths: Any = None
@@ -457,7 +359,7 @@ class GRU(_Layer):
                          bidirectional, dtype=dtype, generator=generator)  # fmt: skip
 
     def _step(self) -> Any:
-        return _gru
+        return gru
 
     def forward(
         self, x: Tensor, hx: Tensor | None = None, *, lengths: Any = None

@@ -15,7 +15,7 @@ a reversed one it is the other way round.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,6 +122,16 @@ def infer(*inputs: Node, loop: Loop) -> tuple[Shape, DType]:
 
 def reference(*inputs: np.ndarray, loop: Loop) -> np.ndarray:
     """Step after step."""
+    return in_steps(inputs, loop, loop.body.run)
+
+
+def in_steps(
+    inputs: Sequence[np.ndarray], loop: Loop, run: Callable[[list[Any]], Sequence[Any]]
+) -> np.ndarray:
+    """The packed results; `run` gives the carries and ys of a step, of invariants, xs and carries.
+
+    Ys that are not wanted may be anything.
+    """
     found = layout_of(loop, inputs)
     invariants, xs, carries = loop.sorted(inputs)
     result = np.empty(found.size, found.dtype)
@@ -132,8 +142,8 @@ def reference(*inputs: np.ndarray, loop: Loop) -> np.ndarray:
         if wish == HISTORY:
             views[i][loop.order[0] + into] = carries[i]
     for t in loop.order:
-        made = loop.body.run([*invariants, *[x[t] for x in xs], *carries])
-        carries = made[:count]
+        made = run([*invariants, *[x[t] for x in xs], *carries])
+        carries = list(made[:count])
         for i, view in views.items():
             if i >= count:
                 view[t] = made[i]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from schuss.compiler.cpu.convolution import lower
-from schuss.compiler.cpu.convolution_plan import Convolution, tiling
-from schuss.compiler.cpu.convolution_weight import lower_weight
+from schuss.compiler.cpu.convolution_plan import Convolution, plan, tiling
+from schuss.compiler.cpu.convolution_weight import as_product, lower_weight
 from schuss.compiler.cpu.matmul import plain_epilogue
-from schuss.compiler.cpu.matmul_plan import Product
-from schuss.compiler.geometry import forward_axis, input_axis
+from schuss.compiler.cpu.matmul_plan import Machine, Product
+from schuss.compiler.geometry import UNIT, forward_axis, input_axis
 
 from .test_matmul import MACHINES, NAMES, guarded, guarded_copy, run
 
@@ -158,3 +158,101 @@ def test_weight_gradient(name, machine):
     windows = split(unfolded(x, spans), groups)
     expected = np.einsum("nabcijkgq,nabcgo->gijkqo", windows, split(g, groups))
     close(got, expected.reshape(shape), 4 * np.sqrt(g[..., 0].size))
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "size", "rows"),
+    [
+        (64, 64, 56, 7),  # inputs and outputs of 7 rows stay in the cache
+        (512, 256, 28, 4),  # weights do not, but inputs of 4 rows do
+        (256, 1024, 14, 14),  # inputs of all rows do
+    ],
+)
+def test_parts_that_read_in_place_go_through_little(channels, outputs, size, rows):
+    axis = forward_axis(size, 1, 1, 0, 1, size)
+    x_strides = (size * size * channels, 0, size * channels, channels, 1)
+    c = Convolution("float32", 64, 1, channels, outputs, (UNIT, axis, axis), x_strides)
+    cut = plan(c, Machine(64, 32))
+    assert cut.in_place
+    assert cut.rows == rows
+
+
+@pytest.mark.parametrize(
+    ("sizes", "channels", "outputs", "sliced"),
+    [((40, 50), 16, 24, True), ((40, 50), 160, 176, False), ((7, 9), 16, 24, False)],
+)
+def test_few_weights_of_one_tap_are_a_product(sizes, channels, outputs, sliced):
+    rng = np.random.default_rng(3)
+    x = guarded_copy(rng.standard_normal((3, 1, *sizes, channels), np.float32))
+    g = guarded_copy(rng.standard_normal((3, 1, *sizes, outputs), np.float32))
+    axes = (UNIT, *[forward_axis(size, 1, 1, 0, 1, size) for size in sizes])
+    c = Convolution("float32", 3, 1, channels, outputs, axes, strides(x))
+    got = guarded(channels * outputs * 4).view(np.float32).reshape(channels, outputs)
+    rows = Product("float32", (1,), channels, outputs, 1, (0, 0, 0), (0, 0, 0))
+    lowered = lower_weight(c, strides(g), plain_epilogue(rows), Machine(64, 32))
+    assert lowered.stages[0].name.startswith("matmul") == sliced
+    run(lowered, [x.ctypes.data, g.ctypes.data, got.ctypes.data], backwards=True)
+    expected = np.einsum("nzhwc,nzhwo->co", x.astype(float), g.astype(float))
+    close(got, expected, 4 * np.sqrt(3 * sizes[0] * sizes[1]))
+
+
+def test_which_weight_gradients_are_products():
+    def taken(size=8, kernel=1, stride=1, before=0, groups=1, row=128, dtype="float32"):
+        axis = forward_axis(
+            size, kernel, stride, before, 1, (size + 2 * before - kernel) // stride + 1
+        )
+        c = Convolution(dtype, 2, groups, 16, 16, (UNIT, axis, axis), (8 * row, 0, row, 16, 1))
+        return as_product(c, (1024, 0, 128, 16, 1)) is not None
+
+    assert taken()
+    assert not taken(kernel=3, before=1)
+    assert not taken(stride=2)
+    assert not taken(before=1)
+    assert not taken(groups=2)
+    assert not taken(row=144)  # rows lie apart
+    assert not taken(dtype="bfloat16")
+
+
+def counting(rows):
+    """The plain epilogue, which counts in word 4 how often each vector has been asked for ahead."""
+
+    def text(name, lanes, accumulator):
+        return f"""{plain_epilogue(rows)(name, lanes, accumulator)}
+define internal void @{name}_ahead(ptr %args, i64 %batch, i64 %m, i64 %n) alwaysinline {{
+  %word = getelementptr i64, ptr %args, i64 4
+  %counts = load ptr, ptr %word
+  %before = mul i64 %m, {rows.n}
+  %at = add i64 %before, %n
+  %p = getelementptr i32, ptr %counts, i64 %at
+  %old = load i32, ptr %p
+  %sum = add i32 %old, 1
+  store i32 %sum, ptr %p
+  ret void
+}}
+"""
+
+    return text
+
+
+@pytest.mark.parametrize("name", ["3x3", "wide", "stride", "batch", "batch-stride", "volume"])
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+def test_what_epilogues_read_is_asked_for_once_a_vector(name, machine):
+    x, w, g, spans = operands(CASES[name])
+    n, groups, channels, outputs = CASES[name][:4]
+    axes = tuple(
+        input_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    )
+    stored = guarded_copy(g.astype("float32"))
+    c = Convolution("float32", n, groups, outputs, channels, axes, strides(stored))
+    tiles = tiling(machine, c.element, n, outputs, channels, axes)
+    packed = guarded_copy(panels(w.swapaxes(1, 2), tiles.width).astype("float32"))
+    shape = x.size // x.shape[-1], x.shape[-1]
+    asked = np.zeros(shape, np.int32)
+    y = guarded(x.size * 4)
+    rows = Product("float32", (), *shape, 1, (0, 0), (0, 0))
+    words = [each.ctypes.data for each in (stored, packed, y, asked)]
+    run(lower(c, counting(rows), machine), words)
+    expected = np.zeros((groups, channels), np.int32)
+    expected[:, :: tiles.lanes] = 1
+    np.testing.assert_array_equal(asked, np.broadcast_to(expected.reshape(-1), shape))

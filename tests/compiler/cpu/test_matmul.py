@@ -502,3 +502,11 @@ def test_what_kernels_read(dtype, shape, layout, reads):
     b_strides = (n, 1) if layout[1] == "N" else (1, k)
     machine = Machine(64, 32, ("bfloat16", "int8"))
     assert plan(Product(dtype, (), m, n, k, a_strides, b_strides), machine).reads == reads
+
+
+@pytest.mark.parametrize(("m", "k", "k_block"), [(1, 9216, 9216), (4, 9216, 9216), (16, 9216, 512)])
+def test_few_rows_meet_columns_in_one_go(m, k, k_block):
+    """Columns of B, which come from memory, are read from end to end while A stays in a cache."""
+    cut = plan(Product("float32", (), m, 4096, k, (k, 1), (1, k)), MACHINES[0])
+    assert cut.kernel == "dot"
+    assert cut.k_block == k_block

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from schuss import dtypes
-from schuss.compiler.cpu.elementwise import TABLE, kind_of
+from schuss.compiler.cpu.elementwise import kind_of
 from schuss.compiler.cpu.printer import GRAIN, MOST_PARTS, Printed, Printer, cost_of
 from schuss.compiler.kernel import Kernel, Line
 
@@ -101,12 +100,7 @@ class Columns(Printer):
                     self.at[self.vector_axis] = t.plus(low, str(u * lanes))
                     with self.scope(), self.masked(masks[u]):
                         for i in self.reductions:
-                            value = self.line(lines[i].inputs[0], lanes)
-                            if lines[i].op in ("reduce.any", "reduce.all"):
-                                start_dtype = lines[lines[i].inputs[0]].dtype
-                                value = TABLE["astype"](
-                                    t, [value], [start_dtype], dtypes.bool_, lanes
-                                )
+                            value = self.reduced_value(lines[i], lanes)
                             self._into(block[i][u], lines[i], value)
             for i in self.reductions:
                 kind = kind_of(lines[i].dtype, lanes)

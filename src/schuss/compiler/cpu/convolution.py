@@ -327,8 +327,8 @@ class _Printer:
             for v, value in enumerate(row):
                 place = f.at(c.element, "%tile", (r * vectors + v) * lanes)
                 f.line(f"store {kind} {value}, ptr {place}, align {lanes * self.bytes}")
-        with self._rows_of_tile(f, images, rows, columns) as (row, m):
-            place = f.mul(row, vectors * lanes)
+        with self._rows_of_tile(f, images, rows, columns) as (number, m):
+            place = f.mul(number, vectors * lanes)
             for v in range(vectors):
                 source = f.at(c.element, "%tile", f.add(place, v * lanes))
                 value = f.let(f"load {kind}, ptr {source}, align {lanes * self.bytes}")

@@ -15,6 +15,7 @@ from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
 
 _PART = 32_768  # elements of a part, about
+_AHEAD = 8  # channels that are asked for before they are read
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ def lower_panels(w: Weights, machine: Machine | None = None) -> Lowered:
         here = f.at(source, start, f.mul(c, c_stride))
         there = f.at(element, target, f.mul(c, w.width))
         row = w.channels * w.width
+        with f.loop(0, count) as o:  # outputs lie in more pages than the machine looks ahead in
+            soon = f.at(source, here, f.add(f.mul(o, o_stride), _AHEAD * c_stride))
+            f.line(f"call void @llvm.prefetch.p0(ptr {soon}, i32 0, i32 2, i32 1)")
         with f.loop(0, count, lanes) as o:
             f.line(
                 f"call void @{pack.name}(ptr {f.at(source, here, f.mul(o, o_stride))}, "
@@ -66,5 +70,6 @@ def lower_panels(w: Weights, machine: Machine | None = None) -> Lowered:
                 zeros(f, element, end, f.sub(w.width, count))
     f.line("ret void")
     shared = (Source(matmul_pack.definition(pack), (pack.name,), shared=True),)
-    text = f"{matmul_pack.declaration(pack)}\n{f}\n"
+    needs = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+    text = f"{needs}\n{matmul_pack.declaration(pack)}\n{f}\n"
     return Lowered(shared, (Stage(text, name, w.groups * panels * pieces, 0),), 0)

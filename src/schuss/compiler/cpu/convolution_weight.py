@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from hashlib import sha256
 from itertools import product as combinations
+from math import prod
 
-from schuss.compiler.cpu import matmul_pack
+from schuss.compiler.cpu import matmul, matmul_pack, matmul_plan
 from schuss.compiler.cpu.convolution_plan import (
     Convolution,
     WeightPlan,
@@ -25,7 +26,7 @@ from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Packing, Slab, sums
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import size
-from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to
+from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, Product, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
 
@@ -41,12 +42,39 @@ def lower_weight(
     """The launches of the gradient for the weights of `c`.
 
     Words are x, the gradient of y, the workspace and those of the epilogue; `g_strides` are those
-    of the gradient's images, three axes and outputs.
+    of the gradient's images, three axes and outputs. Few weights of 1 x 1 are best summed up as the
+    plain product that they are, which is cut along positions.
     """
-    cut = weight_plan(c, machine or this_machine())
+    machine = machine or this_machine()
+    product = as_product(c, g_strides)
+    if product is not None and matmul_plan.plan(product, machine).slices > 1:
+        return matmul.lower(product, print_epilogue, machine)
+    cut = weight_plan(c, machine)
     epilogue = print_epilogue("epilogue", cut.tiling.lanes, c.accumulator)
     key = sha256(f"{c}{g_strides}{cut}{epilogue}".encode()).hexdigest()[:16]
     return _Printer(c, g_strides, cut, epilogue, f"convolution_weight_{key}").print()
+
+
+def as_product(c: Convolution, g_strides: Strides) -> Product | None:
+    """The same as a product of two matrices, (channels, positions) with (positions, outputs)."""
+    plain = all(axis.phases[0][2:] == (axis.size, 1, 0, 1, 0, 1, 1) for axis in c.axes)
+    x_step, g_step = (_step(c, strides) for strides in (c.x_strides, g_strides))
+    if not plain or c.groups > 1 or c.source != c.element or x_step is None or g_step is None:
+        return None
+    positions = c.images * prod(axis.size for axis in c.axes)
+    left, right = (c.x_strides[4], x_step), (g_step, g_strides[4])
+    return Product(c.dtype, (), c.channels, c.outputs, positions, left, right)
+
+
+def _step(c: Convolution, strides: Strides) -> int | None:
+    """How far positions are from each other if all of them are equally far."""
+    sizes = [*[axis.size for axis in reversed(c.axes)], c.images]
+    step = expected = strides[3]
+    for count, stride in zip(sizes, reversed(strides[:4]), strict=True):
+        if count > 1 and stride != expected:
+            return None
+        expected *= count
+    return step
 
 
 class _Printer:

@@ -47,30 +47,40 @@ class Epilogue(Printer):
 
 
 class Ahead(Printer):
-    """What an epilogue is going to read, asked for while the sums are still being formed."""
+    """What an epilogue is going to read, asked for while the sums are still being formed.
 
-    def __init__(self, kernel: Kernel, name: str, lanes: int, words: int) -> None:
+    With `writes` also what it is going to write: lines of a cache come before they are written to.
+    """
+
+    def __init__(
+        self, kernel: Kernel, name: str, lanes: int, words: int, writes: bool = False
+    ) -> None:
         super().__init__(kernel, name, lanes)
         self.words = words
+        self.writes = writes
 
     def print(self) -> str:
-        """The text of a function; '' where all that the epilogue reads is shared by rows."""
+        """The text of a function; '' where all that it would ask for is shared by rows."""
         kernel = self.kernel
-        reads = [
-            (*line.detail, line.dtype)  # type: ignore[misc]
+        places: list[tuple[str, int, Affine, DType]] = [
+            ("0", *line.detail, line.dtype)  # type: ignore[misc]
             for line in kernel.lines
-            if line.op == "load" and self._differs_by_row(line.detail[1])  # type: ignore[index]
+            if line.op == "load"
         ]
-        if not reads:
+        if self.writes:
+            places += [("1", each.word, each.affine, each.dtype) for each in kernel.stores]
+        places = [each for each in places if self._differs_by_row(each[2])]
+        if not places:
             return ""
         self.load_words(first=self.words)
         self.decode("%batch", range(kernel.outer))
         self.decode("%m", range(kernel.outer, kernel.outer + kernel.reduced))
         self.at[self.vector_axis] = "%n"
-        for word, affine, dtype in reads:
+        second_level, data = ("i32", "2"), ("i32", "1")
+        for writes, word, affine, dtype in places:
             pointer = self.t.address(self.pointers[word], self.offset(affine), memory_type(dtype))
-            to_read, second_level, data = ("i32", "0"), ("i32", "2"), ("i32", "1")
-            self.t.call("void", "llvm.prefetch.p0", ("ptr", pointer), to_read, second_level, data)
+            intent = "i32", writes
+            self.t.call("void", "llvm.prefetch.p0", ("ptr", pointer), intent, second_level, data)
         self.t.put("ret void")
         return self.t.function(
             f"define internal void @{self.name}(ptr %args, i64 %batch, i64 %m, i64 %n) alwaysinline"

@@ -9,7 +9,14 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, depthwise, matmul, winograd
+from schuss.compiler.cpu import (
+    attention,
+    convolution,
+    convolution_images,
+    depthwise,
+    matmul,
+    winograd,
+)
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
@@ -85,6 +92,7 @@ def lower(unit: Unit) -> Calls:
     return _TABLE[type(unit)](unit)
 
 
+_FAR = 4 << 20  # bytes of a result that is in no cache when it is written
 _BYTES = (dtypes.bool_, dtypes.int8, dtypes.uint8)
 
 
@@ -169,13 +177,17 @@ def _product(unit: Product, packed: bool = False) -> Calls:
     return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
 
-def _epilogue(kernel: Kernel, ahead: bool = False) -> matmul.PrintEpilogue:
-    """What a template does with its vectors; `ahead`, it can also ask for what that reads."""
+def _epilogue(kernel: Kernel, ahead: bool = False, writes: bool = False) -> matmul.PrintEpilogue:
+    """What a template does with its vectors; `ahead`, it can also ask for what that reads, and
+    perhaps for what that `writes`.
+    """
 
     def text(name: str, lanes: int, accumulator: str) -> str:
         wide = dtypes.as_dtype(accumulator)
-        asked = Ahead(kernel, f"{name}_ahead", lanes, words=3).print() if ahead else ""
-        return Epilogue(kernel, name, lanes, words=3, accumulator=wide).print() + asked
+        printed = Epilogue(kernel, name, lanes, words=3, accumulator=wide).print()
+        if ahead:
+            printed += Ahead(kernel, f"{name}_ahead", lanes, words=3, writes=writes).print()
+        return printed
 
     return text
 
@@ -206,13 +218,17 @@ def _convolution(unit: Convolution) -> Calls:
         x_strides=_image_strides(unit.operands[0][1]),
     )
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
-    epilogue = _epilogue(unit.kernel, ahead=not (backward or small))
+    minimal = "minimal" in named
     if backward:
-        rule = lower_minimal_gradient if "minimal" in named else lower_weight
+        rule = lower_minimal_gradient if minimal else lower_weight
         rule = lower_depthwise_weight if small else rule
-        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
+        lowered = rule(spec, _image_strides(unit.operands[1][1]), _epilogue(unit.kernel))
+    elif small or (not minimal and convolution_images.applies(spec)):
+        template = depthwise if small else convolution_images
+        lowered = template.lower(spec, _epilogue(unit.kernel))
     else:
-        template = depthwise if small else winograd if "minimal" in named else convolution
+        template = winograd if minimal else convolution
+        epilogue = _epilogue(unit.kernel, ahead=True, writes=value.nbytes > _FAR)
         lowered = template.lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 

@@ -285,6 +285,15 @@ class Printer:
     def identity(self, line: Line) -> str:
         return number(neutral(line), line.dtype, self.lanes)
 
+    def reduced_value(self, line: Line, lanes: int) -> str:
+        """What a reduction takes in at one point of the loops."""
+        (number_,) = line.inputs
+        value = self.line(number_, lanes)
+        if line.op in ("reduce.any", "reduce.all"):
+            start = self.kernel.lines[number_].dtype
+            value = TABLE["astype"](self.t, [value], [start], dtypes.bool_, lanes)
+        return value
+
     def combine(self, line: Line, a: str, b: str, lanes: int) -> str:
         op = _COMBINE[line.op]
         return TABLE[op](self.t, [a, b], [line.dtype, line.dtype], wide_of(line.dtype), lanes)

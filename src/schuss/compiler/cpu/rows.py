@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 
-from schuss import dtypes
-from schuss.compiler.cpu.elementwise import TABLE, kind_of, number
+from schuss.compiler.cpu.elementwise import kind_of, number
 from schuss.compiler.cpu.printer import (
     GRAIN,
     MOST_PARTS,
@@ -23,6 +22,7 @@ from schuss.compiler.cpu.printer import (
 from schuss.compiler.cpu.text import memory_type, register_type, vector
 from schuss.compiler.kernel import Kernel, Line
 
+_FEW_PARTS = 16
 _DEAR = 8  # lines of this cost are kept between passes
 
 
@@ -120,6 +120,9 @@ class Rows(Printer):
         per_part = max(1, min(units, GRAIN // max(1, per_unit) or 1))
         per_part = max(per_part, -(-units // MOST_PARTS))
         parts = -(-units // per_part)
+        if parts % 2 and 1 < parts < _FEW_PARTS:  # two threads would wait for the last one
+            per_part = -(-units // (parts + 1))
+            parts = -(-units // per_part)
         self.load_words()
         first = t.times("%part", per_part)
         end = t.smaller(t.plus(first, str(per_part)), str(units))
@@ -298,9 +301,7 @@ class Rows(Printer):
             self.store_all([self.kernel.stores[i] for i in stores], lanes)
             for i in reductions:
                 line = self.kernel.lines[i]
-                value = self.line(line.inputs[0], lanes)
-                if line.op in ("reduce.any", "reduce.all"):
-                    value = self._as_bool(line, value)
+                value = self.reduced_value(line, lanes)
                 kind = kind_of(line.dtype, lanes)
                 if self.mask is not None:
                     nothing = self.identity(line)
@@ -309,10 +310,6 @@ class Rows(Printer):
                 held = t.new(f"load {kind}, ptr {accumulators[i][u]}, align 64")
                 total = self.combine(line, held, value, lanes)
                 t.put(f"store {kind} {total}, ptr {accumulators[i][u]}, align 64")
-
-    def _as_bool(self, line: Line, value: str) -> str:
-        start = self.kernel.lines[line.inputs[0]].dtype
-        return TABLE["astype"](self.t, [value], [start], dtypes.bool_, self.lanes)
 
     def _row_position(self) -> str:
         """Where the vector stands in its row."""

@@ -200,22 +200,41 @@ class Text:
         return self.widened(raw, dtype, lanes)
 
     def load_every(self, base: str, start: str, step: int, dtype: DType, lanes: int) -> str:
-        """Every `step`-th element, also backwards: whole vectors, of which lanes are picked."""
-        element = memory_type(dtype)
-        kind, stride = vector(element, lanes), abs(step)
+        """Every `step`-th element, also backwards."""
         first = self.plus(start, str(step * (lanes - 1))) if step < 0 else start
-        wanted = [stride * (lanes - 1 - i if step < 0 else i) for i in range(lanes)]
-        found = ""
-        for low in range(0, max(wanted) + 1, lanes):
-            begin = min(low, max(wanted) + 1 - lanes)  # nothing behind the last one is read
-            pointer = self.address(base, self.plus(first, str(begin)), element)
-            part = self.new(f"load {kind}, ptr {pointer}, align {dtype.itemsize}")
+        places = [abs(step) * (lanes - 1 - i if step < 0 else i) for i in range(lanes)]
+        return self.load_places(base, first, places, dtype, lanes)
+
+    def load_places(
+        self, base: str, start: str, places: list[int], dtype: DType, lanes: int
+    ) -> str:
+        """Elements some places behind `start`: whole vectors, of which lanes are picked.
+
+        Nothing before the first place and behind the last is read. Lanes without a place, at the
+        end, get what the one before them gets.
+        """
+        element, size = memory_type(dtype), dtype.itemsize
+        kind, bits = vector(element, lanes), f"<{lanes} x i1>"
+        wanted = places + places[-1:] * (lanes - len(places))
+        low, high = min(places), max(places) + 1
+        found = "poison"
+        for piece in range(low, high, lanes):
+            begin = max(low, min(piece, high - lanes))
+            pointer = self.address(base, self.plus(start, str(begin)), element)
+            if high - begin < lanes:
+                mask = ", ".join(f"i1 {str(i < high - begin).lower()}" for i in range(lanes))
+                part = self.call(
+                    kind, f"llvm.masked.load.{suffix(element, lanes)}.p0", ("ptr", pointer),
+                    ("i32", str(size)), (bits, f"<{mask}>"), (kind, "zeroinitializer"),
+                )  # fmt: skip
+            else:
+                part = self.new(f"load {kind}, ptr {pointer}, align {size}")
             picked = [
-                f"i32 {lanes + at - begin if low <= at < low + lanes else i}"
+                f"i32 {lanes + at - begin if piece <= at < piece + lanes else i}"
                 for i, at in enumerate(wanted)
             ]
             found = self.new(
-                f"shufflevector {kind} {found or 'poison'}, {kind} {part}, "
+                f"shufflevector {kind} {found}, {kind} {part}, "
                 f"<{lanes} x i32> <{', '.join(picked)}>"
             )
         return self.widened(found, dtype, lanes)

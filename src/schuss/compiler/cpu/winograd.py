@@ -8,8 +8,8 @@ with 16 multiplications for a channel and an output in place of 36 (S. Winograd,
 Complexity of Computations, 1980; A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural
 Networks, 2016). For all channels these are 16 products of matrices, (tiles, channels) with
 (channels, outputs). Coefficients are 1, -1 and, for weights, 1/2, so that errors stay within a few
-units of the last place of the largest terms of the sum. But an infinite or NaN input reaches the
-neighbours that share its tiles, as infinity - infinity is NaN.
+units of the last place of the largest terms of the sum. But outputs that see an infinite input may
+be NaN where the sum is infinite.
 
 A part of the work makes the products of some tiles with one or all panels of outputs, and then its
 outputs of them. Where there are few tiles, so that panels must be shared out too, a launch before
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import product as combinations
 
 from schuss import dtypes
 from schuss.compiler.cpu import matmul_micro
@@ -232,6 +233,11 @@ class _Printer:
         )
         first = self._tile(f, "%piece0")
         pieces = f.sub("%piece1", "%piece0")
+        if "@epilogue_ahead(" in self.epilogue:
+            with f.loop(first, self._tile(f, "%piece1")) as tile, f.loop(0, vectors) as vector:
+                n = f.add("%n", f.mul(vector, cut.lanes))
+                for m, _ in self._rows(f, tile):
+                    f.line(f"call void @epilogue_ahead(ptr %args, i64 0, i64 {m}, i64 {n})")
         with f.loop(0, TAPS) as tap, f.loop(0, pieces) as at:
             piece = f.add("%piece0", at)
             row = f.mul(f.sub(self._tile(f, piece), first), self.row)
@@ -260,20 +266,26 @@ class _Printer:
         plane = self.cut.block * self.cell
         d = [self.tiles.load(f, f.at("float", sums, tap * plane)) for tap in range(TAPS)]
         made = self.tiles.both_ways(f, _A, d)
+        for value, (m, is_there) in zip(made, self._rows(f, tile), strict=True):
+            with f.when(is_there):
+                f.line(
+                    f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, "
+                    f"{self.tiles.kind} {value}, i64 {self.cut.lanes})"
+                )
+
+    def _rows(self, f: Function, tile: str) -> list[tuple[str, str]]:
+        """For each position of a tile its row of the result, and whether it is there."""
         image, i, j = self.tiles.place(f, tile)
         height, width = (axis.outputs for axis in self.c.axes[1:])
         y, x = f.mul(i, 2), f.mul(j, 2)
         m = f.add(f.mul(f.add(f.mul(image, height), y), width), x)
-        for number, value in enumerate(made):
-            down, across = divmod(number, 2)
+        found = []
+        for down, across in combinations((0, 1), (0, 1)):
             inside = []
             if down and height % 2:
                 inside.append(f.let(f"icmp slt i64 {y}, {height - 1}"))
             if across and width % 2:
                 inside.append(f.let(f"icmp slt i64 {x}, {width - 1}"))
             is_there = f.let(f"and i1 {inside[0]}, {inside[-1]}") if inside else "true"
-            with f.when(is_there):
-                f.line(
-                    f"call void @epilogue(ptr %args, i64 0, i64 {f.add(m, down * width + across)}, "
-                    f"i64 {n}, {self.tiles.kind} {value}, i64 {self.cut.lanes})"
-                )
+            found.append((f.add(m, down * width + across), is_there))
+        return found
