@@ -177,6 +177,8 @@ class _Fusion:
     def _is_anchor(self, value: Value, cost: int, loads: frozenset[Value]) -> bool:
         if not is_map(value) or value in self.in_memory or value in self.forced:
             return True
+        if value in self.graph.kept:
+            return True
         if cost > _MOST_COST or len(loads) > _MOST_LOADS:
             return True
         users = self._distinct_users(value)

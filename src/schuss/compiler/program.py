@@ -19,6 +19,7 @@ from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
 from schuss.compiler.cpu.runtime import Launch, Loop
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import chain_of, fuse
+from schuss.compiler.keep import keep
 from schuss.compiler.layout import layout
 from schuss.compiler.plan import Plan, plan
 from schuss.compiler.simplify import simplify
@@ -50,7 +51,7 @@ def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
     constants = [value for value in graph.inputs if value.array is not None]
-    simple = layout(channels_last(simplify(graph)))
+    simple = layout(keep(channels_last(simplify(graph))))
     units = fuse(simple)
     if not constants:
         return _planned(recorded, simple, units)

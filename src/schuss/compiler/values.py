@@ -74,13 +74,15 @@ class Value:
 class Graph:
     """Values in order, those that come from outside, and those that are wanted.
 
-    `checks` are wanted too: each holds whether some index points outside.
+    `checks` are wanted too: each holds whether some index points outside. `kept` are stored rather
+    than computed again where they are used.
     """
 
     values: list[Value]
     inputs: list[Value]
     outputs: list[Value]
     checks: list[Value] = field(default_factory=list)
+    kept: set[Value] = field(default_factory=set)
 
     def __str__(self) -> str:
         lines = [repr(value) for value in self.values]
