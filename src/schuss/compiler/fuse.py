@@ -31,6 +31,7 @@ from schuss.compiler.index import (
     broadcast,
     dense_memory,
     identity,
+    position_in_rows,
     scaled_sum,
     through,
 )
@@ -778,6 +779,6 @@ def locate(
             memory = dense_memory(value, in_memory)
             if memory is None or memory.op == "constant":
                 raise
-            return memory, scaled_sum(index, strides_of(value.shape), len(sizes))
+            return memory, position_in_rows(value, memory, index, sizes)
         value = value.inputs[0]
     return value, position(value, index, len(sizes))

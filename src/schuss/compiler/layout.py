@@ -1,12 +1,20 @@
-"""The layout of what templates write: the order of axes in memory that its readers want.
+"""The layout of values that only live inside: the order of axes in memory that readers want.
 
 Attention computes (batch, heads, time, features), and the model goes on with (batch, time, heads *
 features). Written in that order at once, the result needs no copy.
+
+Rows a multiple of a page apart share a few lines of the first-level cache, and matrix products
+would have to copy them before they can read them. Such rows are written a little further apart.
 """
 
 from __future__ import annotations
 
-from schuss.compiler.values import Graph, Value, strides_of, users_of
+from schuss.compiler.emit import is_map
+from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, strides_of, users_of
+
+_PAGE = 4096  # bytes
+_LINE = 64  # bytes that rows are moved apart
+_FEWEST_ROWS = 128
 
 
 def layout(graph: Graph) -> Graph:
@@ -18,7 +26,43 @@ def layout(graph: Graph) -> Graph:
             axes = _common_order(users[value])
             if axes is not None:
                 value.strides = permuted_strides(value, axes)
+    for value in graph.values:
+        if value.op == "matmul":
+            for each in value.inputs:
+                while each.op in ("reshape", "permute"):
+                    each = each.inputs[0]
+                if each.strides is None and _crowds(each) and _is_inside(each, users, wanted):
+                    each.strides = _apart(each)
     return graph
+
+
+def _crowds(value: Value) -> bool:
+    """Whether many rows lie in the same lines of a cache."""
+    rows, width = value.size // max(1, value.shape[-1]), value.shape[-1] * value.dtype.itemsize
+    return rows >= _FEWEST_ROWS and width > 0 and width % _PAGE == 0
+
+
+def _is_inside(value: Value, users: dict[Value, list[Value]], wanted: set[Value]) -> bool:
+    """Whether a value is made and used by loops and products alone."""
+    if not (is_map(value) or value.op == "matmul"):
+        return False
+    stack = [value]
+    while stack:
+        each = stack.pop()
+        if each in wanted:
+            return False
+        for user in users[each]:
+            if user.op in VIEWS:
+                stack.append(user)
+            elif not (is_map(user) or user.op == "matmul" or user.op in REDUCTIONS):
+                return False
+    return True
+
+
+def _apart(value: Value) -> tuple[int, ...]:
+    """Strides for rows a line further apart."""
+    pitch = value.shape[-1] + _LINE // value.dtype.itemsize
+    return (*[n * pitch for n in strides_of(value.shape[:-1])], 1)
 
 
 def _common_order(users: list[Value]) -> tuple[int, ...] | None:

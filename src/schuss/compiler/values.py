@@ -34,7 +34,7 @@ class Value:
         definition: the record of the op, for what stays on the host.
         array: of an input that is always the same: what it holds. What is made of such inputs alone
             is computed once, when the Program is made.
-        strides: of an input whose memory is not dense, in elements; None where it is dense.
+        strides: where its memory is not dense, in elements; None where it is dense.
     """
 
     op: str
@@ -53,7 +53,21 @@ class Value:
 
     @property
     def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
+        """Of its memory, with what lies between its elements."""
+        if self.strides is None or not self.size:
+            return self.size * self.dtype.itemsize
+        steps = zip(self.strides, self.shape, strict=True)
+        return (1 + sum(abs(step) * (n - 1) for step, n in steps)) * self.dtype.itemsize
+
+    @property
+    def pitch(self) -> int:
+        """Elements from each row to the next, where rows are all that lies apart; else 0."""
+        if self.strides is None:
+            return self.shape[-1] if self.shape else 1
+        row, step = self.strides[-2:] if len(self.shape) > 1 else (0, 0)
+        rows = strides_of(self.shape[:-1])
+        apart = all(a == b * row for a, b in zip(self.strides, rows, strict=False))
+        return row if step == 1 and row >= self.shape[-1] and apart else 0
 
     @property
     def name(self) -> str:

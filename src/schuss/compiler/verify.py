@@ -108,7 +108,7 @@ def _verify_inside(kernel: Kernel, buffer: Value, affine: tuple[int, ...]) -> No
     highest = affine[-1] + sum(max(0, each) for each in steps)
     if buffer.op == "input" and buffer.strides is not None:
         return  # a view of memory that reaches further than its elements
-    inside = lowest >= 0 and highest < max(1, math.prod(buffer.shape))
+    inside = lowest >= 0 and highest < max(1, buffer.nbytes // buffer.dtype.itemsize)
     assert inside, f"{buffer!r} is accessed from {lowest} to {highest}"
 
 
