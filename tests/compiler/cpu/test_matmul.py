@@ -374,8 +374,20 @@ def test_infinities_and_nans(layout, m, n, k, dtype):
     np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
 
 
-def adding_epilogue(product):
-    """Adds C to what is in word 3: an element that is given twice, or never, is wrong."""
+def adding_epilogue(product, ahead=False):
+    """Adds C to what is in word 3: an element that is given twice, or never, is wrong.
+
+    With `ahead`, it can ask for what is there before.
+    """
+    asks = """
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
+define internal void @{name}_ahead(ptr %args, i64 %batch, i64 %m, i64 %n) alwaysinline {{
+  %word = getelementptr i64, ptr %args, i64 3
+  %c = load ptr, ptr %word
+  call void @llvm.prefetch.p0(ptr %c, i32 0, i32 2, i32 1)
+  ret void
+}}
+"""
 
     def text(name, lanes, accumulator):
         return f"""
@@ -403,7 +415,7 @@ loop:
 done:
   ret void
 }}
-"""
+{asks.format(name=name) if ahead else ""}"""
 
     return text
 
@@ -420,6 +432,22 @@ def test_every_element_reaches_the_epilogue_once(batch, m, n, k):
     lowered = lower(product, adding_epilogue(product), MACHINES[0])
     run(lowered, [a.ctypes.data, b.ctypes.data, c.ctypes.data])
     np.testing.assert_array_equal(c, 1000 + a @ b)
+
+
+@pytest.mark.parametrize("machine", WIDTHS, ids=NAMES[: len(WIDTHS)])
+@pytest.mark.parametrize(
+    ("batch", "m", "n", "k"),
+    [((), 60, 70, 80), ((3,), 33, 20, 40), ((), 150, 610, 30), ((), 40, 64, 2100)],
+)
+def test_rows_are_finished_from_end_to_end_for_epilogues_that_ask_ahead(machine, batch, m, n, k):
+    rng = np.random.default_rng(6)
+    a, b = sample(rng, (*batch, m, k), "int32"), sample(rng, (*batch, k, n), "int32")
+    c = np.full((*batch, m, n), 1000, np.int32)
+    product = product_of(a, b)
+    lowered = lower(product, adding_epilogue(product, ahead=True), machine)
+    run(lowered, [a.ctypes.data, b.ctypes.data, c.ctypes.data])
+    np.testing.assert_array_equal(c, 1000 + a @ b)
+    assert "call void @epilogue_ahead(" in lowered.stages[-1].text
 
 
 def test_product_of_pairs_is_rounded_like_sums_of_float32():

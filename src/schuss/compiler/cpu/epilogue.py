@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from schuss.compiler.cpu.elementwise import TABLE
 from schuss.compiler.cpu.printer import Printer
-from schuss.compiler.cpu.text import register_type
+from schuss.compiler.cpu.text import memory_type, register_type
+from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel, Line
 from schuss.dtypes import DType
 
@@ -43,3 +44,39 @@ class Epilogue(Printer):
             return self.as_stored(line, "%value", self.lanes)
         row = TABLE["astype"]
         return row(self.t, ["%value"], [self.accumulator], line.dtype, self.lanes)
+
+
+class Ahead(Printer):
+    """What an epilogue is going to read, asked for while the sums are still being formed."""
+
+    def __init__(self, kernel: Kernel, name: str, lanes: int, words: int) -> None:
+        super().__init__(kernel, name, lanes)
+        self.words = words
+
+    def print(self) -> str:
+        """The text of a function; '' where all that the epilogue reads is shared by rows."""
+        kernel = self.kernel
+        reads = [
+            (*line.detail, line.dtype)  # type: ignore[misc]
+            for line in kernel.lines
+            if line.op == "load" and self._differs_by_row(line.detail[1])  # type: ignore[index]
+        ]
+        if not reads:
+            return ""
+        self.load_words(first=self.words)
+        self.decode("%batch", range(kernel.outer))
+        self.decode("%m", range(kernel.outer, kernel.outer + kernel.reduced))
+        self.at[self.vector_axis] = "%n"
+        for word, affine, dtype in reads:
+            pointer = self.t.address(self.pointers[word], self.offset(affine), memory_type(dtype))
+            to_read, second_level, data = ("i32", "0"), ("i32", "2"), ("i32", "1")
+            self.t.call("void", "llvm.prefetch.p0", ("ptr", pointer), to_read, second_level, data)
+        self.t.put("ret void")
+        return self.t.function(
+            f"define internal void @{self.name}(ptr %args, i64 %batch, i64 %m, i64 %n) alwaysinline"
+        )
+
+    def _differs_by_row(self, affine: Affine) -> bool:
+        """Whether an access goes along rows, through memory that is another one in each."""
+        along = affine[self.vector_axis] if len(affine) > 1 else 0
+        return along == 1 and any(affine[: self.vector_axis])

@@ -17,7 +17,7 @@ from schuss.compiler.cpu.crossing import straightened, turned
 from schuss.compiler.cpu.depthwise_weight import lower_weight as lower_depthwise_weight
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
-from schuss.compiler.cpu.loops import Epilogue, print_loops
+from schuss.compiler.cpu.loops import Ahead, Epilogue, print_loops
 from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.index import Affine
@@ -160,16 +160,19 @@ def _pack(unit: Pack) -> Calls:
 
 
 def _product(unit: Product, packed: bool = False) -> Calls:
-    epilogue = _epilogue(unit.kernel)
+    epilogue = _epilogue(unit.kernel, ahead=True)
     lowered = matmul.lower(_specification(unit), epilogue, packs_right=packed)
     left, right, *others = _product_words(unit.kernel, unit.left, unit.right)
     return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
 
-def _epilogue(kernel: Kernel) -> matmul.PrintEpilogue:
+def _epilogue(kernel: Kernel, ahead: bool = False) -> matmul.PrintEpilogue:
+    """What a template does with its vectors; `ahead`, it can also ask for what that reads."""
+
     def text(name: str, lanes: int, accumulator: str) -> str:
         wide = dtypes.as_dtype(accumulator)
-        return Epilogue(kernel, name, lanes, words=3, accumulator=wide).print()
+        asked = Ahead(kernel, f"{name}_ahead", lanes, words=3).print() if ahead else ""
+        return Epilogue(kernel, name, lanes, words=3, accumulator=wide).print() + asked
 
     return text
 

@@ -16,7 +16,11 @@ It gets each element of C once, in vectors: `value` holds C[batch, m, n + i] for
 1 <= count <= L and `batch` counts through the batch axes in row-major order; its other elements are
 anything. It computes and stores what it likes, but not to A or B. Its text may declare what it
 calls: the modules declare only functions of their own. T is the type that the product is summed in:
-float32 for half precision, int32 for integers of 8 and 16 bits, else the dtype itself.
+float32 for half precision, int32 for integers of 8 and 16 bits, else the dtype itself. The text may
+also define a function that asks for what the epilogue is going to read from memory for the vector
+at [batch, m, n]:
+
+    define internal void @NAME_ahead(ptr %args, i64 %batch, i64 %m, i64 %n) alwaysinline
 """
 
 from __future__ import annotations

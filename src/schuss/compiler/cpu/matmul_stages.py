@@ -21,6 +21,8 @@ from schuss.compiler.cpu.matmul_pairs import paired
 from schuss.compiler.cpu.matmul_plan import ALIGN, Plan, Product, ceil_to
 from schuss.compiler.cpu.matmul_text import Function
 
+_KEPT = 1 << 19  # bytes of B that stay in a second-level cache beside all else
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -81,6 +83,7 @@ class Stages:
         # The last panel of B cannot be read in place if it ends in the middle of a vector.
         in_place = plan.b_mode == "direct" and plan.kernel == "tile"
         self.packs_last = in_place and product.n % self._widths()[-1][0] != 0
+        self.row_by_row = self._is_row_by_row()
 
     @property
     def workspace(self) -> int:
@@ -205,6 +208,12 @@ class Stages:
                     self._pack_tile(f, block, i)
             if plan.kernel == "outer":
                 self._outer(f, block, tile0, tile1, panel0)
+            elif self.row_by_row:
+                with f.loop(tile0, tile1) as i:
+                    with f.loop(panel0, panel1) as j:
+                        self._multiply_panel(f, block, j, i, f.add(i, 1))
+                    with f.when(block.last) if block.last else nullcontext():
+                        self._finish_rows(f, block, i, (panel0, panel1))
             else:
                 with f.loop(panel0, panel1) as j:
                     self._multiply_panel(f, block, j, tile0, tile1)
@@ -226,8 +235,8 @@ class Stages:
         plan = self.plan
         cells = 0
         if plan.slices == 1:
-            blocked = plan.k_block < self.a.steps
-            cells = plan.block_tiles * plan.block_panels if blocked else 1
+            tiles = plan.block_tiles if plan.k_block < self.a.steps else 1
+            cells = tiles * plan.block_panels if tiles > 1 or self.row_by_row else 1
         a = ceil_to(cells * self.cell * self.bytes, ALIGN)
         tiles = plan.block_tiles if plan.a_mode == "part" else 0
         b = a + ceil_to(tiles * self.a.panel(plan.k_block) * self.bytes, ALIGN)
@@ -243,6 +252,9 @@ class Stages:
             row, rows = self.a.lines(f, i)
             a, a_stride, a_k = self._read_a(f, block, i, row)
             tile = self._tile_address(f, block, i, j)
+            if self.row_by_row:
+                with f.when(block.last) if block.last else nullcontext():
+                    self._ask_ahead(f, block.batch, (row, rows), first)
             more = f.let(f"zext i1 {block.more} to i64") if block.more else "0"
             end = f"i64 {block.length}, ptr {tile}, i64 {more})"
             if self.plan.kernel == "dot":
@@ -257,10 +269,39 @@ class Stages:
                     f"call void {self._choose_micro(f, i, is_last)}(ptr {a}, i64 {a_stride}, "
                     f"i64 {a_k}, ptr {b}, i64 {b_stride}, {end}"
                 )
-            if self.plan.slices == 1:
+            if self.plan.slices == 1 and not self.row_by_row:
                 tile_row = self._tile_row(f, is_last)
                 with f.when(block.last) if block.last else nullcontext():
                     self._finish(f, block.batch, (row, rows), (first, columns), tile, tile_row)
+
+    def _is_row_by_row(self) -> bool:
+        """Whether rows of C are finished from end to end of a block, for an epilogue that reads
+        much: the pieces of rows in one tile are too short for memory to be fast, and what is asked
+        for ahead comes while sums are formed. A block of B stays in the second-level cache.
+        """
+        plan = self.plan
+        block = plan.block_panels * self.b.panel(plan.k_block) * self.bytes
+        goes_back = plan.b_mode == "part" or self.packs_last  # would pack B for each row
+        is_cut = plan.kernel == "tile" and plan.slices == 1 and plan.tiles > 1
+        return is_cut and not goes_back and block <= _KEPT and "@epilogue_ahead(" in self.epilogue
+
+    def _ask_ahead(self, f: Function, batch: str, rows: tuple[str, str], first: str) -> None:
+        """Ask for what the epilogue of a tile reads, a line of the cache at a time."""
+        with f.loop(0, rows[1]) as r:
+            m = f.add(rows[0], r)
+            for c in range(0, self.plan.width, ALIGN // self.bytes):
+                place = f"i64 {batch}, i64 {m}, i64 {f.add(first, c)}"
+                f.line(f"call void @epilogue_ahead(ptr %args, {place})")
+
+    def _finish_rows(self, f: Function, block: _Block, i: str, panels: tuple[str, str]) -> None:
+        """Give the rows of tile i to the epilogue, one after the other, through all `panels`."""
+        row, rows = self.a.lines(f, i)
+        with f.loop(0, rows) as r, f.loop(*panels) as j:
+            is_last = f.let(f"icmp eq i64 {j}, {self.plan.panels - 1}")
+            tile, tile_row = self._tile_address(f, block, i, j), self._tile_row(f, is_last)
+            start = f.at(self.product.element, tile, f.mul(r, tile_row))
+            columns = self.b.lines(f, j)
+            self._finish(f, block.batch, (f.add(row, r), "1"), columns, start, tile_row)
 
     def _choose_micro(self, f: Function, i: str, is_last: str) -> str:
         """The micro-kernel for tile i, in the last panel or not."""
@@ -368,9 +409,10 @@ class Stages:
         plan = self.plan
         if plan.slices > 1:
             return self._sums(f, block.piece, block.batch, i, j)
-        if plan.k_block == self.a.steps:
+        is_whole = plan.k_block == self.a.steps
+        if is_whole and not self.row_by_row:
             return "%scratch"
-        row = f.mul(f.sub(i, block.first_tile), plan.block_panels)
+        row = "0" if is_whole else f.mul(f.sub(i, block.first_tile), plan.block_panels)
         cell = f.add(row, f.sub(j, block.first_panel))
         return f.at(self.product.element, "%scratch", f.mul(cell, self.cell))
 
