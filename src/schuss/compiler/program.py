@@ -14,6 +14,7 @@ import numpy as np
 from schuss.compiler.binding import address_of, binder
 from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
+from schuss.compiler.copies import without_copies
 from schuss.compiler.cpu.library import compile_kernels
 from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
 from schuss.compiler.cpu.runtime import Launch, Loop
@@ -52,7 +53,7 @@ def compile_graph(graph: Graph) -> Compiled:
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
     constants = [value for value in graph.inputs if value.array is not None]
     simple = layout(keep(channels_last(simplify(graph))))
-    units = fuse(simple)
+    units = without_copies(fuse(simple), {*simple.outputs, *simple.checks})
     if not constants:
         return _planned(recorded, simple, units)
     written = {value for unit in units for value in unit.writes()}
