@@ -26,13 +26,12 @@ def layout(graph: Graph) -> Graph:
             axes = _common_order(users[value])
             if axes is not None:
                 value.strides = permuted_strides(value, axes)
-    for value in graph.values:
-        if value.op == "matmul":
-            for each in value.inputs:
-                while each.op in ("reshape", "permute"):
-                    each = each.inputs[0]
-                if each.strides is None and _crowds(each) and _is_inside(each, users, wanted):
-                    each.strides = _apart(each)
+    operands = [each for value in graph.values if value.op == "matmul" for each in value.inputs]
+    for each in [*operands, *graph.kept]:
+        while each.op in ("reshape", "permute"):
+            each = each.inputs[0]
+        if each.strides is None and _crowds(each) and _is_inside(each, users, wanted):
+            each.strides = _apart(each)
     return graph
 
 
