@@ -2,8 +2,8 @@
 
     python -m tests.compiler.fuzz --graphs 100000 --seed 0 --jobs 2 --record benchmarks/FUZZ.md
 
-`fuzzing.make` writes graphs, `fuzzing.loops` training loops and `fuzzing.jits` functions under
-`schuss.jit`; `fuzzing.check` runs them, `fuzzing.compare` says
+`fuzzing.make` writes graphs, `fuzzing.loops` training loops, `fuzzing.networks` networks of layers
+and `fuzzing.jits` functions under `schuss.jit`; `fuzzing.check` runs them, `fuzzing.compare` says
 what counts as equal, `fuzzing.shrink` cuts failures down. Programs run in processes of their own,
 so that one that crashes or hangs is a finding like any other.
 """
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 _CHUNK = 200  # programs for one process: memory and code of the compiler go with it
-_THOROUGH = 4  # every so many-th process lets LLVM optimise as users have it
+_THOROUGH = 4  # every so many-th process optimises and uses threads as users have it
 _SILENCE = 300.0  # seconds without a sign of life
 
 FOLDER = Path(__file__).parents[2]
@@ -34,8 +34,11 @@ def program_of(seed: int):  # type: ignore[no-untyped-def]
     from .fuzzing.jits import jit_loop
     from .fuzzing.loops import loop
     from .fuzzing.make import Maker
+    from .fuzzing.networks import network
 
     kind = seed % 10
+    if seed % 20 == 5:  # ten times the work of others
+        return network(seed)
     if kind == 9:
         return jit_loop(seed)
     return loop(seed) if kind == 4 else Maker(seed).grow()
@@ -45,7 +48,7 @@ def worker(first: int, count: int) -> None:
     """Check programs and print a JSON line for each start, failure and the end."""
     from .fuzzing.check import Suspicions, check
 
-    if first // _CHUNK % _THOROUGH:
+    if not is_thorough(first):
         without_optimisation()
     seen: Counter[str] = Counter()
     for seed in range(first, first + count):
@@ -61,6 +64,11 @@ def worker(first: int, count: int) -> None:
         say({"failed": seed, "kind": failure.kind, "text": failure.text,
              "program": asdict(program)})  # fmt: skip
     say({"done": count, "suspects": Suspicions.count})
+
+
+def is_thorough(first: int) -> bool:
+    """Whether the process of the programs from `first` on works as it does for users."""
+    return first // _CHUNK % _THOROUGH == 0
 
 
 def without_optimisation() -> None:
@@ -106,6 +114,8 @@ class Job:
             "SCHUSS_CACHE": "0", "MALLOC_PERTURB_": "173", **os.environ,
             "PYTHONPATH": f"{FOLDER / 'src'}{os.pathsep}{FOLDER}",
         }  # fmt: skip
+        if not is_thorough(first):  # several processes that wait for each other's threads are slow
+            environment.setdefault("SCHUSS_NUM_THREADS", "1")
         self.first, self.end, self.current = first, first + count, first
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.compiler.fuzz", "--worker", str(first), str(count)],

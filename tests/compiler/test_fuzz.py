@@ -16,6 +16,7 @@ from .fuzzing.compare import differing, unexplained, with_noise
 from .fuzzing.jits import jit_loop
 from .fuzzing.loops import loop
 from .fuzzing.make import Maker
+from .fuzzing.networks import network
 from .fuzzing.program import Program, fenced, run
 from .fuzzing.shrink import shrink
 
@@ -43,7 +44,7 @@ def test_both_tiers_agree(first: int) -> None:
 
 
 def test_programs_depend_on_the_seed_alone() -> None:
-    for make in (lambda seed: Maker(seed).grow(), loop, jit_loop):
+    for make in (lambda seed: Maker(seed).grow(), loop, jit_loop, network):
         assert make(11) == make(11)
         assert len({make(seed).lines for seed in range(8)}) > 4
 
@@ -178,6 +179,27 @@ def test_what_cancels_in_attention_is_no_failure() -> None:
     }
     line = "v0 = nn.functional.scaled_dot_product_attention(x0, x1, x2, attn_mask=x3)"
     assert check(Program(inputs, (line,), ("v0",))) is None
+
+
+def test_what_cancels_inside_a_loop_is_no_failure() -> None:
+    """h + r is nearly 0 in one element: what rounds there shows in the last digits."""
+    inputs = {
+        "x1": "rng(1).standard_normal((3, 1, 3, 3)).astype(schuss.float32)",
+        "x4": "rng(4).standard_normal((1, 3, 3)).astype(schuss.float32)",
+    }
+    step = "lambda h, r: (schuss.tanh(h + r) * 0.5,) * 2"
+    program = Program(inputs, (f"v0, v1 = schuss.scan({step}, x4, x1)",), ("v1",))
+    assert check(program) is None
+
+
+def test_a_fault_inside_a_loop_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"x0": "rng(0).standard_normal((4, 3)).astype('f')"}
+    lines = ("v0, v1 = schuss.scan(lambda h, r: (schuss.tanh(h + r),) * 2, x0[0], x0)",)
+    program = Program(inputs, lines, ("v1",))
+    wrong(monkeypatch, "scan", 1e-5)
+    found = check(program)
+    assert found is not None
+    assert found.kind == "value"
 
 
 def test_what_hangs_on_a_rounding_is_no_failure() -> None:

@@ -58,7 +58,7 @@ def _places(maker: Attention, kernels: Sequence[Kernel]) -> tuple[Affine, ...] |
         if load[-1] not in starts or math.prod(kernel.sizes) != sizes[starts.index(load[-1])]:
             return None
         which = starts.index(load[-1])
-        loops = {(step, n): at for at, (step, n) in enumerate(zip(load, kernel.sizes, strict=False))}
+        loops = {pair: at for at, pair in enumerate(zip(load, kernel.sizes, strict=False))}
         to = kernel.stores[0].affine
         place = []
         for step, n in zip(strides_of(shapes[which]), shapes[which], strict=True):

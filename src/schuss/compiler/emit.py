@@ -87,6 +87,33 @@ def position(value: Value, index: Index, loops: int) -> Affine:
     return scaled_sum(index, strides, loops)
 
 
+def lowered(value: Value) -> bool:
+    """Whether kernels know the dtypes of a value and of what it is made from."""
+    return not any(dtypes.is_complex(v.dtype) for v in (value, *value.inputs))
+
+
+def pools(reduction: Value) -> bool:
+    """Whether it goes over windows: short rows, of which many lie side by side."""
+    return reduction.inputs[0].op == "windows" and len(reduction.shape) > 0
+
+
+def column_order(
+    reduction: Value,
+) -> tuple[list[int], list[int], list[int]]:
+    """The axes of the input in the order of the loops: outer, reduced, inner."""
+    axes, rank = reduction.attributes["axes"], len(reduction.inputs[0].shape)
+    inner = []
+    for axis in reversed(range(rank)):
+        if axis in axes:
+            break
+        inner.append(axis)
+    inner.reverse()
+    if not inner and pools(reduction):
+        inner = [max(axis for axis in range(rank) if axis not in axes)]
+    outer = [axis for axis in range(rank) if axis not in axes and axis not in inner]
+    return outer, list(axes), inner
+
+
 class Emitter:
     """Writes values into one kernel.
 
@@ -164,8 +191,6 @@ class Emitter:
             if found is None:
                 raise NotInStepError(reduction)
             return found
-        from schuss.compiler.fuse import column_order
-
         outer, reduced, inner = column_order(reduction)
         made: list[Affine] = [()] * len(shape)
         for loop, axis in enumerate((*outer, *reduced, *inner)):

@@ -8,6 +8,7 @@ input, so that no view ever moves memory on its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from schuss.compiler.values import Shape, Value, strides_of
 
@@ -42,6 +43,26 @@ def scaled_sum(index: Index, scales: Sequence[int], loops: int, offset: int = 0)
                 if coefficient:
                     total[i] += coefficient * scale
     return tuple(total)
+
+
+def bounds_of(shape: Sequence[int]) -> frozenset[int]:
+    """The products of sizes from the left."""
+    found, product = set(), 1
+    for n in shape:
+        product *= n
+        found.add(product)
+    return frozenset(found | {1})
+
+
+def sizes_between(bounds: frozenset[int]) -> tuple[int, ...] | None:
+    """The loop sizes that these places cut into; None where they do not nest."""
+    ordered = sorted(bounds)
+    sizes = []
+    for low, high in pairwise(ordered):
+        if high % low:
+            return None
+        sizes.append(high // low)
+    return tuple(sizes)
 
 
 def through(view: Value, index: Index, sizes: Sequence[int]) -> Index:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from schuss.compiler.index import Affine
-from schuss.compiler.values import Value
+from schuss.compiler.values import Shape, Value
 from schuss.dtypes import DType
 
 
@@ -207,3 +207,38 @@ def collapse(kernel: Kernel, keep_last: bool = False) -> Kernel:
     sizes = tuple(math.prod(kernel.sizes[axis] for axis in group) for group in axes)
     stores = [store._replace(affine=narrowed(store.affine)) for store in kernel.stores]
     return Kernel(sizes, kept_runs[0], kept_runs[1], lines, stores, kernel.buffers)
+
+
+def epilogue(kernel: Kernel, shape: Shape) -> Kernel:
+    """The kernel of the epilogue of a product of this shape, with few loops.
+
+    Those over the batch, the rows and the columns are its three runs.
+    """
+    return collapse(_runs(kernel, shape), keep_last=True)
+
+
+def _runs(kernel: Kernel, shape: Shape) -> Kernel:
+    """The kernel of an epilogue, with the loops over batch, rows and columns as its three runs."""
+    counts = []
+    first = len(kernel.sizes)
+    for n in shape[-1:-3:-1]:
+        product, end = 1, first
+        while product < n:
+            first -= 1
+            product *= kernel.sizes[first]
+        assert product == n or 0 in shape, (kernel.sizes, shape)
+        counts.append(end - first)
+    sizes = kernel.sizes
+    lines, stores = kernel.lines, kernel.stores
+    if not counts[0]:  # a single column still is an axis
+        sizes, counts[0] = (*sizes, 1), 1
+
+        def longer(affine: Affine) -> Affine:
+            return (*affine[:-1], 0, affine[-1])
+
+        lines = [
+            line if position_of(line) is None else moved(line, longer(position_of(line)))  # type: ignore[arg-type]
+            for line in lines
+        ]
+        stores = [store._replace(affine=longer(store.affine)) for store in stores]
+    return Kernel(sizes, first, counts[1], lines, stores, kernel.buffers)

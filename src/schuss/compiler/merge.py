@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.fuse import bounds_of, sizes_between
-from schuss.compiler.index import Affine
+from schuss.compiler.index import Affine, bounds_of, sizes_between
 from schuss.compiler.kernel import Kernel, collapse, position_of
 from schuss.compiler.units import Assemble, Loops, Unit
 from schuss.compiler.values import Value

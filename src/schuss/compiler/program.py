@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from schuss.compiler.anchors import chain_of
 from schuss.compiler.binding import address_of, binder
 from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
@@ -19,7 +20,7 @@ from schuss.compiler.cpu.library import compile_kernels
 from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
 from schuss.compiler.cpu.runtime import Launch, Loop
 from schuss.compiler.cpu.runtime import Sequence as Waves
-from schuss.compiler.fuse import chain_of, fuse
+from schuss.compiler.fuse import fuse
 from schuss.compiler.keep import keep
 from schuss.compiler.layout import layout
 from schuss.compiler.plan import Plan, plan

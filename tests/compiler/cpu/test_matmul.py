@@ -436,12 +436,21 @@ def test_every_element_reaches_the_epilogue_once(batch, m, n, k):
 
 @pytest.mark.parametrize("machine", WIDTHS, ids=NAMES[: len(WIDTHS)])
 @pytest.mark.parametrize(
-    ("batch", "m", "n", "k"),
-    [((), 60, 70, 80), ((3,), 33, 20, 40), ((), 150, 610, 30), ((), 40, 64, 2100)],
+    ("batch", "m", "n", "k", "turned"),
+    [
+        ((), 60, 80, 80, False),
+        ((3,), 33, 48, 40, False),
+        ((), 150, 608, 30, False),
+        ((), 300, 96, 2100, False),
+        ((), 200, 610, 50, True),
+    ],
 )
-def test_rows_are_finished_from_end_to_end_for_epilogues_that_ask_ahead(machine, batch, m, n, k):
+def test_rows_are_finished_from_end_to_end_for_epilogues_that_ask_ahead(
+    machine, batch, m, n, k, turned
+):
     rng = np.random.default_rng(6)
     a, b = sample(rng, (*batch, m, k), "int32"), sample(rng, (*batch, k, n), "int32")
+    b = np.ascontiguousarray(b.T).T if turned else b
     c = np.full((*batch, m, n), 1000, np.int32)
     product = product_of(a, b)
     lowered = lower(product, adding_epilogue(product, ahead=True), machine)

@@ -10,14 +10,17 @@ arithmetic: Parker, "Monte Carlo arithmetic", 1997.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from schuss import dtypes
 from schuss.execution import tiers
 from schuss.execution.evaluate import watchers
-from schuss.graph import REGISTRY, Node
+from schuss.graph import Node, Op
+from schuss.ops.body import Body
 
 # Results that are the same bits in every right implementation, given the same inputs.
 EXACT = frozenset(
@@ -60,6 +63,7 @@ EXACT = frozenset(
         "argmin",
         "argsort",
         "sort",
+        "scan",  # what rounds is in its body
     ]
 )
 _FUNCTIONS = frozenset(
@@ -109,64 +113,76 @@ class Noise:
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, node: Node) -> None:
-        name = node.op.name  # type: ignore[union-attr]
-        if name in EXACT or not dtypes.is_inexact(node.dtype) or not node.size:
-            return
-        value, reach = node.value, None
-        assert value is not None
+        inputs = [each.value for each in node.inputs]
+        node.value = self.moved(node.op, inputs, node.attributes, node.value)  # type: ignore[arg-type]
+
+    def moved(
+        self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any], value: np.ndarray
+    ) -> np.ndarray:
+        """A result of an op, for these inputs, as another implementation might have it."""
+        name, reach = op.name, None
+        if name in EXACT or not dtypes.is_inexact(value.dtype) or not value.size:
+            return value
         with np.errstate(all="ignore"):
             if name in _SUMS:
-                reach = self._of_sum(node)
+                reach = self._of_sum(op, inputs, attributes, value)
             elif name in _WHOLE:
-                value = self._moved_inputs(node)
-                reach = _epsilon(node.dtype) * 2 * float(np.abs(value).max())
+                value = self._moved_inputs(op, inputs, attributes)
+                reach = _epsilon(value.dtype) * 2 * float(np.abs(value).max())
                 if name == "attention":
-                    reach = np.maximum(reach, self._of_mean(node))
+                    reach = np.maximum(reach, self._of_mean(op, inputs, attributes))
             ulps = _OFF if name in _FUNCTIONS else 1.0
             if name in ("prod", "cumprod"):
-                ulps = max(1.0, node.inputs[0].size / max(1, node.size)) ** 0.5 + 1
-            size = np.abs(value).astype(np.float64) * (ulps * _epsilon(node.dtype))
+                ulps = max(1.0, inputs[0].size / max(1, value.size)) ** 0.5 + 1
+            size = np.abs(value).astype(np.float64) * (ulps * _epsilon(value.dtype))
             moved = self._moved(value, size if reach is None else reach + size)
             if name in _SUMS or name in _WHOLE:  # a sum of zeros may be either of the two zeros
                 turned = np.where(self.rng.random(moved.shape) < 0.5, -moved, moved)
                 moved = np.where(moved == 0, turned, moved)
-            node.value = moved
+            return moved
+
+    def body(self, body: Body, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What `Body.run` gives, with every result of a step of a loop moved."""
+        values = [*arrays, *[each.array() for each in body.literals]]
+        for step in body.steps:
+            inputs, attributes = [values[i] for i in step.places], dict(step.attributes)
+            made = np.asarray(step.op.reference(*inputs, **attributes))
+            values.append(self.moved(step.op, inputs, attributes, made))
+        return [values[i] for i in body.outputs]
 
     def _moved(self, value: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
         wide = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
         reach = np.where(np.isfinite(reach), reach, 0.0)
         return (wide + self.rng.uniform(-1, 1, value.shape) * reach).astype(value.dtype)
 
-    def _of_sum(self, node: Node) -> np.ndarray:
+    def _of_sum(
+        self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any], value: np.ndarray
+    ) -> np.ndarray:
         """What adding up in another order may change: in proportion to the sum of sizes."""
-        op = REGISTRY[node.op.name]  # type: ignore[union-attr]
-        sizes = [
-            np.abs(each.value) if dtypes.is_inexact(each.dtype) else each.value
-            for each in node.inputs
-        ]
-        wide = [x.astype(np.float64) if dtypes.is_inexact(x.dtype) else x for x in sizes]
-        total = op.reference(*wide, **node.attributes)
-        terms = max(1.0, max(each.size for each in node.inputs) / max(1, node.size))
-        if node.op.name == "cumsum":  # type: ignore[union-attr]
-            terms = node.shape[node.attributes["axis"]]
-        rough = _epsilon(dtypes.accumulator(node.dtype))
+        wide = [np.abs(x).astype(np.float64) if dtypes.is_inexact(x.dtype) else x for x in inputs]
+        total = op.reference(*wide, **attributes)
+        terms = max(1.0, max(each.size for each in inputs) / max(1, value.size))
+        if op.name == "cumsum":
+            terms = value.shape[attributes["axis"]]
+        rough = _epsilon(dtypes.accumulator(value.dtype))
         return np.asarray(total, np.float64) * rough * max(2.0, terms**0.5 / 2)
 
-    def _of_mean(self, node: Node) -> np.ndarray:
+    def _of_mean(self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
         """The same for attention: its terms are the values, whose sizes may cancel."""
-        q, k, v, *mask = [each.value for each in node.inputs]
-        total = node.op.reference(q, k, np.abs(v), *mask, **node.attributes)  # type: ignore[union-attr]
-        rough = _epsilon(dtypes.accumulator(node.dtype))
-        return np.asarray(total, np.float64) * rough * max(2.0, k.shape[-2] ** 0.5 / 4)  # type: ignore[union-attr]
+        q, k, v, *mask = inputs
+        total = op.reference(q, k, np.abs(v), *mask, **attributes)
+        rough = _epsilon(dtypes.accumulator(v.dtype))
+        return np.asarray(total, np.float64) * rough * max(2.0, k.shape[-2] ** 0.5 / 4)
 
-    def _moved_inputs(self, node: Node) -> np.ndarray:
-        rough = 4 * _epsilon(node.dtype)
+    def _moved_inputs(
+        self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]
+    ) -> np.ndarray:
         moved = [
-            self._moved(x.value, np.abs(x.value).astype(np.float64) * rough)  # type: ignore[arg-type]
-            if dtypes.is_inexact(x.dtype) else x.value
-            for x in node.inputs
+            self._moved(x, np.abs(x).astype(np.float64) * (4 * _epsilon(x.dtype)))
+            if dtypes.is_inexact(x.dtype) else x
+            for x in inputs
         ]  # fmt: skip
-        return np.asarray(node.op.reference(*moved, **node.attributes))  # type: ignore[union-attr]
+        return np.asarray(op.reference(*moved, **attributes))
 
 
 def _epsilon(dtype: dtypes.DType) -> float:
@@ -185,10 +201,14 @@ def with_noise(evaluate: Callable[[], list[np.ndarray]], seed: int) -> list[np.n
     noise = Noise(seed)
     watchers.append(noise)
     try:
-        with tiers.using("reference"):
+        with tiers.using("reference"), patch.object(Body, "run", _with(noise)):
             return evaluate()
     finally:
         watchers.remove(noise)
+
+
+def _with(noise: Noise) -> Callable[..., list[np.ndarray]]:
+    return lambda body, arrays: noise.body(body, arrays)
 
 
 def widely(x: np.ndarray) -> np.ndarray:

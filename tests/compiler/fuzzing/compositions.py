@@ -227,6 +227,29 @@ def scan(m: Any) -> str | None:
     return f"{first}, {second} = schuss.scan({step}, {h}, ({x}, {rows}), reverse={reverse})"
 
 
+@step(1)
+def branch(m: Any) -> str:
+    """A choice as an op, by a value."""
+    a = m.pick("f")
+    b = m.input(m.env[a].shape, str(m.env[a].dtype))
+    n = m.number(m.env[a].dtype)
+    forms = ["s * 2", "schuss.tanh(s)", "t", "s + t", f"s * {n}", "schuss.where(s > t, s, t * 2)"]
+    first, second = m.random.sample(forms, 2)
+    return (
+        f"{m.fresh()} = schuss.cond({a}.sum() > {n}, "
+        f"lambda s, t: {first}, lambda s, t: {second}, {a}, {b})"
+    )
+
+
+@step(1)
+def half(m: Any) -> str:
+    """A product under autocast."""
+    a = m.pick("f", least=1)
+    b = m.input((m.env[a].shape[-1], m.random.choice(m.sizes)), str(m.env[a].dtype))
+    form = m.random.choice(["{a} @ {b}", "schuss.tanh({a} @ {b})", "({a} @ {b}).sum(axis=-1)"])
+    return f"with schuss.autocast(): {m.fresh()} = {form.format(a=a, b=b)}"
+
+
 # --- derivatives, looks ---
 
 

@@ -75,3 +75,28 @@ def over_channels(m: Any) -> str:
         f"{m.fresh()} = schuss.concat([{name}, {name} * 2], axis=1)",
         f"{m.fresh()} = {name}.reshape({m.env[name].shape[0]}, -1)",
     ])  # fmt: skip
+
+
+@step(0.7)
+def transposed(m: Any) -> str | None:
+    """A transposed convolution: what spreads an image out."""
+    name, rank = image(m)
+    _, c, *sizes = m.env[name].shape
+    named, kernel = spans(m, rank, tuple(sizes))
+    groups = m.random.choice([g for g in (1, 1, 2, c) if c % g == 0])
+    w = m.input((c, m.random.choice([1, 2, 5, 16]), *kernel), str(m.env[name].dtype))
+    function = f"nn.functional.conv_transpose{rank}d"
+    return f"{m.fresh()} = {function}({name}, {w}, None, {named}, groups={groups})"
+
+
+@step(0.7)
+def normalised(m: Any) -> str:
+    """Group and instance norms, enlargements."""
+    name, _ = image(m)
+    c = m.env[name].shape[1]
+    groups = m.random.choice([g for g in (1, 2, 3, c) if c % g == 0])
+    return m.random.choice([
+        f"{m.fresh()} = nn.functional.group_norm({name}, {groups})",
+        f"{m.fresh()} = nn.functional.instance_norm({name})",
+        f"{m.fresh()} = nn.functional.interpolate({name}, scale_factor=2)",
+    ])  # fmt: skip

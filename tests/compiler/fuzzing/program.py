@@ -24,7 +24,7 @@ from schuss.functions.arguments import adopt
 from schuss.graph import REGISTRY, apply
 
 _NAME = re.compile(r"\b[a-z]\d+\b")
-_MADE = re.compile(r"^([a-z]\d+(?:, [a-z]\d+)*) = ")
+_MADE = re.compile(r"^(?:with [\w.]+\(\): )?([a-z]\d+(?:, [a-z]\d+)*) = ")
 
 
 def names_in(text: str) -> set[str]:

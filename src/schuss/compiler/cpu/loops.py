@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from schuss.compiler.cpu.columns import Columns
 from schuss.compiler.cpu.crossing import crossing_axis
-from schuss.compiler.cpu.epilogue import Ahead, Epilogue
 from schuss.compiler.cpu.printer import Printed
 from schuss.compiler.cpu.rows import Rows
 from schuss.compiler.cpu.running import Running
@@ -33,4 +32,4 @@ def print_loops(kernel: Kernel, name: str, lanes: int) -> Printed:
     return Rows(kernel, name, lanes).print()
 
 
-__all__ = ["Ahead", "Epilogue", "Printed", "print_loops"]
+__all__ = ["Printed", "print_loops"]

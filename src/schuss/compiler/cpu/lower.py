@@ -15,9 +15,10 @@ from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.crossing import straightened, turned
 from schuss.compiler.cpu.depthwise_weight import lower_weight as lower_depthwise_weight
+from schuss.compiler.cpu.epilogue import Ahead, Epilogue
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
-from schuss.compiler.cpu.loops import Ahead, Epilogue, print_loops
+from schuss.compiler.cpu.loops import print_loops
 from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.index import Affine

@@ -32,7 +32,15 @@ from hashlib import sha256
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul_elements import mask_below, size
-from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, Plan, Product, by_rows, plan
+from schuss.compiler.cpu.matmul_plan import (
+    ELEMENTS,
+    Machine,
+    Plan,
+    Product,
+    by_rows,
+    for_reading_epilogue,
+    plan,
+)
 from schuss.compiler.cpu.matmul_stages import Stage, Stages
 from schuss.compiler.cpu.matmul_text import Function
 
@@ -86,6 +94,8 @@ def lower(
     else:
         packs_right = False
     epilogue = print_epilogue("epilogue", cut.lanes, product.accumulator)
+    if "@epilogue_ahead(" in epilogue and not packs_right:
+        cut = for_reading_epilogue(product, cut)
     key = sha256(f"{product}{cut}{turned}{epilogue}".encode()).hexdigest()[:16]
     stages = Stages(product, cut, epilogue, f"matmul_{key}", (1, 0) if turned else (0, 1))
     if product.k == 0:

@@ -49,6 +49,7 @@ _LARGE = 1 << 22  # bytes of A and B that come from memory each time
 # second-level cache of a megabyte or two, and in half of that it comes from the third in time.
 _BLOCK_ROWS = 140
 _BLOCK_COLUMNS = 512
+_KEPT = 1 << 19  # bytes of B that stay there beside all else
 # Packing what crowds the caches pays if so many rows of A or columns of B use it.
 _REUSE = 128
 # Sums over no more than this are formed in registers, row by row, from so many elements of B in
@@ -139,6 +140,9 @@ class Plan:
     itself in its scratch memory, 'packed' from one that was there before. `reads` says what they
     find there: 'sums', of the type of the sums, 'source', of the operand's own, which they
     convert, or 'pairs' of the latter, for which `slice_k` and `k_block` count pairs.
+
+    Each tile is finished as soon as its sums are there, or, with `row_by_row`, all tiles of a
+    block that are side by side, one row after the other.
     """
 
     kernel: str
@@ -157,6 +161,7 @@ class Plan:
     group: int
     a_mode: str
     b_mode: str
+    row_by_row: bool = False
 
     @property
     def width(self) -> int:
@@ -226,6 +231,36 @@ def plan(product: Product, machine: Machine) -> Plan:
         group=group,
         a_mode=a_mode,
         b_mode=b_mode,
+    )
+
+
+def for_reading_epilogue(product: Product, cut: Plan) -> Plan:
+    """The plan for an epilogue that reads memory of C's size: row by row, in wide blocks.
+
+    The pieces of rows in one tile are too short for memory to be fast.
+    """
+    is_ragged = cut.b_mode == "direct" and product.n % cut.lanes > 0
+    if cut.b_mode == "part" or is_ragged:  # B would be packed again for each row of tiles
+        return cut
+    if cut.kernel != "tile" or cut.slices > 1 or cut.tiles == 1:
+        return cut
+    if product.batches > 1:
+        return replace(cut, row_by_row=True)
+    parts = cut.row_blocks * cut.column_blocks
+    panel = cut.width * cut.k_block * size(product.element)
+    columns = ceil_div(cut.panels, max(1, _KEPT // panel))
+    rows = 1
+    while rows * columns < parts and (2 * rows < cut.tiles or columns < cut.panels):
+        # Two tiles at least share a block of B, which comes from the third-level cache.
+        if 2 * rows < cut.tiles:
+            rows += 1
+        else:
+            columns += 1
+    return replace(
+        cut,
+        block_tiles=ceil_div(cut.tiles, rows),
+        block_panels=ceil_div(cut.panels, columns),
+        row_by_row=True,
     )
 
 

@@ -21,8 +21,6 @@ from schuss.compiler.cpu.matmul_pairs import paired
 from schuss.compiler.cpu.matmul_plan import ALIGN, Plan, Product, ceil_to
 from schuss.compiler.cpu.matmul_text import Function
 
-_KEPT = 1 << 19  # bytes of B that stay in a second-level cache beside all else
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -83,7 +81,6 @@ class Stages:
         # The last panel of B cannot be read in place if it ends in the middle of a vector.
         in_place = plan.b_mode == "direct" and plan.kernel == "tile"
         self.packs_last = in_place and product.n % self._widths()[-1][0] != 0
-        self.row_by_row = self._is_row_by_row()
 
     @property
     def workspace(self) -> int:
@@ -208,7 +205,7 @@ class Stages:
                     self._pack_tile(f, block, i)
             if plan.kernel == "outer":
                 self._outer(f, block, tile0, tile1, panel0)
-            elif self.row_by_row:
+            elif plan.row_by_row:
                 with f.loop(tile0, tile1) as i:
                     with f.loop(panel0, panel1) as j:
                         self._multiply_panel(f, block, j, i, f.add(i, 1))
@@ -235,8 +232,9 @@ class Stages:
         plan = self.plan
         cells = 0
         if plan.slices == 1:
-            tiles = plan.block_tiles if plan.k_block < self.a.steps else 1
-            cells = tiles * plan.block_panels if tiles > 1 or self.row_by_row else 1
+            is_blocked = plan.k_block < self.a.steps
+            cells = plan.block_tiles if is_blocked else 1
+            cells *= plan.block_panels if is_blocked or plan.row_by_row else 1
         a = ceil_to(cells * self.cell * self.bytes, ALIGN)
         tiles = plan.block_tiles if plan.a_mode == "part" else 0
         b = a + ceil_to(tiles * self.a.panel(plan.k_block) * self.bytes, ALIGN)
@@ -252,7 +250,7 @@ class Stages:
             row, rows = self.a.lines(f, i)
             a, a_stride, a_k = self._read_a(f, block, i, row)
             tile = self._tile_address(f, block, i, j)
-            if self.row_by_row:
+            if self.plan.row_by_row:
                 with f.when(block.last) if block.last else nullcontext():
                     self._ask_ahead(f, block.batch, (row, rows), first)
             more = f.let(f"zext i1 {block.more} to i64") if block.more else "0"
@@ -269,21 +267,10 @@ class Stages:
                     f"call void {self._choose_micro(f, i, is_last)}(ptr {a}, i64 {a_stride}, "
                     f"i64 {a_k}, ptr {b}, i64 {b_stride}, {end}"
                 )
-            if self.plan.slices == 1 and not self.row_by_row:
+            if self.plan.slices == 1 and not self.plan.row_by_row:
                 tile_row = self._tile_row(f, is_last)
                 with f.when(block.last) if block.last else nullcontext():
                     self._finish(f, block.batch, (row, rows), (first, columns), tile, tile_row)
-
-    def _is_row_by_row(self) -> bool:
-        """Whether rows of C are finished from end to end of a block, for an epilogue that reads
-        much: the pieces of rows in one tile are too short for memory to be fast, and what is asked
-        for ahead comes while sums are formed. A block of B stays in the second-level cache.
-        """
-        plan = self.plan
-        block = plan.block_panels * self.b.panel(plan.k_block) * self.bytes
-        goes_back = plan.b_mode == "part" or self.packs_last  # would pack B for each row
-        is_cut = plan.kernel == "tile" and plan.slices == 1 and plan.tiles > 1
-        return is_cut and not goes_back and block <= _KEPT and "@epilogue_ahead(" in self.epilogue
 
     def _ask_ahead(self, f: Function, batch: str, rows: tuple[str, str], first: str) -> None:
         """Ask for what the epilogue of a tile reads, a line of the cache at a time."""
@@ -410,7 +397,7 @@ class Stages:
         if plan.slices > 1:
             return self._sums(f, block.piece, block.batch, i, j)
         is_whole = plan.k_block == self.a.steps
-        if is_whole and not self.row_by_row:
+        if is_whole and not plan.row_by_row:
             return "%scratch"
         row = "0" if is_whole else f.mul(f.sub(i, block.first_tile), plan.block_panels)
         cell = f.add(row, f.sub(j, block.first_panel))
