@@ -5,16 +5,21 @@ features). Written in that order at once, the result needs no copy.
 
 Rows a multiple of a page apart share a few lines of the first-level cache, and matrix products
 would have to copy them before they can read them. Such rows are written a little further apart.
+
+A large result of a product has left the nearest caches before anybody reads it. Written past them,
+it is not fetched before it is written, and what the product itself reads again stays there.
 """
 
 from __future__ import annotations
 
+from schuss import dtypes
 from schuss.compiler.emit import is_map
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, strides_of, users_of
 
 _PAGE = 4096  # bytes
 _LINE = 64  # bytes that rows are moved apart
 _FEWEST_ROWS = 128
+_LARGE = 2**21  # bytes: written past the caches
 
 
 def layout(graph: Graph) -> Graph:
@@ -32,6 +37,9 @@ def layout(graph: Graph) -> Graph:
             each = each.inputs[0]
         if each.strides is None and _crowds(each) and _is_inside(each, users, wanted):
             each.strides = _apart(each)
+    for value in graph.values:
+        large = value.nbytes >= _LARGE and value.dtype == dtypes.float32
+        value.is_streamed = large and _is_inside(value, users, wanted)
     return graph
 
 

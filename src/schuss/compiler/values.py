@@ -34,6 +34,7 @@ class Value:
         definition: the record of the op, for what stays on the host.
         array: of an input that is always the same: what it holds. What is made of such inputs alone
             is computed once, when the Program is made.
+        is_streamed: it is better written past the caches, which it would fill.
         strides: where its memory is not dense, in elements; None where it is dense.
     """
 
@@ -46,6 +47,7 @@ class Value:
     strides: tuple[int, ...] | None = None
     definition: Any = None
     array: np.ndarray | None = None
+    is_streamed: bool = False
 
     @property
     def size(self) -> int:
