@@ -15,8 +15,11 @@ from schuss.compiler.units import Assemble, Attention, Unit
 from schuss.compiler.values import Value, strides_of
 
 
-def without_copies(units: Sequence[Unit], wanted: set[Value]) -> list[Unit]:
-    """The units without those that only move the gradients of attention; `wanted` has to stay."""
+def without_copies(units: Sequence[Unit], memories: set[Value]) -> list[Unit]:
+    """The units without those that only move the gradients of attention.
+
+    `memories` are the values whose memory is looked at from outside.
+    """
     makers = {
         unit.value: unit
         for unit in units
@@ -29,7 +32,7 @@ def without_copies(units: Sequence[Unit], wanted: set[Value]) -> list[Unit]:
     kept = []
     for unit in units:
         source = _copied(unit) if isinstance(unit, Assemble) and makers else None
-        maker = None if source is None or source in wanted else makers.get(source)
+        maker = None if source is None or source in memories else makers.get(source)
         if maker is not None and readers[maker.value] == 1:
             assert isinstance(unit, Assemble)
             places = _places(maker, unit.kernels[0])

@@ -12,7 +12,10 @@ it is not fetched before it is written, and what the product itself reads again 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from schuss import dtypes
+from schuss.compiler.constants import made_of_constants
 from schuss.compiler.emit import is_map
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, strides_of, users_of
 
@@ -31,16 +34,24 @@ def layout(graph: Graph) -> Graph:
             axes = _common_order(users[value])
             if axes is not None:
                 value.strides = permuted_strides(value, axes)
-    operands = [each for value in graph.values if value.op == "matmul" for each in value.inputs]
-    for each in [*operands, *graph.kept]:
-        while each.op in ("reshape", "permute"):
-            each = each.inputs[0]
-        if each.strides is None and _crowds(each) and _is_inside(each, users, wanted):
-            each.strides = _apart(each)
+    seen = wanted | made_of_constants(graph)  # what has a memory of its own
+    for value in _operands(graph):
+        if value.strides is None and _crowds(value) and _is_inside(value, users, seen):
+            value.strides = _apart(value)
     for value in graph.values:
-        large = value.nbytes >= _LARGE and value.dtype == dtypes.float32
-        value.is_streamed = large and _is_inside(value, users, wanted)
+        if value.nbytes >= _LARGE and value.dtype == dtypes.float32:
+            value.is_streamed = _is_inside(value, users, seen)
     return graph
+
+
+def _operands(graph: Graph) -> Iterator[Value]:
+    """The memories behind the operands of products, and what is kept for the way back."""
+    for product in graph.values:
+        for value in product.inputs if product.op == "matmul" else ():
+            while value.op in ("reshape", "permute"):
+                value = value.inputs[0]
+            yield value
+    yield from graph.kept
 
 
 def _crowds(value: Value) -> bool:
@@ -49,14 +60,14 @@ def _crowds(value: Value) -> bool:
     return rows >= _FEWEST_ROWS and width > 0 and width % _PAGE == 0
 
 
-def _is_inside(value: Value, users: dict[Value, list[Value]], wanted: set[Value]) -> bool:
-    """Whether a value is made and used by loops and products alone."""
+def _is_inside(value: Value, users: dict[Value, list[Value]], seen: set[Value]) -> bool:
+    """Whether a value is made and used by loops and products alone, and not `seen` from outside."""
     if not (is_map(value) or value.op == "matmul"):
         return False
     stack = [value]
     while stack:
         each = stack.pop()
-        if each in wanted:
+        if each in seen:
             return False
         for user in users[each]:
             if user.op in VIEWS:

@@ -54,11 +54,12 @@ def compile_graph(graph: Graph) -> Compiled:
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
     constants = [value for value in graph.inputs if value.array is not None]
     simple = layout(keep(channels_last(simplify(graph))))
-    units = without_copies(fuse(simple), {*simple.outputs, *simple.checks})
+    units = fuse(simple)
+    memories = set(_bases(simple, {value for unit in units for value in unit.writes()}))
+    units = without_copies(units, memories)
     if not constants:
         return _planned(recorded, simple, units)
-    written = {value for unit in units for value in unit.writes()}
-    first, units = divided(units, set(_bases(simple, written)), packed_bytes)
+    first, units = divided(units, memories, packed_bytes)
     compiled = _planned(recorded, simple, units)
     if first:
         made = {value for unit in first for value in unit.writes()}
