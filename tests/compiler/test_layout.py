@@ -94,7 +94,7 @@ def test_pitch() -> None:
         return Value("input", (), {}, shape, filled(1).dtype, strides=strides)
 
     assert value((3, 4), None).pitch == 4
-    assert value((), None).pitch == 1
+    assert value((), None).pitch == value((3, 0), None).pitch == 1
     assert value((2, 3, 4), (18, 6, 1)).pitch == 6
     assert value((2, 3, 4), (17, 6, 1)).pitch == 0  # matrices apart
     assert value((3, 4), (1, 3)).pitch == 0  # turned

@@ -56,8 +56,8 @@ def _operands(graph: Graph) -> Iterator[Value]:
 
 def _crowds(value: Value) -> bool:
     """Whether many rows lie in the same lines of a cache."""
-    rows, width = value.size // max(1, value.shape[-1]), value.shape[-1] * value.dtype.itemsize
-    return rows >= _FEWEST_ROWS and width > 0 and width % _PAGE == 0
+    width = value.shape[-1] * value.dtype.itemsize
+    return value.nbytes >= _FEWEST_ROWS * width > 0 and width % _PAGE == 0
 
 
 def _is_inside(value: Value, users: dict[Value, list[Value]], seen: set[Value]) -> bool:

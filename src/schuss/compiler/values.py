@@ -63,13 +63,15 @@ class Value:
 
     @property
     def pitch(self) -> int:
-        """Elements from each row to the next, where rows are all that lies apart; else 0."""
+        """Elements from each row to the next, where rows are all that may lie apart; else 0."""
         if self.strides is None:
-            return self.shape[-1] if self.shape else 1
-        row, step = self.strides[-2:] if len(self.shape) > 1 else (0, 0)
-        rows = strides_of(self.shape[:-1])
-        apart = all(a == b * row for a, b in zip(self.strides, rows, strict=False))
-        return row if step == 1 and row >= self.shape[-1] and apart else 0
+            return self.shape[-1] or 1 if self.shape else 1
+        if len(self.shape) < 2:
+            return 0
+        *rows, step = self.strides
+        pitch = rows[-1]
+        dense = rows == [n * pitch for n in strides_of(self.shape[:-1])]
+        return pitch if dense and step == 1 and pitch >= self.shape[-1] else 0
 
     @property
     def name(self) -> str:

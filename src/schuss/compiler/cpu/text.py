@@ -253,10 +253,7 @@ class Text:
     ) -> None:  # fmt: skip
         """A vector to memory; with `is_streamed` past the caches, of which it fills a line."""
         element = memory_type(dtype)
-        kind, size = (
-            vector(element, lanes),
-            lanes * dtype.itemsize if is_streamed else dtype.itemsize,
-        )
+        kind, size = vector(element, lanes), dtype.itemsize * (lanes if is_streamed else 1)
         note = ", !nontemporal !{i32 1}" if is_streamed else ""
         raw = self.narrowed(value, dtype, lanes)
         if mask is None or lanes == 1:
