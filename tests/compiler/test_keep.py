@@ -119,3 +119,12 @@ def test_second_derivatives_and_convolutions_agree() -> None:
 
     images = numbers(2, 3, 6, 6) / 3, numbers(3, 3, 3, 3, seed=1) / 3
     agree(schuss.grad(convolved, (0, 1)), *images, rtol=1e-4)
+
+
+def test_long_sums_and_powers_are_left_alone() -> None:
+    sums = doubled = squared = filled(3)
+    for _ in range(100):
+        sums, doubled, squared = sums + 1.5, doubled + doubled, squared * squared
+    for x in (sums, doubled, squared, squared + squared):
+        graph = simplify(recorded(x))
+        assert keep(graph) is graph

@@ -101,3 +101,8 @@ def test_pitch() -> None:
     assert value((3, 4), (0, 1)).pitch == 0  # all rows are one
     assert value((4,), (2,)).pitch == 0
     assert value((3, 4), (6, 1)).nbytes == 4 * 16
+
+
+def test_operands_of_one_axis_and_none() -> None:
+    x = schuss.ones(4096)
+    assert laid_out(schuss.exp(x) @ x, schuss.exp(x[0]).reshape(1, 1) @ x[:1]).kept == set()

@@ -20,7 +20,8 @@ from schuss.compiler.simplify import Builder, without_dead
 from schuss.compiler.values import VIEWS, Graph, Value, users_of
 
 _DEAR = 8  # what computing d again has to cost, beside an addition
-_MOST_TERMS = 16
+_MOST_STEPS = 64  # of a sum of products,
+_MOST_FACTORS = 256  # and so many factors in all
 
 Term = tuple[Value, ...]  # factors
 
@@ -86,10 +87,12 @@ class _Search:
 
     def split(self, root: Value) -> tuple[Value, list[Term]] | None:
         """(g, terms) where root is g times the sum of the terms, and keeping that sum pays."""
-        tree = self._tree(root)
-        terms = _terms(root, tree)
-        if not 2 <= len(terms) <= _MOST_TERMS:
+        if self._is_inner(root):
             return None
+        tree = self._tree(root)
+        if len(tree) > _MOST_STEPS or _factors(root, tree) > _MOST_FACTORS:
+            return None
+        terms = _terms(root, tree)
         common = set(terms[0]).intersection(*terms[1:])
         if not common:
             return None
@@ -99,10 +102,15 @@ class _Search:
             return None
         return (g, rest) if self._pays(root, g, rest, tree) else None
 
+    def _is_inner(self, value: Value) -> bool:
+        """Whether a sum is nothing but a term of another one."""
+        users = self.users[value]
+        return len(users) == 1 and users[0].op == "add" and value not in self.wanted
+
     def _tree(self, root: Value) -> set[Value]:
         """The additions and products that only this sum needs, and that it is made of."""
         tree, seen, heap = {root}, {root}, [(-root.number, root)]
-        while heap:
+        while heap and len(tree) <= _MOST_STEPS:
             value = heappop(heap)[1]
             users = self.users[value]
             joins = value.op == "multiply" or (
@@ -172,6 +180,14 @@ class _Search:
                 seen.add(user)
                 stack.append(user)
         return False
+
+
+def _factors(root: Value, tree: set[Value]) -> int:
+    """How many factors there are once the sum is written out: squares of squares have many."""
+    count: dict[Value, int] = {}
+    for value in sorted(tree, key=lambda each: each.number):
+        count[value] = sum(count.get(each, 1) for each in value.inputs)
+    return count[root]
 
 
 def _terms(value: Value, tree: set[Value]) -> list[Term]:

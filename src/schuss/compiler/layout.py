@@ -12,6 +12,7 @@ it is not fetched before it is written, and what the product itself reads again 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from schuss import dtypes
@@ -56,7 +57,7 @@ def _operands(graph: Graph) -> Iterator[Value]:
 
 def _crowds(value: Value) -> bool:
     """Whether many rows lie in the same lines of a cache."""
-    width = value.shape[-1] * value.dtype.itemsize
+    width = math.prod(value.shape[-1:]) * value.dtype.itemsize
     return value.nbytes >= _FEWEST_ROWS * width > 0 and width % _PAGE == 0
 
 
