@@ -115,10 +115,13 @@ class Anchors:
             return True
         if value in self.graph.kept:
             return True
+        if value.strides is not None:  # made for the sake of its order in memory
+            return True
         if cost > _MOST_COST or len(loads) > _MOST_LOADS:
             return True
         users = self._distinct_users(value)
-        if cost >= _REPEATED_COST and any(_repeats(value, user) for user in users):
+        dear = cost >= _REPEATED_COST or value.op == "divide"
+        if dear and any(_repeats(value, user) for user in users):
             return True
         if len(users) < 2:
             return False

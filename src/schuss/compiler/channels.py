@@ -17,6 +17,7 @@ from schuss.compiler import convolution
 from schuss.compiler.convolution import permuted
 from schuss.compiler.emit import is_map
 from schuss.compiler.simplify import Builder, without_dead
+from schuss.compiler.sums import Sums
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Shape, Value
 from schuss.dtypes import is_complex
 
@@ -56,6 +57,7 @@ class _Twins:
 
     def __init__(self) -> None:
         self.builder = Builder()
+        self._sums = Sums(self.builder)
         self._plain: dict[Value, Value] = {}
         self._last: dict[Value, Value] = {}
 
@@ -158,7 +160,10 @@ class _Twins:
         twin = len(kept) >= 3 and kept[0] == 0 and kept[-1] == 1
         if not twin and kept != sorted(kept):
             return None
-        made = self.builder.add(value.op, (self.last(x),), {"axes": places}, shape, value.dtype)
+        if value.op == "sum":
+            made = self._sums.add(self.last(x), places, shape, value.dtype)
+        else:
+            made = self.builder.add(value.op, (self.last(x),), {"axes": places}, shape, value.dtype)
         if twin or len(kept) < 3:
             return made
         return to_last(self.builder, made)

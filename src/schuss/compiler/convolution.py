@@ -19,10 +19,12 @@ from itertools import product
 from typing import Any
 
 from schuss import dtypes
+from schuss.compiler.cpu import winograd
 from schuss.compiler.cpu.convolution import panel_width
 from schuss.compiler.cpu.depthwise import applies as has_small_groups
+from schuss.compiler.cpu.winograd_text import TAPS
 from schuss.compiler.geometry import UNIT, Axis, forward_axis, input_axis
-from schuss.compiler.values import Shape, Value
+from schuss.compiler.values import VIEWS, Shape, Value
 
 Builder = Any
 
@@ -44,8 +46,7 @@ def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any])
             strict=True,
         )
     )  # fmt: skip
-    weights = b.reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
-    return _convolution(b, x, weights, axes, result)
+    return _convolution(b, x, _flat(b, w, groups), axes, result)
 
 
 def of_input(b: Builder, g: Value, w: Value, shape: Shape, named: dict[str, Any]) -> Value:
@@ -59,14 +60,12 @@ def of_input(b: Builder, g: Value, w: Value, shape: Shape, named: dict[str, Any]
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    weights = b.reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
-    weights = permuted(b, weights, (0, 2, 1, *range(3, len(weights.shape))))
-    return _convolution(b, g, weights, axes, result)
+    return _convolution(b, g, permuted(b, _flat(b, w, groups), (0, 2, 1, 3)), axes, result)
 
 
 def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any]) -> Value:
     """x (N, sizes, C), g (N, counts, O) -> (O, C / groups, kernel)."""
-    groups, kernel, rank = named["groups"], shape[2:], len(shape) - 2
+    groups, kernel = named["groups"], shape[2:]
     channels, outputs = shape[1], shape[0] // groups
     geometry = tuple(
         forward_axis(size, k, s, before, d, count)
@@ -75,19 +74,22 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    named = {"axes": _three(geometry), "groups": groups, "outputs": outputs}
+    axes = _three(geometry)
+    named = {"axes": axes, "groups": groups, "outputs": outputs}
+    if groups == 1 and winograd.applies(x.dtype, x.shape[0], channels, outputs, axes):
+        named["minimal"] = True
+        x, g = _with_channels_together(b, x), _with_channels_together(b, g)
     taps = math.prod(kernel)
+    sizes = groups, taps, channels, outputs
     if has_small_groups(x.dtype, groups, channels, outputs):
-        matrix = taps * channels, groups * outputs
-        made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
-        made = b.reshape(made, (taps, channels, groups * outputs))
-        return b.reshape(permuted(b, made, (2, 1, 0)), shape)
-    lead = (groups,) if groups > 1 else ()
-    matrix = (*lead, taps * channels, outputs)
+        sizes = 1, taps, channels, groups * outputs
+    lead = sizes[:1] if sizes[0] > 1 else ()
+    matrix = (*lead, taps * channels, sizes[-1])
     made = b.add("convolution_weight", (x, g), named, matrix, x.dtype)
-    made = b.reshape(made, (groups, *kernel, channels, outputs))
-    order = (0, rank + 2, rank + 1, *range(1, rank + 1))
-    return b.reshape(permuted(b, made, order), shape)
+    made = b.reshape(made, sizes)
+    if taps > 1 and channels > 1:
+        made = b.map("copy", made)  # in another order in memory: layout.py
+    return b.reshape(permuted(b, made, (0, 3, 2, 1)), shape)
 
 
 def put_back(b: Builder, w: Value, shape: Shape, named: dict[str, Any]) -> Value | None:
@@ -166,25 +168,52 @@ def _three(axes: tuple[Axis, ...]) -> tuple[Axis, Axis, Axis]:
 
 
 def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result: Shape) -> Value:
-    """x (N, sizes, channels of all groups), w (groups, outputs, channels, kernel)."""
-    groups, outputs, channels, *kernel = w.shape
+    """x (N, sizes, channels of all groups), w (groups, outputs, channels, taps)."""
+    groups, outputs, channels, count = w.shape
     three, dtype = _three(axes), dtypes.accumulator(x.dtype)
     named = {"axes": three, "groups": groups, "outputs": outputs}
     rows = (math.prod(result[:-1]), groups * outputs)
+    if groups == 1 and winograd.applies(x.dtype, x.shape[0], channels, outputs, three):
+        return _minimal(b, x, w, three, result)
     if has_small_groups(x.dtype, groups, channels, outputs):
-        taps = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
-        taps = permuted(b, taps, (3, 2, 0, 1))
+        taps = permuted(b, w, (3, 2, 0, 1))
         if dtype == x.dtype:
             taps = b.map("copy", taps)
         else:
             taps = b.map("astype", taps, dtype=dtype, attributes={"dtype": dtype})
         return b.reshape(b.add("convolution", (x, taps), named, rows, x.dtype), result)
     width = panel_width(x.dtype, x.shape[0], channels, outputs, three)
-    flat = b.reshape(w, (groups, outputs, channels, math.prod(kernel)))
-    packed = (groups, -(-outputs // width), math.prod(kernel), channels, width)
-    w = b.add("panels", (flat,), {"width": width}, packed, dtype)
+    packed = (groups, -(-outputs // width), count, channels, width)
+    w = b.add("panels", (w,), {"width": width}, packed, dtype)
     y = b.add("convolution", (x, w), named, rows, x.dtype)
     return b.reshape(y, result)
+
+
+def _minimal(b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], result: Shape) -> Value:
+    """The same by minimal filtering: the transformed weights have 16 taps."""
+    _, outputs, channels, _ = w.shape
+    width = winograd.panel_width(outputs)
+    packed = (1, -(-outputs // width), TAPS, channels, width)
+    minimal = "backwards" if winograd.is_backwards(axes[1]) else "forwards"
+    dtype = dtypes.accumulator(x.dtype)
+    w = b.add("panels", (w,), {"width": width, "minimal": minimal}, packed, dtype)
+    x = _with_channels_together(b, x)
+    named = {"axes": axes, "groups": 1, "outputs": outputs, "minimal": True}
+    y = b.add("convolution", (x, w), named, (math.prod(result[:-1]), outputs), x.dtype)
+    return b.reshape(y, result)
+
+
+def _with_channels_together(b: Builder, x: Value) -> Value:
+    """A copy, if x is a view in which the channels of a position may lie apart."""
+    memory = x
+    while memory.op == "reshape":
+        memory = memory.inputs[0]
+    return b.map("copy", x) if memory.op in (*VIEWS, "input") else x
+
+
+def _flat(b: Builder, w: Value, groups: int) -> Value:
+    """(O, C / groups, kernel) -> (groups, O / groups, C / groups, taps)"""
+    return b.reshape(w, (groups, w.shape[0] // groups, w.shape[1], math.prod(w.shape[2:])))
 
 
 def permuted(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:

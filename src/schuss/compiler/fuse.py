@@ -46,6 +46,8 @@ from schuss.compiler.units import (
 )
 from schuss.compiler.values import REDUCTIONS, Graph, Shape, Value, strides_of
 
+Cut = Sequence[tuple[int, int, int]]  # (first, count, step) along each axis
+
 
 def fuse(graph: Graph) -> list[Unit]:
     """The units that compute the graph's outputs, each after those that it needs."""
@@ -220,7 +222,7 @@ class _Writer:
         kernel.store(anchor, position(anchor, place, len(anchor.shape)), line, anchor.dtype)
         return Loops(collapse(kernel))
 
-    def _copy(self, target: Value, source: Value, cut: Sequence[tuple[int, int, int]]) -> Kernel:
+    def _copy(self, target: Value, source: Value, cut: Cut) -> Kernel:
         """A kernel that writes `source` into a part of the memory of `target`."""
         sizes = self._fine_sizes(source)
         place = identity(sizes) if sizes == source.shape else canonical(source.shape, sizes)
@@ -246,9 +248,13 @@ class _Writer:
         kernels = []
         if anchor.op == "slice_update":
             x, part = anchor.inputs
-            whole = [(0, n, 1) for n in x.shape]
-            kernels = [[self._copy(anchor, x, whole)],
-                       [self._copy(anchor, part, anchor.attributes["cut"])]]  # fmt: skip
+            cut = anchor.attributes["cut"]
+            kernels = [[self._copy(anchor, part, cut)]]
+            if all(step == 1 for *_, step in cut):
+                around = _around(cut, x.shape)
+                kernels[0] += [self._copy(anchor, _seen(x, box), box) for box in around]
+            else:
+                kernels.insert(0, [self._copy(anchor, x, [(0, n, 1) for n in x.shape])])
         elif anchor.op == "pieces":
             cuts = anchor.attributes["cuts"]
             parts = [
@@ -279,6 +285,22 @@ class _Writer:
         if found is None:
             raise NotAffineError(value)
         return found
+
+
+def _seen(x: Value, cut: Cut) -> Value:
+    shape = tuple(count for _, count, _ in cut)
+    return Value("slice", (x,), {"cut": tuple(cut)}, shape, x.dtype)
+
+
+def _around(cut: Cut, shape: Shape) -> list[Cut]:
+    """Boxes that fill a shape up where a cut, whose steps are 1, leaves off."""
+    found: list[Cut] = []
+    for axis, (start, count, _) in enumerate(cut):
+        behind = [(0, n, 1) for n in shape[axis + 1 :]]
+        for first, last in ((0, start), (start + count, shape[axis])):
+            if last > first:
+                found.append([*cut[:axis], (first, last - first, 1), *behind])
+    return found
 
 
 def _zeros(target: Value) -> Kernel:

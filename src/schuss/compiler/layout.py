@@ -1,7 +1,9 @@
 """The layout of values that only live inside: the order of axes in memory that readers want.
 
 Attention computes (batch, heads, time, features), and the model goes on with (batch, time, heads *
-features). Written in that order at once, the result needs no copy.
+features). Written in that order at once, the result needs no copy. The gradient of a convolution's
+weights has rows (taps, channels), and its update goes through (outputs, channels, taps): with the
+taps of a channel side by side one transposition of two axes leads there, in tiles that are full.
 
 Rows a multiple of a page apart share a few lines of the first-level cache, and matrix products
 would have to copy them before they can read them. Such rows are written a little further apart.
@@ -27,15 +29,18 @@ _LARGE = 2**21  # bytes: written past the caches
 
 
 def layout(graph: Graph) -> Graph:
-    """The graph with strides set for values that need not be dense."""
+    """The graph with strides set for values that need not be dense: none that outlives the run."""
     users = users_of(graph.values)
-    wanted = {*graph.outputs, *graph.checks}
+    seen = {_memory(value) for value in (*graph.outputs, *graph.checks)}
     for value in graph.values:
-        if value.op == "attention" and value not in wanted:
+        axes = None
+        if value.op == "attention" and value not in seen:
             axes = _common_order(users[value])
-            if axes is not None:
-                value.strides = permuted_strides(value, axes)
-    seen = wanted | made_of_constants(graph)  # what has a memory of its own
+        elif value.op == "copy" and value not in seen and _is_gradient_of_weights(value.inputs[0]):
+            axes = (0, 2, 1, 3)  # (groups, taps, channels, outputs)
+        if axes is not None:
+            value.strides = permuted_strides(value, axes)
+    seen |= made_of_constants(graph)  # which has a memory of its own, too
     for value in _operands(graph):
         if value.strides is None and _crowds(value) and _is_inside(value, users, seen):
             value.strides = _apart(value)
@@ -63,14 +68,11 @@ def _crowds(value: Value) -> bool:
 
 def _is_inside(value: Value, users: dict[Value, list[Value]], seen: set[Value]) -> bool:
     """Whether a value is made and used by loops and products alone, and not `seen` from outside."""
-    if not (is_map(value) or value.op == "matmul"):
+    if value in seen or not (is_map(value) or value.op == "matmul"):
         return False
     stack = [value]
     while stack:
-        each = stack.pop()
-        if each in seen:
-            return False
-        for user in users[each]:
+        for user in users[stack.pop()]:
             if user.op in VIEWS:
                 stack.append(user)
             elif not (is_map(user) or user.op == "matmul" or user.op in REDUCTIONS):
@@ -82,6 +84,16 @@ def _apart(value: Value) -> tuple[int, ...]:
     """Strides for rows a line further apart."""
     pitch = value.shape[-1] + _LINE // value.dtype.itemsize
     return (*[n * pitch for n in strides_of(value.shape[:-1])], 1)
+
+
+def _memory(value: Value) -> Value:
+    while value.op in VIEWS:
+        value = value.inputs[0]
+    return value
+
+
+def _is_gradient_of_weights(value: Value) -> bool:
+    return value.op == "reshape" and value.inputs[0].op == "convolution_weight"
 
 
 def _common_order(users: list[Value]) -> tuple[int, ...] | None:

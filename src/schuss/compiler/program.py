@@ -341,12 +341,17 @@ class Program:
 
 
 def _settle(once: Compiled) -> None:
-    """Compute what is made of constants alone, and keep it where vectors do not cross lines."""
+    """Compute what is made of constants alone, and keep it where vectors do not cross lines.
+
+    All of it lies in one array, for which NumPy asks for large pages.
+    """
     made = Program(once).run([])
-    for value, array in zip(once.simplified.outputs, made, strict=True):
-        room = np.empty(array.nbytes + _LINE, np.uint8)
-        start = -room.ctypes.data % _LINE
-        value.array = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    starts = np.cumsum([0, *[-(-array.nbytes // _LINE) * _LINE for array in made]])
+    room = np.empty(int(starts[-1]) + _LINE, np.uint8)
+    room = room[-room.ctypes.data % _LINE :]
+    for value, array, start in zip(once.simplified.outputs, made, starts[:-1], strict=True):
+        place = room[start : start + array.nbytes]
+        value.array = place.view(array.dtype).reshape(array.shape)
         value.array[...] = array
 
 

@@ -35,7 +35,7 @@ class Value:
         array: of an input that is always the same: what it holds. What is made of such inputs alone
             is computed once, when the Program is made.
         is_streamed: it is better written past the caches, which it would fill.
-        strides: where its memory is not dense, in elements; None where it is dense.
+        strides: of memory whose elements are not in row-major order, in elements; else None.
     """
 
     op: str

@@ -11,6 +11,8 @@ product are (n, depth, height, width), its columns all outputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from itertools import product as combinations
 
@@ -314,15 +316,19 @@ class _Printer:
             n * self.a_strides[0] + i * move[0] + j * move[1]
             for n, i, j in combinations(range(images), range(rows), range(columns))
         ]
+        if "@epilogue_ahead(" in self.epilogue:
+            with self._rows_of_tile(f, images, rows, columns) as (_, m):
+                for v in range(vectors):
+                    n = f.add("%n", v * lanes)
+                    f.line(f"call void @epilogue_ahead(ptr %args, i64 0, i64 {m}, i64 {n})")
         made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width))
         kind = f"<{lanes} x {c.element}>"
         for r, row in enumerate(made):
             for v, value in enumerate(row):
                 place = f.at(c.element, "%tile", (r * vectors + v) * lanes)
                 f.line(f"store {kind} {value}, ptr {place}, align {lanes * self.bytes}")
-        with f.loop(0, images) as g, f.loop(0, rows) as i, f.loop(0, columns) as j:
-            m = f.add(f.add("%m", f.mul(g, "%image")), f.add(f.mul(i, "%row"), f.mul(j, "%column")))
-            place = f.mul(f.add(f.mul(f.add(f.mul(g, rows), i), columns), j), vectors * lanes)
+        with self._rows_of_tile(f, images, rows, columns) as (row, m):
+            place = f.mul(row, vectors * lanes)
             for v in range(vectors):
                 source = f.at(c.element, "%tile", f.add(place, v * lanes))
                 value = f.let(f"load {kind}, ptr {source}, align {lanes * self.bytes}")
@@ -336,3 +342,12 @@ class _Printer:
                 )
         f.line("ret void")
         return str(f)
+
+    @contextmanager
+    def _rows_of_tile(
+        self, f: Function, images: int, rows: int, columns: int
+    ) -> Iterator[tuple[str, str]]:
+        """A loop over the rows of a tile: where they are in it, and in the result."""
+        with f.loop(0, images) as g, f.loop(0, rows) as i, f.loop(0, columns) as j:
+            m = f.add(f.add("%m", f.mul(g, "%image")), f.add(f.mul(i, "%row"), f.mul(j, "%column")))
+            yield f.add(f.mul(f.add(f.mul(g, rows), i), columns), j), m

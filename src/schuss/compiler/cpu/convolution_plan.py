@@ -19,6 +19,8 @@ Axes = tuple[Axis, Axis, Axis]
 # second-level cache of a megabyte.
 _SLAB = 400 << 10
 _IMAGES = 640 << 10  # the same, for tiles of several images
+_IN_PLACE = 256 << 10  # of inputs, and perhaps outputs, of a part that packs nothing
+_WEIGHTS = 320 << 10  # which stay in the cache beside them
 _POSITIONS = 256  # outputs of a part that make reading all weights worth while
 _MOST_WIDE = 4  # vectors of a panel
 _PARTS = 16  # that a convolution should have, ...
@@ -197,7 +199,7 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     rows, images = height.most, tiles.images
     if images > 1:
         in_place = False
-    while images == 1 and rows > tiles.rows and not in_place and slab_bytes(c, rows) > _SLAB:
+    while images == 1 and rows > tiles.rows and _crowds(c, rows, in_place):
         rows = ceil_to(ceil_div(rows, 2), tiles.rows)
     positions = height.most * width.most
     while (
@@ -230,6 +232,19 @@ def slab_shape(c: Convolution, rows: int) -> tuple[int, int, int]:
 
 def slab_bytes(c: Convolution, rows: int) -> int:
     return prod(slab_shape(c, rows)) * c.channels * size(c.element)
+
+
+def _crowds(c: Convolution, rows: int, in_place: bool) -> bool:
+    """Whether a part of so many rows goes through more than should stay in a cache.
+
+    In place these are the inputs, which are read again for every panel, and the outputs if the
+    weights stay there beside them: then all panels of a position are written near each other.
+    """
+    if not in_place:
+        return slab_bytes(c, rows) > _SLAB
+    stays = c.taps * c.channels * c.outputs * size(c.element) <= _WEIGHTS
+    numbers = c.channels + (c.outputs if stays else 0)
+    return rows * c.axes[2].most * numbers * size(c.element) > _IN_PLACE
 
 
 def _reads_in_place(c: Convolution) -> bool:

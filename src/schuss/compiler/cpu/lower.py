@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from schuss import dtypes
-from schuss.compiler.cpu import attention, convolution, depthwise, matmul
+from schuss.compiler.cpu import attention, convolution, depthwise, matmul, winograd
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
@@ -21,6 +21,8 @@ from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import print_loops
 from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
+from schuss.compiler.cpu.winograd_gradient import lower_gradient as lower_minimal_gradient
+from schuss.compiler.cpu.winograd_weights import lower_weights as lower_minimal_weights
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
 from schuss.compiler.plan import Plan, plan
@@ -203,13 +205,15 @@ def _convolution(unit: Convolution) -> Calls:
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
-    epilogue = _epilogue(unit.kernel)
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
+    epilogue = _epilogue(unit.kernel, ahead=not (backward or small))
     if backward:
-        rule = lower_depthwise_weight if small else lower_weight
+        rule = lower_minimal_gradient if "minimal" in named else lower_weight
+        rule = lower_depthwise_weight if small else rule
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
     else:
-        lowered = (depthwise if small else convolution).lower(spec, epilogue)
+        template = depthwise if small else winograd if "minimal" in named else convolution
+        lowered = template.lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
@@ -218,6 +222,9 @@ def _panels(unit: Panels) -> Calls:
     groups, outputs, channels, taps = value.inputs[0].shape
     spec = Weights(str(memory.dtype), groups, outputs, channels, taps, value.shape[-1], affine[:-1])
     words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
+    minimal = value.attributes.get("minimal")
+    if minimal is not None:
+        return _staged(lower_minimal_weights(spec, minimal == "backwards"), words)
     return _staged(lower_panels(spec), words)
 
 

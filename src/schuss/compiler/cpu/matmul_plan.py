@@ -40,6 +40,7 @@ _LONG_PART = 500_000
 _MOST_PARTS = 32
 # Bytes along k: longer products are summed in blocks, of half the length.
 _LONGEST_BLOCK = 4096
+_FEW_BYTES = 1 << 18  # of all rows of A, where columns of B are read from memory
 # A product of fewer tiles is cut along k too, in slices of at least so many elements.
 _FEW_CELLS = 16
 _SHORTEST_SLICE = 256
@@ -359,7 +360,9 @@ def _k_blocks(
     k, element = product.k, size(product.element)
     slices = _slices(product, product.batches * cells, parts, kernel)
     if slices == 1:
-        if k * element <= _LONGEST_BLOCK:
+        # Few rows stay in the cache: each column of B is best read in one go, as it comes.
+        streams = kernel == "dot" and product.m * k * element <= _FEW_BYTES
+        if k * element <= _LONGEST_BLOCK or streams:
             return 1, k, k
         return 1, k, ceil_to(ceil_div(k, ceil_div(2 * k * element, _LONGEST_BLOCK)), lanes)
     slice_k = ceil_to(ceil_div(k, slices), lanes)

@@ -1,0 +1,279 @@
+"""Convolutions with kernels of 3 x 3 by minimal filtering.
+
+Each 4 x 4 positions d of the input, in tiles that overlap by two, give 2 x 2 outputs:
+
+    y = A^T ((G g G^T) * (B^T d B)) A
+
+with 16 multiplications for a channel and an output in place of 36 (S. Winograd, Arithmetic
+Complexity of Computations, 1980; A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural
+Networks, 2016). For all channels these are 16 products of matrices, (tiles, channels) with
+(channels, outputs). Coefficients are 1, -1 and, for weights, 1/2, so that errors stay within a few
+units of the last place of the largest terms of the sum. But an infinite or NaN input reaches the
+neighbours that share its tiles, as infinity - infinity is NaN.
+
+A part of the work makes the products of some tiles with one or all panels of outputs, and then its
+outputs of them. Where there are few tiles, so that panels must be shared out too, a launch before
+transforms the input for all parts; else each part does so for itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from schuss import dtypes
+from schuss.compiler.cpu import matmul_micro
+from schuss.compiler.cpu.convolution_plan import Convolution
+from schuss.compiler.cpu.library import Source
+from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
+from schuss.compiler.cpu.matmul_micro import Micro
+from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to, most_rows
+from schuss.compiler.cpu.matmul_stages import Stage
+from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Form, Tiles
+from schuss.compiler.geometry import UNIT, Axis
+from schuss.dtypes import DType
+
+# The matrices above, as rows of coefficients.
+_B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+_A = ((1, 1, 1, 0), (0, 1, -1, -1))
+
+_PARTS = 16  # that a convolution should have
+_BLOCK = 56  # tiles of a part, at most
+_INPUTS = 480 << 10  # bytes of the inputs that a part transforms for itself
+_FEWEST_TILES = 36  # that make reading 16 numbers in place of 9 for each weight worth while
+_FEWEST_CHANNELS = 32  # or outputs, that make transforming worth while
+
+
+def applies(
+    dtype: DType, images: int, channels: int, outputs: int, axes: tuple[Axis, Axis, Axis]
+) -> bool:
+    """Whether this template should compute a convolution, of a single group."""
+    lanes = this_machine().vector_bytes // BYTES
+    whole = channels % lanes == 0 and outputs % lanes == 0
+    if dtypes.accumulator(dtype) != dtypes.float32 or axes[0] != UNIT or not whole:
+        return False
+    if not all(axis.kernel == 3 and _is_dense(axis) for axis in axes[1:]):
+        return False
+    if is_backwards(axes[1]) != is_backwards(axes[2]):
+        return False
+    tiles = images * ceil_div(axes[1].outputs, 2) * ceil_div(axes[2].outputs, 2)
+    return tiles >= _FEWEST_TILES and min(channels, outputs) >= _FEWEST_CHANNELS
+
+
+def _is_dense(axis: Axis) -> bool:
+    (phase, *others) = axis.phases
+    steps = phase.every, phase.move, abs(phase.place_step), phase.tap_step
+    return not others and steps == (1, 1, 1, 1) and phase.taps == 3
+
+
+def is_backwards(axis: Axis) -> bool:
+    """Whether kernels lie backwards along an axis, as in the gradient for the input."""
+    return axis.phases[0].place_step < 0
+
+
+def panel_width(outputs: int) -> int:
+    """Outputs of a panel of weights."""
+    lanes = this_machine().vector_bytes // BYTES
+    return lanes * min(2, ceil_div(outputs, lanes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How such a convolution is cut.
+
+    Tiles, those of all images, are cut into `pieces` of `height` or, the first `tall` of them,
+    height + 1; a part has up to `block` pieces. Where it is `staged` a part has one panel of
+    `vectors` vectors of outputs, else all.
+    """
+
+    lanes: int
+    vectors: int
+    pieces: int
+    height: int
+    tall: int
+    block: int
+    staged: bool
+
+    @property
+    def tallest(self) -> int:
+        return self.height + (self.tall > 0)
+
+    @property
+    def width(self) -> int:
+        return self.lanes * self.vectors
+
+
+def plan(c: Convolution, machine: Machine) -> Plan:
+    """Cut a convolution."""
+    lanes = machine.vector_bytes // BYTES
+    vectors = min(2, c.outputs // lanes)
+    tiles = c.images * ceil_div(c.axes[1].outputs, 2) * ceil_div(c.axes[2].outputs, 2)
+    pieces = ceil_div(tiles, most_rows(machine.registers, vectors))
+    height, tall = divmod(tiles, pieces)
+    tallest = height + (tall > 0)
+    block = max(1, min(_BLOCK, _INPUTS // (TAPS * c.channels * BYTES)) // tallest)
+    block = min(block, max(1, pieces // _PARTS))
+    staged = pieces < 2 * _PARTS
+    if staged:
+        block, panels = max(1, _BLOCK // tallest), ceil_div(c.outputs, lanes * vectors)
+        while ceil_div(pieces, block) * panels < _PARTS and block > 1:
+            block = ceil_div(block, 2)
+    block = ceil_div(pieces, ceil_div(pieces, block))
+    return Plan(lanes, vectors, pieces, height, tall, block, staged)
+
+
+def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
+    """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
+
+    Weights are dense, (panels, 16, channels, width of a panel): see winograd_weights.py.
+    """
+    cut = plan(c, machine or this_machine())
+    epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
+    key = sha256(f"{c}{cut}{epilogue}".encode()).hexdigest()[:16]
+    return _Printer(c, cut, epilogue, f"winograd_{key}").print()
+
+
+class _Printer:
+    def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
+        assert c.x_strides[4] == 1, "channels lie apart"
+        self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
+        self.tiles = Tiles(c, cut.lanes)
+        self.panels = ceil_div(c.outputs, cut.width)
+        # Rows, and planes of rows, a power of two apart would push each other out of the caches.
+        self.row = c.channels + cut.lanes
+        rows = self.tiles.count if cut.staged else cut.block * cut.tallest
+        self.plane = rows * self.row + cut.lanes
+        self.cell = cut.tallest * cut.width  # elements of what a piece gives in a panel
+        last = ceil_div(c.outputs - (self.panels - 1) * cut.width, cut.lanes)
+        self.widths = list(dict.fromkeys([*([cut.vectors] if self.panels > 1 else []), last]))
+
+    def print(self) -> Lowered:
+        micros = [self._micro(tall, v) for tall in (False, True) for v in self.widths]
+        shared = [Source(matmul_micro.definition(m), (m.name,), shared=True) for m in micros]
+        stages = [self._products()]
+        if self.cut.staged:
+            stages.insert(0, self._inputs())
+        workspace = TAPS * self.plane * BYTES if self.cut.staged else 0
+        return Lowered(tuple(dict.fromkeys(shared)), tuple(stages), workspace)
+
+    def _micro(self, tall: bool, vectors: int) -> Micro:
+        rows = self.cut.tallest if tall else self.cut.height
+        return Micro("float", self.cut.lanes, rows, vectors)
+
+    def _inputs(self) -> Stage:
+        """The launch that transforms the input into the workspace."""
+        name = f"{self.name}_inputs"
+        parts = min(2 * _PARTS, self.tiles.count)
+        f = Function(f"define void @{name}(ptr noalias %args, i64 %part, ptr noalias %scratch)")
+        first, _ = f.divide(f.mul("%part", self.tiles.count), parts)
+        last, _ = f.divide(f.mul(f.add("%part", 1), self.tiles.count), parts)
+        to = f.at("float", f.word(2), f.mul(first, self.row))
+        f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {to})")
+        f.line("ret void")
+        return Stage(
+            f"{self.tiles.of_input(_B, Form(self.plane, 0, self.row))}\n{f}\n", name, parts, 0
+        )
+
+    def _products(self) -> Stage:
+        """The launch that gives outputs to the epilogue."""
+        cut = self.cut
+        blocks = ceil_div(cut.pieces, cut.block)
+        f = Function(
+            f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
+        )
+        panel, block = f.divide("%part", blocks) if cut.staged else ("", "%part")
+        piece0 = f.mul(block, cut.block)
+        piece1 = f.smaller(f.add(piece0, cut.block), cut.pieces)
+        sums = ceil_to(TAPS * cut.block * self.cell * BYTES, ALIGN)
+        first = self._tile(f, piece0)
+        if cut.staged:
+            rows = f.at("float", f.word(2), f.mul(first, self.row))
+            self._call_panel(f, panel, rows, piece0, piece1)
+        else:
+            rows = f.at("i8", "%scratch", sums)
+            last = self._tile(f, piece1)
+            f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {rows})")
+            with f.loop(0, self.panels) as each:
+                self._call_panel(f, each, rows, piece0, piece1)
+        f.line("ret void")
+        micros = dict.fromkeys(self._micro(tall, v) for tall in (False, True) for v in self.widths)
+        text = "\n".join([
+            *[matmul_micro.declaration(micro) for micro in micros], self.epilogue,
+            *([] if cut.staged else [self.tiles.of_input(_B, Form(self.plane, 0, self.row))]),
+            *[self._panel(vectors) for vectors in self.widths], str(f), "",
+        ])  # fmt: skip
+        scratch = sums if cut.staged else sums + TAPS * self.plane * BYTES
+        return Stage(text, self.name, blocks * (self.panels if cut.staged else 1), scratch)
+
+    def _tile(self, f: Function, piece: str) -> str:
+        """The first tile of a piece."""
+        return f.add(f.mul(piece, self.cut.height), f.smaller(piece, self.cut.tall))
+
+    def _call_panel(self, f: Function, panel: str, rows: str, piece0: str, piece1: str) -> None:
+        name = f"@panel{self.widths[0]}"
+        if len(self.widths) > 1:
+            is_last = f.let(f"icmp eq i64 {panel}, {self.panels - 1}")
+            name = f.choose(is_last, "ptr", f"@panel{self.widths[1]}", name)
+        weights = f.mul(panel, TAPS * self.c.channels * self.cut.width)
+        weights = f.at("float", f.word(1), weights)
+        f.line(
+            f"call void {name}(ptr %args, ptr {rows}, ptr {weights}, i64 {piece0}, i64 {piece1}, "
+            f"i64 {f.mul(panel, self.cut.width)}, ptr %scratch)"
+        )
+
+    def _panel(self, vectors: int) -> str:
+        """The function for some pieces and one panel: products, and what becomes of them."""
+        cut, c = self.cut, self.c
+        f = Function(
+            f"define internal void @panel{vectors}(ptr %args, ptr noalias readonly %rows, "
+            "ptr noalias readonly %weights, i64 %piece0, i64 %piece1, i64 %n, ptr noalias %sums) "
+            "noinline"
+        )
+        first = self._tile(f, "%piece0")
+        pieces = f.sub("%piece1", "%piece0")
+        with f.loop(0, TAPS) as tap, f.loop(0, pieces) as at:
+            piece = f.add("%piece0", at)
+            row = f.mul(f.sub(self._tile(f, piece), first), self.row)
+            a = f.at("float", "%rows", f.add(f.mul(tap, self.plane), row))
+            b = f.at("float", "%weights", f.mul(tap, c.channels * cut.width))
+            to = f.at("float", "%sums", f.mul(f.add(f.mul(tap, cut.block), at), self.cell))
+            is_tall = f.let(f"icmp slt i64 {piece}, {cut.tall}")
+            names = [f"@{self._micro(tall, vectors).name}" for tall in (True, False)]
+            f.line(
+                f"call void {f.choose(is_tall, 'ptr', *names)}(ptr {a}, i64 {self.row}, i64 1, "
+                f"ptr {b}, i64 {cut.width}, i64 {c.channels}, ptr {to}, i64 0)"
+            )
+        with f.loop(0, pieces) as at:
+            tile0 = self._tile(f, f.add("%piece0", at))
+            tile1 = self._tile(f, f.add(f.add("%piece0", at), 1))
+            here = f.at("float", "%sums", f.mul(at, self.cell))
+            with f.loop(tile0, tile1) as tile, f.loop(0, vectors) as vector:
+                place = f.add(f.mul(f.sub(tile, tile0), vectors), vector)
+                n = f.add("%n", f.mul(vector, cut.lanes))
+                self._outputs(f, tile, n, f.at("float", here, f.mul(place, cut.lanes)))
+        f.line("ret void")
+        return str(f)
+
+    def _outputs(self, f: Function, tile: str, n: str, sums: str) -> None:
+        """Give a vector of outputs of each position of a tile to the epilogue."""
+        plane = self.cut.block * self.cell
+        d = [self.tiles.load(f, f.at("float", sums, tap * plane)) for tap in range(TAPS)]
+        made = self.tiles.both_ways(f, _A, d)
+        image, i, j = self.tiles.place(f, tile)
+        height, width = (axis.outputs for axis in self.c.axes[1:])
+        y, x = f.mul(i, 2), f.mul(j, 2)
+        m = f.add(f.mul(f.add(f.mul(image, height), y), width), x)
+        for number, value in enumerate(made):
+            down, across = divmod(number, 2)
+            inside = []
+            if down and height % 2:
+                inside.append(f.let(f"icmp slt i64 {y}, {height - 1}"))
+            if across and width % 2:
+                inside.append(f.let(f"icmp slt i64 {x}, {width - 1}"))
+            is_there = f.let(f"and i1 {inside[0]}, {inside[-1]}") if inside else "true"
+            with f.when(is_there):
+                f.line(
+                    f"call void @epilogue(ptr %args, i64 0, i64 {f.add(m, down * width + across)}, "
+                    f"i64 {n}, {self.tiles.kind} {value}, i64 {self.cut.lanes})"
+                )
