@@ -31,7 +31,7 @@ def test_rows_of_whole_pages_are_moved_apart_for_a_product() -> None:
     (made,) = named(graph, "exp")
     assert made.strides == (PAGE + 16, 1)
     assert made.pitch == PAGE + 16
-    assert made.nbytes == 4 * (127 * (PAGE + 16) + PAGE)
+    assert made.room == 4 * (127 * (PAGE + 16) + PAGE)
 
 
 def test_rows_stay_dense_where_nothing_is_gained_or_somebody_looks() -> None:
@@ -106,7 +106,7 @@ def test_pitch() -> None:
     assert value((3, 4), (1, 3)).pitch == 0  # turned
     assert value((3, 4), (0, 1)).pitch == 0  # all rows are one
     assert value((4,), (2,)).pitch == 0
-    assert value((3, 4), (6, 1)).nbytes == 4 * 16
+    assert value((3, 4), (6, 1)).room == 4 * 16
 
 
 def test_operands_of_one_axis_and_none() -> None:

@@ -112,7 +112,7 @@ class _Arena:
 
     def view(self, offset: int, value: Value) -> np.ndarray:
         start = self.address - self.memory.ctypes.data + offset
-        raw = self.memory[start : start + value.nbytes]
+        raw = self.memory[start : start + value.room]
         flat = raw.view(value.dtype)
         if value.strides is None:
             return flat.reshape(value.shape)

@@ -55,9 +55,13 @@ class Value:
 
     @property
     def nbytes(self) -> int:
-        """Of its memory, with what lies between its elements."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def room(self) -> int:
+        """Bytes of its memory, with what lies between its elements."""
         if self.strides is None or not self.size:
-            return self.size * self.dtype.itemsize
+            return self.nbytes
         steps = zip(self.strides, self.shape, strict=True)
         return (1 + sum(abs(step) * (n - 1) for step, n in steps)) * self.dtype.itemsize
 
