@@ -165,7 +165,12 @@ class Noise:
         if op.name == "cumsum":
             terms = value.shape[attributes["axis"]]
         rough = _epsilon(dtypes.accumulator(value.dtype))
-        return np.asarray(total, np.float64) * rough * max(2.0, terms**0.5 / 2)
+        reach = np.asarray(total, np.float64) * rough * max(2.0, terms**0.5 / 2)
+        if op.name.startswith("convolve") and value.ndim == 4:
+            is_weight = op.name == "convolve_weight"
+            if min(value.shape[:2] if is_weight else value.shape[1:2]) >= 32:
+                return _in_tiles(reach, is_weight)
+        return reach
 
     def _of_mean(self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
         """The same for attention: its terms are the values, whose sizes may cancel."""
@@ -183,6 +188,17 @@ class Noise:
             for x in inputs
         ]  # fmt: skip
         return np.asarray(op.reference(*moved, **attributes))
+
+
+def _in_tiles(reach: np.ndarray, is_weight: bool) -> np.ndarray:
+    """Minimal filtering adds up all of a tile for each of its elements: kernels of 3 x 3, or 2 x 2
+    outputs, which lie among the neighbours of each.
+    """
+    if is_weight:
+        return np.broadcast_to(2 * reach.max(axis=(2, 3), keepdims=True), reach.shape)
+    around = np.pad(reach, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(around, (3, 3), axis=(2, 3))
+    return 2 * windows.max(axis=(4, 5))
 
 
 def _epsilon(dtype: dtypes.DType) -> float:

@@ -36,9 +36,11 @@ _SCHEDULES = (
 def _images(rng: random.Random, c: int, size: int) -> tuple[list[str], int]:
     """Layers from (N, c, size, size) to (N, features)."""
     layers = []
+    outputs, kernels = [1, 2, 4, 8, 16, 17], [1, 1, 2, 3, 3]
+    if c == 32:  # enough for minimal filtering
+        outputs, kernels = [32, 48], [3]
     for _ in range(rng.randint(1, 3)):
-        o = rng.choice([1, 2, 4, 8, 16, 17])
-        k = rng.choice([1, 1, 2, 3, 3])
+        o, k = rng.choice(outputs), rng.choice(kernels)
         groups = rng.choice([g for g in (1, 1, 1, c) if o % g == 0 and c % g == 0])
         stride, padding = rng.choice([1, 1, 2]), rng.randint(0, k // 2)
         after = (size + 2 * padding - k) // stride + 1
@@ -108,7 +110,7 @@ def network(seed: int) -> Program:
     n, o = rng.choice([2, 3, 5, 16]), rng.choice([1, 2, 4, 10])
     kind = rng.choice(["image", "image", "image", "features", "sequence"])
     if kind == "image":
-        c, size = rng.choice([1, 3, 4, 16]), rng.choice([4, 5, 8])
+        c, size = rng.choice([1, 3, 4, 16, 32]), rng.choice([4, 5, 8])
         shape: tuple[int, ...] = (c, size, size)
         layers, d = _images(rng, c, size)
     elif kind == "sequence":
