@@ -19,20 +19,12 @@ from schuss.compiler.index import (
     NotAffineError,
     bounds_of,
     dense_memory,
-    scaled_sum,
+    position_in_rows,
     sizes_between,
     through,
 )
 from schuss.compiler.lookup import is_lookup
-from schuss.compiler.values import (
-    REDUCTIONS,
-    VIEWS,
-    Graph,
-    Value,
-    memory_of,
-    strides_of,
-    users_of,
-)
+from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, memory_of, users_of
 
 RUNNING = {"cumsum": "sum", "cumprod": "prod"}
 _MOST_COST = 48  # of one expression between anchors
@@ -120,6 +112,8 @@ class Anchors:
 
     def _is_anchor(self, value: Value, cost: int, loads: frozenset[Value]) -> bool:
         if not is_map(value) or value in self.in_memory or value in self.forced:
+            return True
+        if value in self.graph.kept:
             return True
         if value.strides is not None:  # made for the sake of its order in memory
             return True
@@ -227,6 +221,6 @@ def locate(
             memory = dense_memory(value, in_memory)
             if memory is None or memory.op == "constant":
                 raise
-            return memory, scaled_sum(index, strides_of(value.shape), len(sizes))
+            return memory, position_in_rows(value, memory, index, sizes)
         value = value.inputs[0]
     return value, position(value, index, len(sizes))

@@ -11,6 +11,7 @@ from schuss.compiler.index import (
     NotAffineError,
     broadcast,
     dense_memory,
+    position_in_rows,
     scaled_sum,
     through,
     zero,
@@ -254,7 +255,7 @@ class Emitter:
                 memory = dense_memory(value, self._in_memory)
                 if memory is None:
                     raise
-                affine = scaled_sum(index, strides_of(value.shape), self.loops)
+                affine = position_in_rows(value, memory, index, self.kernel.sizes)
                 return self.kernel.add("load", (), value.dtype, (self.kernel.word(memory), affine))
             return self.value(value.inputs[0], inner)
         if value.op == "positions":

@@ -84,12 +84,13 @@ def broadcast(shape: Shape, index: Index, loops: int) -> Index:
 def dense_memory(value: Value, in_memory: Callable[[Value], bool]) -> Value | None:
     """The memory that holds the elements of a view in row-major order, if there is one.
 
-    Reshapes of such memory need no division: the position is the same.
+    Reshapes of such memory need no division, or (where its rows lie apart) a single one: see
+    `position_in_rows`.
     """
     while value.op == "reshape" and not in_memory(value):
         value = value.inputs[0]
     if in_memory(value):
-        return value if value.strides is None else None
+        return value if value.pitch else None
     if value.op != "permute" or not in_memory(value.inputs[0]):
         return None
     memory, axes = value.inputs[0], value.attributes["axes"]
@@ -101,6 +102,15 @@ def dense_memory(value: Value, in_memory: Callable[[Value], bool]) -> Value | No
     ):
         return memory
     return None
+
+
+def position_in_rows(view: Value, memory: Value, index: Index, sizes: Sequence[int]) -> Affine:
+    """The place in its `dense_memory` of what a view has at `index`."""
+    linear = scaled_sum(index, strides_of(view.shape), len(sizes))
+    if memory.strides is None or not memory.pitch:
+        return linear
+    row, rest = _divided(view, linear, memory.shape[-1], sizes)
+    return tuple(memory.pitch * r + c for r, c in zip(row, rest, strict=True))
 
 
 def _permute(view: Value, index: Index, sizes: Sequence[int]) -> Index:

@@ -1,14 +1,31 @@
-"""The layout of what templates write: the order of axes in memory that its readers want.
+"""The layout of values that only live inside: the order of axes in memory that readers want.
 
 Attention computes (batch, heads, time, features), and the model goes on with (batch, time, heads *
 features). Written in that order at once, the result needs no copy. The gradient of a convolution's
 weights has rows (taps, channels), and its update goes through (outputs, channels, taps): with the
 taps of a channel side by side one transposition of two axes leads there, in tiles that are full.
+
+Rows a multiple of a page apart share a few lines of the first-level cache, and matrix products
+would have to copy them before they can read them. Such rows are written a little further apart.
+
+A large result of a product has left the nearest caches before anybody reads it. Written past them,
+it is not fetched before it is written, and what the product itself reads again stays there.
 """
 
 from __future__ import annotations
 
-from schuss.compiler.values import Graph, Value, memory_of, strides_of, users_of
+import math
+from collections.abc import Iterator
+
+from schuss import dtypes
+from schuss.compiler.constants import made_of_constants
+from schuss.compiler.emit import is_map
+from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, memory_of, strides_of, users_of
+
+_PAGE = 4096  # bytes
+_LINE = 64  # bytes that rows are moved apart
+_FEWEST_ROWS = 128
+_LARGE = 2**21  # bytes: written past the caches
 
 
 def layout(graph: Graph) -> Graph:
@@ -23,7 +40,50 @@ def layout(graph: Graph) -> Graph:
             axes = (0, 2, 1, 3)  # (groups, taps, channels, outputs)
         if axes is not None:
             value.strides = permuted_strides(value, axes)
+    seen |= made_of_constants(graph)  # which has a memory of its own, too
+    for value in _operands(graph):
+        if value.strides is None and _crowds(value) and _is_inside(value, users, seen):
+            value.strides = _apart(value)
+    for value in graph.values:
+        if value.nbytes >= _LARGE and value.dtype == dtypes.float32:
+            value.is_streamed = _is_inside(value, users, seen)
     return graph
+
+
+def _operands(graph: Graph) -> Iterator[Value]:
+    """The memories behind the operands of products, and what is kept for the way back."""
+    for product in graph.values:
+        for value in product.inputs if product.op == "matmul" else ():
+            while value.op in ("reshape", "permute"):
+                value = value.inputs[0]
+            yield value
+    yield from graph.kept
+
+
+def _crowds(value: Value) -> bool:
+    """Whether many rows lie in the same lines of a cache."""
+    width = math.prod(value.shape[-1:]) * value.dtype.itemsize
+    return value.nbytes >= _FEWEST_ROWS * width > 0 and width % _PAGE == 0
+
+
+def _is_inside(value: Value, users: dict[Value, list[Value]], seen: set[Value]) -> bool:
+    """Whether a value is made and used by loops and products alone, and not `seen` from outside."""
+    if value in seen or not (is_map(value) or value.op == "matmul"):
+        return False
+    stack = [value]
+    while stack:
+        for user in users[stack.pop()]:
+            if user.op in VIEWS:
+                stack.append(user)
+            elif not (is_map(user) or user.op == "matmul" or user.op in REDUCTIONS):
+                return False
+    return True
+
+
+def _apart(value: Value) -> tuple[int, ...]:
+    """Strides for rows a line further apart."""
+    pitch = value.shape[-1] + _LINE // value.dtype.itemsize
+    return (*[n * pitch for n in strides_of(value.shape[:-1])], 1)
 
 
 def _is_gradient_of_weights(value: Value) -> bool:

@@ -65,7 +65,7 @@ class Plan:
             names = ", ".join(value.name for value in step.unit.writes())
             lines.append(f"  wave {step.start}: {type(step.unit).__name__.lower()} -> {names}")
         for value, offset in self.offsets.items():
-            lines.append(f"  {value.name} at {offset}, {value.nbytes} bytes")
+            lines.append(f"  {value.name} at {offset}, {value.room} bytes")
         for output, source in self.donations.items():
             lines.append(f"  {output.name} may take over {source.name}")
         return "\n".join(lines)
@@ -281,7 +281,7 @@ def _set_places(made: Plan, outputs: set[Value]) -> None:
         for value in step.unit.writes():
             first[value] = min(first.get(value, step.start), step.start)
             last[value] = max(last.get(value, 0), step.end)
-            sizes[value] = value.nbytes
+            sizes[value] = value.room
         for value in step.unit.reads():
             if value in last or value.op not in ("input", "constant"):
                 last[value] = max(last.get(value, 0), step.end)

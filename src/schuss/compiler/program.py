@@ -15,12 +15,14 @@ from schuss.compiler.anchors import chain_of
 from schuss.compiler.binding import address_of, binder
 from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
+from schuss.compiler.copies import without_copies
 from schuss.compiler.cpu.library import compile_kernels
 from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
 from schuss.compiler.cpu.runtime import Launch
 from schuss.compiler.cpu.runtime import Loop as Rounds
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import fuse
+from schuss.compiler.keep import keep
 from schuss.compiler.layout import layout
 from schuss.compiler.plan import Plan, plan
 from schuss.compiler.repeat import can_repeat, steps_of
@@ -54,12 +56,13 @@ def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
     constants = [value for value in graph.inputs if value.array is not None]
-    simple = layout(channels_last(simplify(graph)))
+    simple = layout(keep(channels_last(simplify(graph))))
     units = fuse(simple)
+    memories = set(_bases(simple, {value for unit in units for value in unit.writes()}))
+    units = without_copies(units, memories)
     if not constants:
         return _planned(recorded, simple, units)
-    written = {value for unit in units for value in unit.writes()}
-    first, units = divided(units, set(_bases(simple, written)), packed_bytes)
+    first, units = divided(units, memories, packed_bytes)
     compiled = _planned(recorded, simple, units)
     if first:
         made = {value for unit in first for value in unit.writes()}
@@ -112,7 +115,7 @@ class _Arena:
 
     def view(self, offset: int, value: Value) -> np.ndarray:
         start = self.address - self.memory.ctypes.data + offset
-        raw = self.memory[start : start + value.nbytes]
+        raw = self.memory[start : start + value.room]
         flat = raw.view(value.dtype)
         if value.strides is None:
             return flat.reshape(value.shape)

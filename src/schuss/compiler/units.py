@@ -154,16 +154,20 @@ class ScatterAdd:
 
 @dataclass(eq=False, slots=True)
 class Attention:
-    """Attention or its gradient: the memory of each operand and the position there."""
+    """Attention or its gradient: the memory of each operand and the position there.
+
+    With `into`, dq, dk and dv are written to these positions in another memory than the value's.
+    """
 
     value: Value
     operands: list[tuple[Value, Affine]]
+    into: tuple[Value, tuple[Affine, ...]] | None = None
 
     def reads(self) -> list[Value]:
         return [memory for memory, _ in self.operands]
 
     def writes(self) -> list[Value]:
-        return [self.value]
+        return [self.value if self.into is None else self.into[0]]
 
     def __str__(self) -> str:
         return f"template: {self.value!r}"

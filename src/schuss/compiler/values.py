@@ -34,6 +34,7 @@ class Value:
         definition: the record of the op, for what stays on the host.
         array: of an input that is always the same: what it holds. What is made of such inputs alone
             is computed once, when the Program is made.
+        is_streamed: it is better written past the caches, which it would fill.
         strides: of memory whose elements are not in row-major order, in elements; else None.
     """
 
@@ -46,6 +47,7 @@ class Value:
     strides: tuple[int, ...] | None = None
     definition: Any = None
     array: np.ndarray | None = None
+    is_streamed: bool = False
 
     @property
     def size(self) -> int:
@@ -54,6 +56,26 @@ class Value:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+    @property
+    def room(self) -> int:
+        """Bytes of its memory, with what lies between its elements."""
+        if self.strides is None or not self.size:
+            return self.nbytes
+        steps = zip(self.strides, self.shape, strict=True)
+        return (1 + sum(abs(step) * (n - 1) for step, n in steps)) * self.dtype.itemsize
+
+    @property
+    def pitch(self) -> int:
+        """Elements from each row to the next, where rows are all that may lie apart; else 0."""
+        if self.strides is None:
+            return self.shape[-1] or 1 if self.shape else 1
+        if len(self.shape) < 2:
+            return 0
+        *rows, step = self.strides
+        pitch = rows[-1]
+        dense = rows == [n * pitch for n in strides_of(self.shape[:-1])]
+        return pitch if dense and step == 1 and pitch >= self.shape[-1] else 0
 
     @property
     def name(self) -> str:
@@ -74,13 +96,15 @@ class Value:
 class Graph:
     """Values in order, those that come from outside, and those that are wanted.
 
-    `checks` are wanted too: each holds whether some index points outside.
+    `checks` are wanted too: each holds whether some index points outside. `kept` are stored rather
+    than computed again where they are used.
     """
 
     values: list[Value]
     inputs: list[Value]
     outputs: list[Value]
     checks: list[Value] = field(default_factory=list)
+    kept: set[Value] = field(default_factory=set)
 
     def __str__(self) -> str:
         lines = [repr(value) for value in self.values]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from schuss.compiler.kernel import Kernel, position_of
@@ -108,7 +107,7 @@ def _verify_inside(kernel: Kernel, buffer: Value, affine: tuple[int, ...]) -> No
     highest = affine[-1] + sum(max(0, each) for each in steps)
     if buffer.op == "input" and buffer.strides is not None:
         return  # a view of memory that reaches further than its elements
-    inside = lowest >= 0 and highest < max(1, math.prod(buffer.shape))
+    inside = lowest >= 0 and highest < max(1, buffer.room // buffer.dtype.itemsize)
     assert inside, f"{buffer!r} is accessed from {lowest} to {highest}"
 
 
@@ -127,10 +126,10 @@ def verify_plan(plan: Plan, outputs: set[Value]) -> None:
                 last[value] = max(last[value], step.end)
     placed = [(value, offset) for value, offset in plan.offsets.items() if value not in outputs]
     for i, (one, low) in enumerate(placed):
-        assert low + one.nbytes <= plan.arena
+        assert low + one.room <= plan.arena
         for other, place in placed[:i]:
             together = first[one] <= last[other] and first[other] <= last[one]
-            apart = low + one.nbytes <= place or place + other.nbytes <= low
+            apart = low + one.room <= place or place + other.room <= low
             assert apart or not together, f"{one!r} and {other!r} share memory"
 
 

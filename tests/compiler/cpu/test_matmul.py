@@ -18,6 +18,7 @@ from schuss import settings
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source, compile_kernels
 from schuss.compiler.cpu.matmul import Machine, Product, lower, plain_epilogue, this_machine
+from schuss.compiler.cpu.matmul_micro import Micro, definition
 from schuss.compiler.cpu.matmul_plan import plan
 from schuss.compiler.cpu.runtime import OK, Launch, Sequence, get_num_threads, set_num_threads
 
@@ -510,3 +511,9 @@ def test_few_rows_meet_columns_in_one_go(m, k, k_block):
     cut = plan(Product("float32", (), m, 4096, k, (k, 1), (1, k)), MACHINES[0])
     assert cut.kernel == "dot"
     assert cut.k_block == k_block
+
+
+def test_high_tiles_ask_ahead_for_what_they_read():
+    high, low = (definition(Micro("float", 16, rows, 2)) for rows in (12, 4))
+    assert high.count("call void @llvm.prefetch") == 4  # two lines of B, two ends of A
+    assert "llvm.prefetch" not in low

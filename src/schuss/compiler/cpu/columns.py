@@ -37,8 +37,9 @@ class Columns(Printer):
     def print(self) -> Printed:
         t, lanes = self.t, self.lanes
         count = math.prod(self.kernel.sizes[axis] for axis in self.reduced)
-        wide = 4 if len(self.kernel.lines) <= 16 else (2 if len(self.kernel.lines) <= 32 else 1)
-        if len(self.kernel.lines) <= 4 and self.columns * self.rows >= _MANY * lanes:
+        lines = len(self._added_up())
+        wide = 4 if lines <= 16 else (2 if lines <= 32 else 1)
+        if lines <= 4 and self.columns * self.rows >= _MANY * lanes:
             wide = 8  # longer runs of memory in each row, and still some parts
         while wide > 1 and (wide - 1) * lanes >= self.columns:
             wide //= 2
@@ -57,6 +58,17 @@ class Columns(Printer):
             low = t.times(place, block)
             self._print_block(low, wide)
         return Printed(self.finish(), -(-units // per_part))
+
+    def _added_up(self) -> set[int]:
+        """The lines that are worked out for every row: the sums are made of them."""
+        found: set[int] = set()
+        stack = [self.kernel.lines[i].inputs[0] for i in self.reductions]
+        while stack:
+            i = stack.pop()
+            if i not in found:
+                found.add(i)
+                stack += self.kernel.lines[i].inputs
+        return found
 
     def _print_block(self, low: str, wide: int) -> None:
         """`wide` vectors of columns from `low` on."""

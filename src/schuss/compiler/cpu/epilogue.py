@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from schuss.compiler.cpu.elementwise import TABLE
+from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.printer import Printer
 from schuss.compiler.cpu.text import memory_type, register_type
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel, Line
 from schuss.dtypes import DType
+
+LINE = 64  # bytes of a line of the caches
 
 
 class Epilogue(Printer):
@@ -37,6 +40,17 @@ class Epilogue(Printer):
             f"define internal void @{self.name}(ptr %args, i64 %batch, i64 %m, i64 %n, "
             f"<{self.lanes} x {element}> %value, i64 %count) alwaysinline"
         )
+
+    def is_streamed(self, word: int, affine: Affine, lanes: int) -> bool:
+        """Columns come in whole vectors, of which the first begins a row.
+
+        A thread that ends its part makes such stores seen by all: it changes a word with a locked
+        instruction.
+        """
+        memory = self.kernel.buffers[word]
+        is_line = lanes * memory.dtype.itemsize == LINE and host().is_x86
+        steps = [*affine[: self.vector_axis], affine[-1]]
+        return memory.is_streamed and is_line and all(step % lanes == 0 for step in steps)
 
     def _given(self, line: Line) -> str:
         """The sum in the dtype of the product: small integers are added up in wider ones."""

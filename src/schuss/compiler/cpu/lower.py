@@ -277,6 +277,10 @@ def _attention(unit: Attention) -> Calls:
         g=strides(0) if backward else None, y=strides(4) if backward else value.strides,
         mask=strides(len(value.inputs) - 1) if masked else None,
     )  # fmt: skip
+    target = value
+    if unit.into is not None:
+        target, (dq, dk, dv) = unit.into
+        spec = replace(spec, dq=dq[:-1], dk=dk[:-1], dv_=dv[:-1], starts=(dq[-1], dk[-1], dv[-1]))
     size = value.dtype.itemsize
 
     def place(i: int) -> Place:
@@ -285,7 +289,7 @@ def _attention(unit: Attention) -> Calls:
 
     words = [place(first + i) for i in range(3)]
     words.append(place(len(value.inputs) - 1) if masked else Place(None))
-    words += [Place(value), Place(None)]
+    words += [Place(target), Place(None)]
     if backward:
         words += [place(0), place(4)]
         return _staged(attention.lower_backward(spec), tuple(words))

@@ -18,6 +18,10 @@ from schuss.compiler.cpu.matmul_text import Function
 # How many rows share a pointer: element r of a group lies at pointer + r * stride, which the
 # addressing modes of the machine give for r = 0, 1, 2 without an instruction.
 _GROUP = 3
+# A and B that lie as the caller has them are asked for so many steps of k ahead: each of these may
+# begin in another page, where the processor does not look ahead by itself.
+_AHEAD_A, _AHEAD_B = 24, 16
+_MANY_ROWS = 8  # of so many sums in registers, loads take up little of the time
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def definition(micro: Micro) -> str:
     cells = [(r, v) for r in range(micro.rows) for v in range(micro.vectors)]
     starts = [f.at(micro.read, "%a", f.mul("%a_row", row)) for row in range(0, micro.rows, _GROUP)]
     offsets = ["0", "%a_row", f.mul("%a_row", 2)]
+    ahead = f.mul("%a_k", _AHEAD_A), f.mul("%b_k", _AHEAD_B)
     f.line("br label %loop")
     f.label("loop")
     f.line("%left = phi i64 [%k, %entry], [%left.next, %loop]")
@@ -84,7 +89,7 @@ def definition(micro: Micro) -> str:
     for r, v in cells:
         zero = "zeroinitializer"
         f.line(f"%c{r}_{v} = phi {micro.vector} [{zero}, %entry], [%s{r}_{v}, %loop]")
-    _step(f, micro, offsets)
+    _step(f, micro, offsets, ahead)
     for g in range(len(starts)):
         f.line(f"%a{g}.next = getelementptr {micro.read}, ptr %a{g}, i64 %a_k")
     f.line(f"%bp.next = getelementptr {micro.read}, ptr %bp, i64 %b_k")
@@ -104,8 +109,10 @@ def definition(micro: Micro) -> str:
     return f"{f}\n{declare_fma(micro.element, micro.lanes)}"
 
 
-def _step(f: Function, micro: Micro, offsets: list[str]) -> None:
-    """One step of k: %s = %c + a * b. `offsets` are those of the rows of a group."""
+def _step(f: Function, micro: Micro, offsets: list[str], ahead: tuple[str, str]) -> None:
+    """One step of k: %s = %c + a * b. `offsets` are those of the rows of a group, `ahead` those of
+    the steps of A and B to ask for.
+    """
     b = []
     for v in range(micro.vectors):
         pointer = f.at(micro.read, "%bp", v * micro.lanes * (2 if micro.pairs else 1))
@@ -113,6 +120,11 @@ def _step(f: Function, micro: Micro, offsets: list[str]) -> None:
     # Through the empty assembly LLVM does not see that these pointers are a stride apart. It would
     # form each row's address from the one before, and the chain would take longer than the sums.
     starts = [f.let(f'call ptr asm "", "=r,0"(ptr %a{g})') for g in range(-(-micro.rows // _GROUP))]
+    if micro.rows >= _MANY_ROWS and not micro.pairs:
+        far = f.at(micro.read, "%bp", ahead[1])
+        lines = [f.at(micro.read, far, v * micro.lanes) for v in range(micro.vectors)]
+        for pointer in (*lines, *(f.at(micro.read, x, ahead[0]) for x in (starts[0], starts[-1]))):
+            f.line(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 3, i32 1)")
     for r in range(micro.rows):
         a = _read_a(f, micro, f.at(micro.read, starts[r // _GROUP], offsets[r % _GROUP]))
         for v in range(micro.vectors):

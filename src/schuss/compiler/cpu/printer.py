@@ -225,10 +225,14 @@ class Printer:
         step = affine[self.vector_axis] if len(affine) > 1 else 0
         if lanes == 1 or step == 1:
             pointer = t.address(base, self.offset(affine), memory_type(dtype))
-            t.store(pointer, value, dtype, lanes, self.mask)
+            t.store(pointer, value, dtype, lanes, self.mask, self.is_streamed(word, affine, lanes))
         else:
             indices = t.lanes_from(self.offset(affine), step, lanes)
             t.store_at(base, indices, value, dtype, lanes, self.mask)
+
+    def is_streamed(self, word: int, affine: Affine, lanes: int) -> bool:
+        """Whether a store is to go past the caches, of which it has to fill whole lines."""
+        return False
 
     def store_all(self, stores: Sequence[Store], lanes: int) -> None:
         """All values first, then the stores: they may go to memory that the values came from."""

@@ -81,14 +81,14 @@ class Text:
         self.lines.append(f"  {name} = {instruction}")
         return name
 
-    def call(self, result: str, function: str, *arguments: tuple[str, str]) -> str:
+    def call(self, result: str, function: str, *arguments: tuple[str, str], note: str = "") -> str:
         """Call a function, declaring it where it is LLVM's own. Arguments are (type, name)."""
         if function.startswith("llvm."):
             types = ", ".join(kind for kind, _ in arguments)
             self.declared.add(f"declare {result} @{function}({types})")
         shown = ", ".join(f"{kind} {name}" for kind, name in arguments)
         if result == "void":
-            self.put(f"call void @{function}({shown})")
+            self.put(f"call void @{function}({shown}){note}")
             return ""
         return self.new(f"call {result} @{function}({shown})")
 
@@ -266,18 +266,23 @@ class Text:
         )  # fmt: skip
         return self.widened(raw, dtype, lanes)
 
-    def store(self, pointer: str, value: str, dtype: DType, lanes: int, mask: str | None) -> None:
+    def store(
+        self, pointer: str, value: str, dtype: DType, lanes: int, mask: str | None,
+        is_streamed: bool = False,
+    ) -> None:  # fmt: skip
+        """A vector to memory; with `is_streamed` past the caches, of which it fills a line."""
         element = memory_type(dtype)
-        kind, size = vector(element, lanes), dtype.itemsize
+        kind, size = vector(element, lanes), dtype.itemsize * (lanes if is_streamed else 1)
+        note = ", !nontemporal !{i32 1}" if is_streamed else ""
         raw = self.narrowed(value, dtype, lanes)
         if mask is None or lanes == 1:
-            self.put(f"store {kind} {raw}, ptr {pointer}, align {size}")
+            self.put(f"store {kind} {raw}, ptr {pointer}, align {size}{note}")
         else:
             if dtype not in (dtypes.float32, dtypes.float64):
                 mask = self.hidden(mask, lanes)
             self.call(
                 "void", f"llvm.masked.store.{suffix(element, lanes)}.p0", (kind, raw),
-                ("ptr", pointer), ("i32", str(size)), (f"<{lanes} x i1>", mask),
+                ("ptr", pointer), ("i32", str(size)), (f"<{lanes} x i1>", mask), note=note,
             )  # fmt: skip
 
     def store_at(
