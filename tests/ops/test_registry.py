@@ -173,8 +173,8 @@ def in_dtype(op: Op, sample: Sample, dtype: np.dtype) -> Sample | None:
     """The sample in another dtype; None where the op does not know that dtype."""
     if any(dtypes.is_complex(x.dtype) for x in sample.inputs) and not dtypes.is_complex(dtype):
         return None
-    if op.name in OF_GRADIENTS and not dtypes.is_floating(dtype):
-        return None
+    if op.name in (*OF_GRADIENTS, "scan") and not dtypes.is_floating(dtype):
+        return None  # a step of a loop is made of ops that may know floats alone
     moved = [dtypes.is_inexact(x.dtype) for x in sample.inputs]
     if not any(moved) and op.name not in POSITIONS:
         truths = all(x.dtype == np.bool_ for x in sample.inputs)
