@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from schuss.context import context
 from schuss.execution import tiers
+
+
+@pytest.fixture(autouse=True)
+def nothing_pending() -> Iterator[None]:
+    """What a test has recorded and still holds on to is not for the next one to compute."""
+    yield
+    context.pending.clear()
 
 
 @pytest.fixture
