@@ -14,7 +14,8 @@ from schuss.execution import tiers
 def nothing_pending() -> Iterator[None]:
     """What a test has recorded and still holds on to is not for the next one to compute."""
     yield
-    context.pending.clear()
+    for waiting in (context.pending, context.unsettled, context.spent):
+        waiting.clear()
 
 
 @pytest.fixture
