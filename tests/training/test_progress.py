@@ -53,7 +53,8 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert screen.getvalue().endswith("\x1b[?25h")  # the cursor is back
 
 
-def test_the_terminal_is_given_back_after_an_error() -> None:
+def test_the_terminal_is_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # others may not be able to hide a cursor
     def fails(trainer: object) -> None:
         raise ZeroDivisionError
 
