@@ -191,8 +191,9 @@ class Noise:
 
 
 def _in_tiles(reach: np.ndarray, is_weight: bool) -> np.ndarray:
-    """Minimal filtering adds up all of a tile for each of its elements: kernels of 3 x 3, or 2 x 2
-    outputs, which lie among the neighbours of each.
+    """Minimal filtering multiplies sums of inputs with sums of weights: its errors grow with
+    products that are no terms of the plain sum. Those of all taps, or of neighbouring outputs,
+    stand for them.
     """
     if is_weight:
         return np.broadcast_to(2 * reach.max(axis=(2, 3), keepdims=True), reach.shape)
