@@ -55,6 +55,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_terminal_is_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")  # others may not be able to hide a cursor
+
     def fails(trainer: object) -> None:
         raise ZeroDivisionError
 
