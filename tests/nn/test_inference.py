@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,13 @@ from schuss.errors import (
     TransformError,
 )
 from schuss.execution import tiers
+
+
+@pytest.fixture(autouse=True)
+def compiling() -> Iterator[None]:
+    """The reference tier has no programs that could be prepared."""
+    with tiers.using("auto" if tiers.mode() == "reference" else tiers.mode()):
+        yield
 
 
 def trained(model: Any, *shape: int) -> Any:

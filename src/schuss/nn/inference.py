@@ -173,7 +173,7 @@ def _others(structure: trees.Structure) -> list[Any]:
 
 
 _input = unknown(
-    "input",
+    "argument",
     "an argument of a model while it is compiled for inference",
     "this value depends on the inputs, so it is not known while a model is compiled for inference",
     "choose with schuss.where instead of if and while",
