@@ -11,6 +11,7 @@ import pytest
 import schuss
 from schuss import nn
 from schuss.compiler.cpu import lower
+from schuss.execution import tiers
 
 
 class Shortcut(nn.Module):
@@ -29,6 +30,7 @@ class Shortcut(nn.Module):
 
 @pytest.mark.parametrize("channels", [24, 32])  # direct, and by minimal filtering
 def test_what_convolutions_ask_for(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "_mode", "compiled")
     schuss.manual_seed(0)
     model, x = Shortcut(channels).eval(), schuss.random.normal((1, channels, 13, 12))
     with schuss.no_grad():
