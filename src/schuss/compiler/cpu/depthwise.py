@@ -75,7 +75,7 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     step = lanes // c.outputs * c.outputs
     widest = max(phase.taps for phase in width.phases)
     unrolled = widest <= UNROLLED
-    taps = widest if unrolled else 1
+    taps = max(1, widest) if unrolled else 1
     held = min(c.channels, max(1, machine.registers * 3 // 8 // taps))
     most = _COLUMNS if c.channels == 1 else _COLUMNS // 2  # shuffled vectors take registers too
     columns = min(most, machine.registers - held * taps - 2)

@@ -274,7 +274,7 @@ def shuffle(
 ) -> str:
     """The elements in `order` of two vectors of `lanes` elements."""
     places = [f"i32 {i}" for i in order]
-    kind = f"<{lanes} x {element}>"
+    kind = f"<{lanes} x {stored(element)}>"
     mask = f"<{len(places)} x i32> <{', '.join(places)}>"
     return f.let(f"shufflevector {kind} {pair[0]}, {kind} {pair[1]}, {mask}")
 
