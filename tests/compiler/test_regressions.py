@@ -147,3 +147,19 @@ def test_gathered_from_a_view_of_one_number() -> None:
         return schuss.concat([picked, picked * 2], axis=1)
 
     agree(f, numbers(2, 2), np.array([0, -2, 1]))
+
+
+@pytest.mark.parametrize("dtype", [schuss.bfloat16, schuss.float16])
+def test_products_of_halves_with_their_own_transpose(dtype: Any) -> None:
+    x = numbers(1, 5).astype(dtype)
+    agree(lambda x, i: (x @ x.mT)[:, i], x, np.zeros(5, np.int64), rtol=1e-2)
+
+
+def test_small_groups_whose_taps_meet_no_input() -> None:
+    def f(x: Any, w: Any) -> Any:
+        x.requires_grad = True
+        y = schuss.nn.functional.conv_transpose2d(x, w, stride=3, padding=(1, 2), groups=2)
+        (y * y).sum().backward()
+        return x.grad
+
+    agree(f, numbers(2, 2, 2, 2), numbers(2, 1, 1, 2))

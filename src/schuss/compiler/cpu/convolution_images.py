@@ -58,9 +58,7 @@ def applies(c: Convolution, machine: Machine | None = None) -> bool:
     lanes = machine.vector_bytes // size(c.element)
     across = lanes_for(machine, c.element, c.outputs)
     depth, height, width = c.axes
-    if c.source != c.element or c.groups > 1 or depth != UNIT:
-        return False
-    if c.outputs > _FILLED * ceil_to(c.outputs, across):
+    if c.groups > 1 or depth != UNIT or c.outputs > _FILLED * ceil_to(c.outputs, across):
         return False
     work = c.channels * height.meetings * width.meetings / (height.outputs * width.outputs)
     if c.images < _FILLED * ceil_to(c.images, lanes) or work < _FEWEST:

@@ -109,7 +109,7 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     """Cut a convolution."""
     lanes = machine.vector_bytes // BYTES
     vectors = min(2, c.outputs // lanes)
-    tiles = c.images * ceil_div(c.axes[1].outputs, 2) * ceil_div(c.axes[2].outputs, 2)
+    tiles = Tiles(c, lanes).count
     pieces = ceil_div(tiles, most_rows(machine.registers, vectors))
     height, tall = divmod(tiles, pieces)
     tallest = height + (tall > 0)
