@@ -149,7 +149,9 @@ class Node:
         handles: how many tensors of the user point here. Their values are kept.
         spent: a backward pass went through, and no second one was announced.
         label: what messages call it, where that is not the name of its op.
-        use: the use of a pattern that it is the result of, while its inputs are not known.
+        use, place: the use of a pattern that it is the result of, while its inputs are not known,
+            and which step of it.
+        uses: a node reads nothing but nodes; see `Use.uses`.
         gradient_of: the name of the node whose rule recorded it, if any.
         rule: which rule that was: "gradient", "tangent", "batch".
         constant: the number that a leaf holds, where it is one of the few that belong to the
@@ -165,6 +167,8 @@ class Node:
     handles = 0
     label: str | None = None
     use: Use | None = None
+    uses: Sequence[Use] = ()
+    place = 0
     gradient_of: str | None = None
     rule = "gradient"
     spent = False

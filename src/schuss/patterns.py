@@ -54,8 +54,10 @@ class Pattern:
     Attributes:
         number: names the pattern in structural keys.
         inputs: how many inputs it has.
-        reads: the places of the inputs that steps are applied to.
-        derived: the places of the inputs whose derivatives there are.
+        reads: the places of the inputs that steps are applied to and that are nodes.
+        inner: the places of those that are steps of other uses: which of `Use.uses`, which step.
+        derived: the places of the inputs whose derivatives there are: which of `Use.derived`, and
+            which step of it; -1 for a node.
         fixed: leaves that are part of the pattern: numbers of rules, say.
         steps: inputs first.
         results: the steps whose nodes are wanted.
@@ -72,7 +74,9 @@ class Pattern:
         self.fixed = fixed
         self.steps = steps
         self.results = results
-        self.derived = sorted({step.of for step in steps if step.of >= 0})
+        of = sorted({step.of for step in steps if step.of >= 0})
+        self.derived = {place: (i, -1) for i, place in enumerate(of)}
+        self.inner: dict[int, tuple[int, int]] = {}
         self.reads = sorted({k for step in steps for k in step.operands if k < inputs})
 
     def between(
@@ -187,47 +191,53 @@ class Use:
 
     Args:
         reads: the nodes in the places that the pattern reads.
-        derived: those whose derivatives it has: nodes, or steps of other uses.
+        derived: what its derivatives are of: nodes, and uses.
         location, scope: the user's line and layer, for steps that are part of no derivative.
+        uses: the uses whose steps it reads.
 
     Attributes:
-        reads: these nodes and the leaves of the pattern: what its values depend on.
+        inputs: the nodes that it reads, and the leaves of the pattern.
         spent: a backward pass went through.
     """
 
     __slots__ = (
-        "_derived", "_results", "location", "number", "pattern", "reads", "scope", "spent",
+        "_derived", "_results", "inputs", "location", "number", "pattern", "scope", "spent", "uses",
     )  # fmt: skip
 
     def __init__(
         self,
         pattern: Pattern,
         reads: Sequence[Node],
-        derived: Sequence[Node | tuple[Use, int]],
+        derived: Sequence[Node | Use],
         location: Location | None,
         scope: Scope | None,
+        uses: Sequence[Use] = (),
     ) -> None:
         self.pattern = pattern
-        self.reads = (*reads, *pattern.fixed)
+        self.inputs = (*reads, *pattern.fixed)
+        self.uses = uses
         self.location = location
         self.scope = scope
         self.number = next_number()
         context.pruned += len(pattern.steps)  # as many nodes wait
         self.spent = False
         self._derived = derived
-        self._results: list[weakref.ref[Node]] = []
+        self._results: list[weakref.ref[Promised]] = []
 
-    def result(self, place: int) -> Node:
+    def result(self, place: int) -> Promised:
         """The node of a step, for users to have: to be called once for each."""
         node = Promised(self, place)
-        self._results.append(note_pending(node, context.pending))
+        self._results.append(note_pending(node, context.pending))  # type: ignore[arg-type]
         return node
 
-    def inner(self, place: int) -> Node:
+    def results(self) -> list[Promised]:
+        """The nodes that it has given out and that are still there."""
+        return [node for ref in self._results if (node := ref()) is not None]
+
+    def _inner(self, place: int) -> Promised:
         """The node of a step, for another use to read."""
-        for ref in self._results:
-            node: Any = ref()
-            if node is not None and node.place == place:
+        for node in self.results():
+            if node.place == place:
                 return node
         made = Promised(self, place)
         self._results.append(weakref.ref(made))
@@ -236,12 +246,12 @@ class Use:
     def expand(self) -> list[Node]:
         """Give all results their op and inputs; return the node of each step: the whole graph."""
         pattern = self.pattern
-        there: Any = dict(zip(pattern.reads, self.reads, strict=False))
+        there: Any = dict(zip(pattern.reads, self.inputs, strict=False))
+        for place, (which, step) in pattern.inner.items():
+            there[place] = self.uses[which]._inner(step)
         made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]
         start = len(made)
-        derived = dict(zip(pattern.derived, self._derived, strict=True))
-        alive: list[Any] = [each for ref in self._results if (each := ref()) is not None]
-        results = {each.place: each for each in alive}
+        results: dict[int, Node] = {each.place: each for each in self.results()}
         for place, step in enumerate(pattern.steps):
             node = results.get(place)
             if node is None or node.use is not None:
@@ -254,21 +264,22 @@ class Use:
                     node.op, node.inputs, node.attributes = step.op, inputs, step.attributes
                     node.use = None
                 node.spent = self.spent
-                self._describe(node, derived.get(step.of))
+                self._describe(node, step.of)
             made.append(node)
         return made[start:]
 
-    def _describe(self, node: Node, differentiated: Node | tuple[Use, int] | None) -> None:
-        """What messages say of a node."""
-        if differentiated is None:
+    def _describe(self, node: Node, of: int) -> None:
+        """What messages say of a node, which is part of the derivative of the input at `of`."""
+        which, inner = self.pattern.derived.get(of, (-1, -1))
+        if which < 0:
             node.location, node.scope = self.location, self.scope
-        elif isinstance(differentiated, tuple):
-            use, place = differentiated
-            step = use.pattern.steps[place]
-            node.location, node.scope = use.location, use.scope
+            return
+        differentiated = self._derived[which]
+        node.location, node.scope = differentiated.location, differentiated.scope
+        if isinstance(differentiated, Use):
+            step = differentiated.pattern.steps[inner]
             node.gradient_of = step.label or step.op.name
         else:
-            node.location, node.scope = differentiated.location, differentiated.scope
             node.gradient_of = differentiated.name
 
 

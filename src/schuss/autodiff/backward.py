@@ -70,14 +70,16 @@ class _Derivative(NamedTuple):
     """A gradient that was recorded before.
 
     Attributes:
-        reads, derived: what goes into the pattern in these places: a place in the structure, or on
-            the tape with the step of the use there.
+        reads: the places in the structure of the nodes that the pattern reads.
+        uses: the places on the tape of results of the uses whose steps it reads.
+        derived: the places on the tape of what it is the derivative of, and whether that is a use.
         leaves: the places on the tape of those that it has results for, in their order.
     """
 
     pattern: Pattern
-    reads: list[int | tuple[int, int]]
-    derived: list[int | tuple[int, int]]
+    reads: list[int]
+    uses: list[int]
+    derived: list[tuple[int, bool]]
     leaves: list[int]
 
 
@@ -97,16 +99,15 @@ def _found_again(root: Tensor) -> Found:
             if _derivatives.comes_again(key):
                 return _learn(root, walked, key, places)
             return _found(root, None)
-    inputs = [*places]
-    reads = [
-        inputs[at] if type(at) is int else walked[at[0]].use.inner(at[1])  # type: ignore[index, union-attr]
-        for at in known.reads
-    ]
-    derived = [
-        inputs[at] if type(at) is int else (walked[at[0]].use, at[1])  # type: ignore[index]
-        for at in known.derived
-    ]
-    use = Use(known.pattern, reads, derived, user_location(), context.scope)  # type: ignore[arg-type]
+    nodes = [*places]
+    use = Use(
+        known.pattern,
+        [nodes[at] for at in known.reads],
+        [walked[at].use if is_use else walked[at] for at, is_use in known.derived],  # type: ignore[misc]
+        user_location(),
+        context.scope,
+        [walked[at].use for at in known.uses],  # type: ignore[misc]
+    )
     results = known.pattern.results
     made = {place: use.result(place) for place in results}
     pairs = zip(known.leaves, results, strict=True)
@@ -131,10 +132,31 @@ def _learn(root: Tensor, walked: list[Node], key: Any, places: dict[Node, int]) 
     if pattern is None:
         _derivatives.keep(key, None)
     else:
-        reads, derived = ([known[at] for at in each] for each in (pattern.reads, pattern.derived))
         leaves = [i for i, node in enumerate(walked) if node in found][::-1]
-        _derivatives.keep(key, _Derivative(pattern, reads, derived, leaves))
+        _derivatives.keep(key, _between(pattern, known, leaves))
     return whole, found
+
+
+def _between(
+    pattern: Pattern, known: list[int | tuple[int, int]], leaves: list[int]
+) -> _Derivative:
+    """Sort what goes into a pattern: nodes of the structure, and steps of uses on the tape."""
+    uses: dict[int, int] = {}
+    derived: dict[tuple[int, bool], int] = {}
+    reads: list[int] = []
+    for place in pattern.reads:
+        at = known[place]
+        if isinstance(at, tuple):
+            pattern.inner[place] = uses.setdefault(at[0], len(uses)), at[1]
+        else:
+            reads.append(at)
+    for place in pattern.derived:
+        at = known[place]
+        within, step = at if isinstance(at, tuple) else (at, -1)
+        which = derived.setdefault((within, step >= 0), len(derived))
+        pattern.derived[place] = which, step
+    pattern.reads = [place for place in pattern.reads if place not in pattern.inner]
+    return _Derivative(pattern, reads, [*uses], [*derived], leaves)
 
 
 def _short_tape(root: Node) -> list[Node]:
@@ -146,7 +168,7 @@ def _short_tape(root: Node) -> list[Node]:
         node = stack.pop()
         order.append(node)
         if node.owner is None:
-            for each in node.inputs if node.use is None else node.use.reads:
+            for each in node.inputs if node.use is None else node.use.inputs:
                 if each.requires_grad and each not in found:
                     found.add(each)
                     stack.append(each)
@@ -176,7 +198,7 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
             key += (_AGAIN, uses[use], node.place)  # type: ignore[attr-defined]
             continue
         else:
-            inputs = use.reads
+            inputs = use.inputs
             uses[use] = len(uses)
             key += (_PATTERN, use.pattern.number, node.place)  # type: ignore[attr-defined]
         for each in inputs:

@@ -188,7 +188,7 @@ def _run_all(targets: list[Node], replaced: Sequence[Handle]) -> None:
         dying = _dying(
             program, leaves, references_to(leaves, [node.inputs for node in order]), replaced
         )
-        if _on_program(program, order, leaves, work.outputs, dying):
+        if _on_program(program, leaves, work.outputs, dying):
             report.tier = "compiled"
             report.take_from(program)
         else:
@@ -210,7 +210,7 @@ def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> boo
         check_allocation(outputs[i])
     leaves = [found.leaves[i] for i in shortcut.inputs]
     dying = _dying(program, leaves, shortcut.references, replaced)
-    if not _on_program(program, found.order, leaves, outputs, dying):
+    if not _on_program(program, leaves, outputs, dying):
         return False
     _cut(outputs)
     note_run(program, "", time.perf_counter() - started)
@@ -218,16 +218,16 @@ def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> boo
 
 
 def _on_program(
-    program: tiers.Program, order: list[Node], leaves: list[Node], outputs: list[Node],
-    dying: list[bool] | None,
-) -> bool:  # fmt: skip
+    program: tiers.Program, leaves: list[Node], outputs: list[Node], dying: list[bool] | None
+) -> bool:
     """One call. False where a check failed: the reference tier finds out what to say."""
     try:
         values = program.run([leaf.value for leaf in leaves], dying)  # type: ignore[misc]
     except (CheckFailedError, BadValueError):
         return False
     except MemoryError as problem:
-        raise out_of_memory(max(order, key=lambda node: node.nbytes), order) from problem
+        largest = max(outputs, key=lambda node: node.nbytes)
+        raise out_of_memory(largest, [*outputs, *leaves]) from problem
     for node, value in zip(outputs, values, strict=True):
         node.value = value
     if dying is not None:

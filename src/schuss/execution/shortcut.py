@@ -21,7 +21,8 @@ from schuss.patterns import Memory, Use
 if TYPE_CHECKING:
     from schuss.compiler.program import Program
 
-_WANTED, _AGAIN, _PATTERN = -1_000_000, -1_000_001, 10**12  # apart from places and kinds
+_PATTERN, _STEPS = 10**12, 2**20  # beyond the numbers of kinds; beyond the steps of a pattern
+_OUTPUTS = -1_000_000  # apart from kinds, and from places and kinds of leaves
 WORTH_TAKING_OVER = 4096  # bytes; smaller memory is not worth a look at its references
 _WORTH_A_LOOK = 2**26  # bytes; smaller results are not looked at one by one before they are made
 
@@ -32,17 +33,15 @@ class Survey:
 
     Attributes:
         key: equal for evaluations of one structure.
-        order: the nodes to compute, inputs first; but no inner nodes of patterns.
+        order: the nodes to compute and the uses of patterns, inputs first.
         leaves: the nodes whose values go in.
         outputs: the nodes whose values are wanted, in their order.
-        held: what the nodes and patterns hold, one tuple for each.
     """
 
     key: tuple[int, ...]
-    order: list[Node]
+    order: list[Node | Use]
     leaves: list[Node]
     outputs: list[Node]
-    held: list[tuple[Node, ...]]
 
 
 @dataclass(slots=True)
@@ -67,64 +66,67 @@ _shortcuts: Memory[Shortcut] = Memory(256)
 
 def survey(targets: Sequence[Node]) -> Survey:
     """What the targets need that has no value yet, with patterns as they are."""
-    order = _needed(targets)
     wanted = {*targets}
-    if _on_tape(order, wanted):  # what a backward pass will look at lies within patterns, too
-        promised = [node for node in order if node.use is not None and node.requires_grad]
-        for node in promised:
-            if node.use is not None and node.owner is None:
-                node.use.expand()
-        order = _needed(targets) if promised else order
-        wanted |= saved_values(order, wanted)
+    order = _needed(wanted)
+    found = _structure(order, wanted)
+    if not _on_tape(found.outputs, wanted):
+        return found
+    for each in order:  # what a backward pass will look at lies within patterns, too
+        if isinstance(each, Use) and any(
+            node.requires_grad and node.owner is None for node in each.results()
+        ):
+            each.expand()
+    order = _needed(wanted)
+    nodes = [each for each in order if isinstance(each, Node)]
+    return _structure(order, wanted | saved_values(nodes, wanted))
+
+
+def _structure(order: list[Node | Use], wanted: set[Node]) -> Survey:
+    """What is to be computed; `wanted`, and what tensors point at."""
     key: list[int] = []
     leaves: list[Node] = []
-    outputs: list[Node] = []
-    held: list[tuple[Node, ...]] = []
     places: dict[Node | Use, int] = {}
-    for node in order:
-        use = node.use
-        if use is None:
-            key.append(node.kind.number)
-            inputs = node.inputs
-        elif use in places:
-            key += (_AGAIN, places[use], node.place)  # type: ignore[attr-defined]
-            inputs = ()
+    for each in order:
+        if type(each) is Use:
+            key.append(_PATTERN + each.pattern.number)
+            for use in each.uses:
+                key.append(places[use])
         else:
-            places[use] = len(places)
-            key += (_PATTERN + use.pattern.number, node.place)  # type: ignore[attr-defined]
-            inputs = use.reads
-        held.append(inputs)
-        for each in inputs:
-            place = places.get(each)
+            key.append(each.kind.number)  # type: ignore[union-attr]
+        for node in each.inputs:
+            if node.value is None:
+                key.append(places[node.use or node] + node.place)
+                if node.handles:
+                    wanted.add(node)
+                continue
+            place = places.get(node)
             if place is None:  # a leaf, met for the first time
-                place = places[each] = -1 - len(leaves)
-                leaves.append(each)
-                key.append(leaf_kind(each))
+                place = places[node] = -1 - len(leaves)
+                leaves.append(node)
+                key.append(leaf_kind(node))
             key.append(place)
-        places[node] = len(places)
-        if node.handles or node in wanted:
-            outputs.append(node)
-            key.append(_WANTED)
-    return Survey(tuple(key), order, leaves, outputs, held)
+        places[each] = _STEPS * len(places)
+    outputs = sorted(wanted, key=number_of)
+    key.append(_OUTPUTS)
+    key += [places[node.use or node] + node.place for node in outputs]
+    return Survey(tuple(key), order, leaves, outputs)
 
 
-def _needed(targets: Sequence[Node]) -> list[Node]:
+def _needed(targets: Iterable[Node]) -> list[Node | Use]:
     """The targets and what they are computed from, apart from what has a value."""
-    found: set[Node | Use] = set()
-    order: list[Node] = []
-    stack = [*targets]
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            order.append(node)
-            use = node.use
-            inputs = node.inputs if use is None else () if use in found else use.reads
-            if use is not None:
+    order: list[Node | Use] = [*{node.use or node for node in targets}]
+    found = {*order}
+    for each in order:  # which grows
+        for node in each.inputs:
+            if node.value is None:
+                source = node.use or node
+                if source not in found:
+                    found.add(source)
+                    order.append(source)
+        for use in each.uses:
+            if use not in found:
                 found.add(use)
-            for each in inputs:
-                if each.value is None:
-                    stack.append(each)
+                order.append(use)
     order.sort(key=number_of)
     return order
 
@@ -180,7 +182,7 @@ def remember(found: Survey, work: Capture) -> None:
     inputs = [places.get(leaf, -1) for leaf in work.leaves if leaf.constant is None]
     if -1 not in inputs:
         into = [found.leaves[i] for i in inputs]
-        references = references_to(into, found.held)
+        references = references_to(into, [each.inputs for each in found.order])
         large = [i for i, node in enumerate(found.outputs) if node.nbytes > _WORTH_A_LOOK]
         _shortcuts.keep(found.key, Shortcut(work.key, inputs, references, large))
 
