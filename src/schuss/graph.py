@@ -246,7 +246,10 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
             if each.requires_grad:
                 node.requires_grad = kind.differentiable
                 break
-    note_pending(node, here["pending"])
+    pending = here["pending"]
+    pending.append(weakref.ref(node))
+    if len(pending) % _PRUNE_AT == 0:
+        _prune((node,))
     return node
 
 
@@ -305,21 +308,30 @@ def relieves(evaluate: Callable[[], None]) -> None:
     _relieve = evaluate
 
 
-def note_pending(node: Node, pending: list[weakref.ref[Node]]) -> weakref.ref[Node]:
-    """Note in `context.pending` that a new node may have to be computed.
+def note_pending(nodes: Sequence[Node]) -> list[weakref.ref[Node]]:
+    """Note in `context.pending` that new nodes may have to be computed, as `record` does.
 
-    Returns the reference that was noted.
+    Returns the references that were noted.
     """
-    ref = weakref.ref(node)
-    pending.append(ref)
-    if len(pending) % _PRUNE_AT == 0:
-        # The node itself has no handle yet. To drop it would bring the list to where it was, and
-        # each node after it back here.
-        context.pending = [ref for ref in pending if (each := ref()) is node or is_wanted(each)]
-        context.pruned += len(pending) - len(context.pending)
-        if len(context.pending) + context.pruned > _BACKLOG:
-            _relieve()
-    return ref
+    refs = [weakref.ref(node) for node in nodes]
+    pending = context.pending
+    pending += refs
+    if len(pending) % _PRUNE_AT < len(refs):
+        _prune(nodes)
+    return refs
+
+
+def _prune(new: Sequence[Node]) -> None:
+    """Drop what nobody waits for from `context.pending`.
+
+    The `new` nodes have no handle yet. To drop them would bring the list to where it was, and each
+    node after them back here.
+    """
+    pending = context.pending
+    context.pending = [ref for ref in pending if is_wanted(each := ref()) or each in new]
+    context.pruned += len(pending) - len(context.pending)
+    if len(context.pending) + context.pruned > _BACKLOG:
+        _relieve()
 
 
 def is_wanted(node: Node | None) -> bool:

@@ -20,6 +20,8 @@ from schuss.errors import Location, user_location
 from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, note_pending, wrap
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from schuss.tensor import Tensor
 
 Kept = TypeVar("Kept")
@@ -224,11 +226,11 @@ class Use:
         self._derived = derived
         self._results: list[weakref.ref[Promised]] = []
 
-    def result(self, place: int) -> Promised:
-        """The node of a step, for users to have: to be called once for each."""
-        node = Promised(self, place)
-        self._results.append(note_pending(node, context.pending))  # type: ignore[arg-type]
-        return node
+    def give(self, places: Sequence[int]) -> list[Promised]:
+        """The nodes of steps, for users to have: to be called once for each."""
+        made = [Promised(self, place) for place in places]
+        self._results += note_pending(made)  # type: ignore[arg-type]
+        return made
 
     def results(self) -> list[Promised]:
         """The nodes that it has given out and that are still there."""
@@ -261,8 +263,7 @@ class Use:
                     node.number = self.number + step.fraction
                     node.label, node.requires_grad = step.label, step.requires_grad
                 else:
-                    node.op, node.inputs, node.attributes = step.op, inputs, step.attributes
-                    node.use = None
+                    node.inputs, node.use = inputs, None
                 node.spent = self.spent
                 self._describe(node, step.of)
             made.append(node)
@@ -287,17 +288,18 @@ class Promised(Node):
     """The result of a pattern: its op, inputs and attributes are found when somebody asks.
 
     Attributes:
-        place: of its step.
+        place, step: which step of the pattern it is.
     """
 
+    value: np.ndarray | None = None
+    use: Use | None
+
     def __init__(self, use: Use, place: int) -> None:
-        step = use.pattern.steps[place]
+        self.step = step = use.pattern.steps[place]
         self.number = use.number + step.fraction
         self.kind = kind = step.kind
         self.shape = kind.shape
-        self.size = kind.size
         self.dtype = kind.dtype
-        self.value = None
         self.use = use
         self.place = place
         self.location = use.location
@@ -308,18 +310,19 @@ class Promised(Node):
             self.label = step.label
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("op", "attributes"):
+            return getattr(self.step, name)
+        if name == "size":
+            return self.kind.size
         use = self.use
-        if name in ("op", "inputs", "attributes") and use is not None:
+        if name == "inputs" and use is not None:
             use.expand()
         if name not in self.__dict__:  # or another thread has expanded it
             raise AttributeError(name)
         return self.__dict__[name]
 
     def finish(self) -> None:
-        use = self.use
-        if use is not None:
-            step = use.pattern.steps[self.place]
-            self.op, self.attributes, self.use = step.op, step.attributes, None
+        self.use = None
         super().finish()
 
 
@@ -341,13 +344,13 @@ def repeating(function: Callable[P, R]) -> Callable[P, R]:
         here = context.__dict__
         if not repeats() or here["differentiating"] is not None:
             return function(*args, **kwargs)
-        places: dict[Node, int] = {}
+        nodes: dict[Node, int] = {}
         key: list[Any] = [here["grad_enabled"], here["autocast"], *kwargs]
         for value in (*args, *kwargs.values()) if kwargs else args:
             if isinstance(value, Handle):
                 node = value._node
                 leaf = node.owner is not None
-                place = places.setdefault(node, len(places))
+                place = nodes.setdefault(node, len(nodes))
                 key += (node.kind.type, node.requires_grad, leaf, place)
             elif type(value) is float:
                 key.append(value.hex())
@@ -358,11 +361,13 @@ def repeating(function: Callable[P, R]) -> Callable[P, R]:
         structure = tuple(key)
         known = patterns.get(structure)
         if known is None:
-            return _first(patterns, structure, places, function, args, kwargs)
-        use = known.between([*places], here["location"] or user_location(), here["scope"])
-        made: Any = {place: wrap(use.result(place)) for place in dict.fromkeys(known.results)}
-        found = tuple([made[place] for place in known.results])
-        return found[0] if known.alone else found  # type: ignore[return-value]
+            return _first(patterns, structure, nodes, function, args, kwargs)
+        use = known.between([*nodes], here["location"] or user_location(), here["scope"])
+        if known.alone:
+            return wrap(use.give(known.results)[0])  # type: ignore[return-value]
+        places = [*dict.fromkeys(known.results)]
+        made = dict(zip(places, map(wrap, use.give(places)), strict=True))
+        return tuple([made[place] for place in known.results])  # type: ignore[return-value]
 
     return call
 

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from schuss.context import context, grad_mode, numbers_apart, rules
+from schuss.context import context, numbers_apart, rules
 from schuss.dtypes import is_complex
 from schuss.errors import GradientError, ShapeError, describe_location, fail, user_location
 from schuss.graph import Node, ancestors, apply, next_number, number_of, scalar, wrap
@@ -37,7 +37,8 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
             hint="set requires_grad=True on the inputs, "
             "and do not compute under no_grad() or after detach()",
         )
-    with grad_mode(create_graph):
+    outer, context.grad_enabled = context.grad_enabled, create_graph
+    try:
         if gradient is None and not create_graph and repeats():
             walked, found = _found_again(root)
         else:
@@ -46,12 +47,15 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
             owner = node.owner() if node.owner is not None else None
             if owner is not None:
                 owner.grad = grad if owner.grad is None else owner.grad + grad
+    finally:
+        context.grad_enabled = outer
     if not retain_graph and not create_graph:
         for node in walked:
-            node.spent = True
-            if node.use is not None:
-                node.use.spent = True
-        context.spent += [weakref.ref(node) for node in walked]
+            if node.owner is None:
+                node.spent = True
+                if node.use is not None:
+                    node.use.spent = True
+                context.spent.append(weakref.ref(node))
 
 
 Found = tuple[list[Node], dict[Node, "Tensor"]]  # the tape, and the gradients of its leaves
@@ -109,7 +113,8 @@ def _found_again(root: Tensor) -> Found:
         [walked[at].use for at in known.uses],  # type: ignore[misc]
     )
     results = known.pattern.results
-    made = {place: use.result(place) for place in results}
+    places = [*dict.fromkeys(results)]
+    made = dict(zip(places, use.give(places), strict=True))
     pairs = zip(known.leaves, results, strict=True)
     return walked, {walked[leaf]: wrap(made[place]) for leaf, place in pairs}
 

@@ -219,6 +219,7 @@ class Program:
             inputs.get(made.donations[value], -1) if value in made.donations else -1
             for value in compiled.memories
         ]
+        self.donors = sorted({i for i in self._donors if i >= 0})
         self._inputs, self._memories = inputs, memories
         self._pools: list[list[tuple[np.ndarray, int]]] = [[] for _ in compiled.memories]
         self._owned: set[int] = set()  # ids of the arrays in the pools, which live as long
@@ -227,11 +228,12 @@ class Program:
         self._results = [self._result(value) for value in compiled.simplified.outputs]
         self._segments = self._cut()
         idle = len(self._segments) == 1 and self._segments[0][2:] == ([], False)
-        self._straight = idle and all(made and not views for _, made, views in self._results)
-        returned = [place for place, _, _ in self._results] if self._straight else None
+        as_made = all(made and not views for _, made, views in self._results)
+        self._straight = idle and as_made
+        self._returned = [place for place, _, _ in self._results] if as_made else None
         self._bound = binder(
             self.waves.slots, self._of_inputs, self._of_memories, self._donors, self._pools,
-            self._free, self._shaped, returned,
+            self._free, self._shaped, self._returned if idle else None,
         )  # fmt: skip
 
     def _result(self, value: Value) -> tuple[int, bool, list[Value]]:
@@ -285,6 +287,8 @@ class Program:
                 self._on_host(host, arrays, memories)
             if look and any(memories[i].any() for i in self._checks):
                 raise CheckFailedError
+        if self._returned:
+            return [memories[place] for place in self._returned]
         return [self._seen(each, arrays, memories) for each in self._results]
 
     def _enter_arena(self) -> None:

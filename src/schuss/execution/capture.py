@@ -14,7 +14,8 @@ import numpy as np
 from schuss.compiler.values import Graph, Value
 from schuss.graph import Node
 
-_leaf_kinds: dict[Hashable, int] = {}
+_leaf_kinds: dict[Hashable, int] = {}  # of those that are not dense arrays
+_DENSE = -2_000_000  # what kinds of leaves begin with, apart from places
 
 
 @dataclass(slots=True)
@@ -89,13 +90,14 @@ def capture(order: Sequence[Node], kept: set[Node]) -> Capture:
 
 def leaf_kind(leaf: Node) -> int:
     """What a structural key says of a leaf: its type and layout, or the number that it holds."""
+    number = leaf.kind.type
     if leaf.constant is not None:
-        described: Hashable = ("constant", leaf.constant, leaf.dtype)
+        described: Hashable = leaf.constant, number
+    elif leaf.value.flags.c_contiguous:  # type: ignore[union-attr]
+        return _DENSE - 2 * number
     else:
-        value = leaf.value
-        strides = None if value.flags.c_contiguous else value.strides  # type: ignore[union-attr]
-        described = (leaf.shape, leaf.dtype, strides)
+        described = leaf.value.strides, number  # type: ignore[union-attr]
     found = _leaf_kinds.get(described)
     if found is None:
-        found = _leaf_kinds[described] = -2_000_000 - len(_leaf_kinds)
+        found = _leaf_kinds[described] = _DENSE - 1 - 2 * len(_leaf_kinds)
     return found

@@ -35,7 +35,7 @@ from schuss.execution.shortcut import (
     survey,
     values_to_keep,
 )
-from schuss.graph import Handle, Node, ancestors, is_wanted, relieves
+from schuss.graph import Handle, Node, ancestors, relieves
 
 _last_run: Run | tuple[tiers.Program, str, float] = Run()
 one_at_a_time = threading.RLock()  # threads may share nodes, and an evaluation drops values
@@ -96,10 +96,10 @@ def evaluate_pending(targets: Iterable[Node] = (), replaced: Sequence[Handle] = 
         return
     pending, context.pending = context.pending, []
     context.pending_bytes = context.pruned = 0
-    waiting = [node for ref in pending if is_wanted(node := ref())]
+    waiting = [node for ref in pending if (node := ref()) and node.handles and node.value is None]
     targets = list(targets)
     try:
-        evaluate([*targets, *waiting], replaced)  # type: ignore[list-item]  # not None
+        evaluate([*targets, *waiting], replaced)
     except SchussError as problem:
         try:
             evaluate(targets)
@@ -107,7 +107,7 @@ def evaluate_pending(targets: Iterable[Node] = (), replaced: Sequence[Handle] = 
             raise problem from None
         for node in waiting:  # the fault lies with one of these: whoever looks at it is told
             with suppress(SchussError):
-                evaluate([node])  # type: ignore[list-item]
+                evaluate([node])
     finally:
         _settle()
     _let_go_of_spent()
@@ -269,23 +269,20 @@ def _dying(
     held: dict[Node, int] = {}
     for handle in replaced:
         held[handle._node] = held.get(handle._node, 0) + 1
-    found = []
-    counts = iter(references)
-    for leaf in leaves:  # a zip would hold it, too
-        nodes = next(counts)
+    found = [False] * len(leaves)
+    for i in program.donors:
+        leaf, nodes = leaves[i], references[i]
         handles = held.get(leaf) if nodes >= 0 else None
         if handles is None or leaf.handles != handles:
-            found.append(False)
             continue
         value = leaf.value
-        dying = (
+        found[i] = (
             value is not None
             and value.base is None
             and value.flags.writeable
             and sys.getrefcount(leaf) == handles + nodes + _OWN_REFERENCES
             and sys.getrefcount(value) <= _ARRAY_REFERENCES + program.owns(value)
         )
-        found.append(dying)
     return found if True in found else None
 
 

@@ -182,13 +182,12 @@ def _assign(
     optimizer: Optimizer, known: _Update, survey: _Survey, use: Use, kept: list[Any], before: Before
 ) -> None:
     """Put the results of an update where they belong."""
-    for (p, _), step in zip(survey.moved, known.parameters, strict=True):
+    for (p, _), leaf in zip(survey.moved, use.give(known.parameters), strict=True):
         before.append((p, wrap(p._node)))
-        leaf = use.result(step)
         leaf.requires_grad = True
         leaf.owner = weakref.ref(p)
         p._point_at(leaf)
-    new = [wrap(use.result(step)) for step in known.new]
+    new = [wrap(node) for node in use.give(known.new)]
     sources = {"tensor": survey.tensors, "new": new, "number": kept}
     for parameter, name, kind, value in known.slots:
         state = optimizer.state.setdefault(survey.moved[parameter][1], {})
