@@ -45,13 +45,12 @@ class _Survey:
     ) -> None:
         self._places = places
         self.key: list[Any] = [type(optimizer), type(optimizer).update]
-        self.nodes: list[Node] = []
         self.tensors: list[Tensor] = []
         self.numbers: list[int | float] = []
         self.moved: list[tuple[Tensor, str]] = []
         self.known = True
-        self._at: dict[Any, int] = {}
         self._numbers: dict[Any, int] = {}
+        key, tensors, moved, state = self.key, self.tensors, self.moved, optimizer.state
         for group in optimizer.param_groups:
             for name, value in group.items():
                 if name != "params" and name != "names":
@@ -60,50 +59,44 @@ class _Survey:
                 grad, node = p.grad, p._node
                 if grad is None or not node.requires_grad:
                     continue
-                self.moved.append((p, name))
-                self._tensor(p)
-                self._tensor(grad)
-                self.known &= node.owner is not None
-                state = optimizer.state.get(name)
-                if state is None:
-                    self.key.append(None)
-                else:
-                    for slot, value in state.items():
-                        self._value(state, slot, value)
-
-    def _number(self, container: dict[str, Any], name: str, value: int | float) -> int:
-        """Where a number stands among the numbers."""
-        place = len(self.numbers)
-        if value:  # 0.0 and -0.0 are equal
-            place = self._numbers.setdefault((name, type(value), value), place)
-        if place == len(self.numbers):
-            self.numbers.append(value)
-        if self._places is not None:
-            self._places[id(container), name] = place
-        return place
+                if node.owner is None:
+                    self.known = False
+                moved.append((p, name))
+                tensors += (p, grad)
+                slots = state.get(name)
+                key.append(None if slots is None else len(slots))
+                for slot, value in slots.items() if slots else ():
+                    if type(value) is Tensor:
+                        key.append(slot)
+                        tensors.append(value)
+                    else:
+                        self._value(slots, slot, value)
+        self.nodes = nodes = [each._node for each in tensors]
+        key += [node.kind.type for node in nodes]
+        if len({*nodes}) < len(nodes):  # the same tensor, or one node, stands in two places
+            at: dict[Any, int] = {}
+            for each in (*nodes, *map(id, tensors)):
+                key.append(at.setdefault(each, len(at)))
 
     def _value(self, container: dict[str, Any], name: str, value: Any) -> None:
+        """A setting, or what is no tensor in a state."""
         kind = type(value)
-        self.key.append(name)
         if kind is float or kind is int:
-            self.key += (kind, self._number(container, name, value))
-        elif kind is Tensor:
-            self._tensor(value)
+            numbers = self.numbers
+            place = len(numbers)
+            if value:  # 0.0 and -0.0 are equal
+                place = self._numbers.setdefault((name, kind, value), place)
+            if place == len(numbers):
+                numbers.append(value)
+            if self._places is not None:
+                self._places[id(container), name] = place
+            self.key += (name, kind, place)
         elif kind is bool or kind is str or value is None:
-            self.key += (kind, value)
+            self.key += (name, kind, value)
         elif kind is tuple:
-            self.key.append(repr(value))
+            self.key += (name, repr(value))
         else:
             self.known = False
-
-    def _tensor(self, tensor: Tensor) -> None:
-        """Which tensor it is matters as far as the same one, or one node, stands in two places."""
-        node, at = tensor._node, self._at
-        self.tensors.append(tensor)
-        self.nodes.append(node)
-        self.key += (
-            node.kind.type, at.setdefault(id(tensor), len(at)), at.setdefault(node, len(at))
-        )  # fmt: skip
 
 
 class _Slot(NamedTuple):
