@@ -134,7 +134,7 @@ class Kind:
 
 _kinds: dict[Any, Kind] = {}
 _types: dict[tuple[Shape, DType], int] = {}
-_numbers = itertools.count()
+numbers = itertools.count()  # of nodes and of uses of patterns, in the order of recording
 
 
 class Node:
@@ -183,7 +183,7 @@ class Node:
         kind: Kind,
         value: np.ndarray | None = None,
     ) -> None:
-        self.number: float = next(_numbers)
+        self.number: float = next(numbers)
         self.op = op
         self.inputs = inputs
         self.attributes = attributes
@@ -249,13 +249,13 @@ def record(op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Node
     pending = here["pending"]
     pending.append(weakref.ref(node))
     if len(pending) % _PRUNE_AT == 0:
-        _prune((node,))
+        prune((node,))
     return node
 
 
 def next_number() -> int:
     """A number above those of all nodes so far, and below those that come."""
-    return next(_numbers)
+    return next(numbers)
 
 
 def _new_kind(key: Any, op: Op, inputs: tuple[Node, ...], attributes: dict[str, Any]) -> Kind:
@@ -308,26 +308,15 @@ def relieves(evaluate: Callable[[], None]) -> None:
     _relieve = evaluate
 
 
-def note_pending(nodes: Sequence[Node]) -> list[weakref.ref[Node]]:
-    """Note in `context.pending` that new nodes may have to be computed, as `record` does.
+def prune(new: Sequence[Node]) -> None:
+    """Drop what nobody waits for from `context.pending`, now and then; `new` was just added.
 
-    Returns the references that were noted.
-    """
-    refs = [weakref.ref(node) for node in nodes]
-    pending = context.pending
-    pending += refs
-    if len(pending) % _PRUNE_AT < len(refs):
-        _prune(nodes)
-    return refs
-
-
-def _prune(new: Sequence[Node]) -> None:
-    """Drop what nobody waits for from `context.pending`.
-
-    The `new` nodes have no handle yet. To drop them would bring the list to where it was, and each
+    The new nodes have no handle yet. To drop them would bring the list to where it was, and each
     node after them back here.
     """
     pending = context.pending
+    if len(pending) % _PRUNE_AT >= len(new):
+        return
     context.pending = [ref for ref in pending if is_wanted(each := ref()) or each in new]
     context.pruned += len(pending) - len(context.pending)
     if len(context.pending) + context.pruned > _BACKLOG:

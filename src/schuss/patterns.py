@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from schuss.context import Scope, context
 from schuss.errors import Location, user_location
-from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, note_pending, wrap
+from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, numbers, prune, wrap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 
-_numbers = itertools.count()
+_numbers = itertools.count(-1, -1)
 _MOST_FIXED = 1024  # elements of data that belongs to a pattern
 
 
@@ -54,7 +54,7 @@ class Pattern:
     """A recorded graph without its ends.
 
     Attributes:
-        number: names the pattern in structural keys.
+        number: names the pattern in structural keys. It is negative, apart from those of kinds.
         inputs: how many inputs it has.
         reads: the places of the inputs that steps are applied to and that are nodes.
         inner: the places of those that are steps of other uses: which of `Use.uses`, which step.
@@ -148,23 +148,22 @@ class Memory(Generic[Kept]):
     """What is kept of structures that come again; the least recently used goes first.
 
     The first time a structure is only noted: most of those that never come back cost no more.
+    Of those that are kept, who was asked for since the last look gets a second chance.
     """
 
     def __init__(self, most: int = 128, seen: int = 2048) -> None:
         self._most = most
         self._most_seen = seen
-        self._kept: OrderedDict[Any, Kept | None] = OrderedDict()
+        self._kept: dict[Any, list[Any]] = {}  # what is kept, and whether it was asked for
         self._seen: OrderedDict[int, None] = OrderedDict()  # hashes: keys may be long
 
     def get(self, key: Any) -> Kept | None:
         """What is kept of a structure."""
         found = self._kept.get(key)
-        if found is not None:
-            try:  # noqa: SIM105  # `suppress` costs more than the look
-                self._kept.move_to_end(key)
-            except KeyError:  # another thread has just dropped it
-                pass
-        return found
+        if found is None:
+            return None
+        found[1] = True
+        return found[0]
 
     def comes_again(self, key: Any) -> bool:
         """Whether this structure, of which nothing is kept, was asked for before."""
@@ -178,9 +177,12 @@ class Memory(Generic[Kept]):
 
     def keep(self, key: Any, made: Kept | None) -> None:
         """Keep something of a structure; None: nothing can be kept."""
-        self._kept[key] = made
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+        while len(self._kept) >= self._most:
+            oldest = next(iter(self._kept))
+            was, asked_for = self._kept.pop(oldest)
+            if asked_for:
+                self._kept[oldest] = [was, False]
+        self._kept[key] = [made, False]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -220,7 +222,7 @@ class Use:
         self.uses = uses
         self.location = location
         self.scope = scope
-        self.number = next_number()
+        self.number = next(numbers)
         context.pruned += len(pattern.steps)  # as many nodes wait
         self.spent = False
         self._derived = derived
@@ -228,8 +230,15 @@ class Use:
 
     def give(self, places: Sequence[int]) -> list[Promised]:
         """The nodes of steps, for users to have: to be called once for each."""
-        made = [Promised(self, place) for place in places]
-        self._results += note_pending(made)  # type: ignore[arg-type]
+        made: list[Promised] = []
+        results, pending = self._results, context.pending
+        for place in places:
+            node = Promised(self, place)
+            made.append(node)
+            ref = weakref.ref(node)
+            results.append(ref)
+            pending.append(ref)  # type: ignore[arg-type]
+        prune(made)
         return made
 
     def results(self) -> list[Promised]:
@@ -322,8 +331,8 @@ class Promised(Node):
         return self.__dict__[name]
 
     def finish(self) -> None:
-        self.use = None
-        super().finish()
+        self.use = self.scope = None
+        self.inputs = ()
 
 
 # --- functions whose graphs are kept ---

@@ -205,7 +205,7 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
         else:
             inputs = use.inputs
             uses[use] = len(uses)
-            key += (_PATTERN, use.pattern.number, node.place)  # type: ignore[attr-defined]
+            key += (use.pattern.number, node.place)
         for each in inputs:
             key.append(places.setdefault(each, len(places)))
     return tuple(key), places

@@ -6,7 +6,7 @@ the few that rules are made of (0, 1, 2 ...): those are part of it, by their val
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,16 @@ from schuss.graph import Node
 
 _leaf_kinds: dict[Hashable, int] = {}  # of those that are not dense arrays
 _DENSE = -2_000_000  # what kinds of leaves begin with, apart from places
+
+
+class Key(tuple[int, ...]):
+    """The key of a structure. It may be long, so its hash is worked out once."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self.hash = tuple.__hash__(self)
+
+    def __hash__(self) -> int:
+        return self.hash
 
 
 @dataclass(slots=True)
@@ -29,7 +39,7 @@ class Capture:
         outputs: the nodes of `order` whose values are wanted.
     """
 
-    key: tuple[int, ...]
+    key: Key
     order: Sequence[Node]
     leaves: list[Node]
     outputs: list[Node]
@@ -85,7 +95,7 @@ def capture(order: Sequence[Node], kept: set[Node]) -> Capture:
         if node in kept:
             outputs.append(node)
             key.append(-1_000_000)
-    return Capture(tuple(key), order, leaves, outputs)
+    return Capture(Key(key), order, leaves, outputs)
 
 
 def leaf_kind(leaf: Node) -> int:

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from schuss.execution import tiers
-from schuss.execution.capture import Capture, leaf_kind
+from schuss.execution.capture import Capture, Key, leaf_kind
 from schuss.graph import OUTPUT, Node, number_of
 from schuss.patterns import Memory, Use
 
 if TYPE_CHECKING:
     from schuss.compiler.program import Program
 
-_PATTERN, _STEPS = 10**12, 2**20  # beyond the numbers of kinds; beyond the steps of a pattern
-_OUTPUTS = -1_000_000  # apart from kinds, and from places and kinds of leaves
+_STEPS = 2**20  # more than a pattern has
+_OUTPUTS = 10**12  # beyond the numbers of kinds
 WORTH_TAKING_OVER = 4096  # bytes; smaller memory is not worth a look at its references
 _WORTH_A_LOOK = 2**26  # bytes; smaller results are not looked at one by one before they are made
 
@@ -55,7 +55,7 @@ class Shortcut:
         large: the outputs for which there may not be enough memory.
     """
 
-    key: tuple[int, ...]
+    key: Key
     inputs: list[int]
     references: list[int]
     large: list[int]
@@ -88,7 +88,7 @@ def _structure(order: list[Node | Use], wanted: set[Node]) -> Survey:
     places: dict[Node | Use, int] = {}
     for each in order:
         if type(each) is Use:
-            key.append(_PATTERN + each.pattern.number)
+            key.append(each.pattern.number)
             for use in each.uses:
                 key.append(places[use])
         else:
@@ -98,13 +98,12 @@ def _structure(order: list[Node | Use], wanted: set[Node]) -> Survey:
                 key.append(places[node.use or node] + node.place)
                 if node.handles:
                     wanted.add(node)
-                continue
-            place = places.get(node)
-            if place is None:  # a leaf, met for the first time
-                place = places[node] = -1 - len(leaves)
+            elif node in places:
+                key.append(places[node])
+            else:  # a leaf, met for the first time
+                places[node] = place = -1 - len(leaves)
                 leaves.append(node)
-                key.append(leaf_kind(node))
-            key.append(place)
+                key += (leaf_kind(node), place)
         places[each] = _STEPS * len(places)
     outputs = sorted(wanted, key=number_of)
     key.append(_OUTPUTS)

@@ -24,6 +24,7 @@ from schuss.functions.manipulation import flatten
 from schuss.nn import init
 from schuss.nn.arguments import floating_argument, positive, tensor_argument
 from schuss.nn.module import Module, Parameter
+from schuss.patterns import repeating
 from schuss.philox import Generator
 from schuss.tensor import Tensor
 
@@ -57,22 +58,27 @@ class Linear(Module):
         self.bias = fresh((out_features,), bound, dtype, generator) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = floating_argument("Linear", x)
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise fail(
-                ShapeError,
-                "Linear",
-                f"the last axis must have in_features={self.in_features} elements",
-                x=x,
-                weight=self.weight,
-                hint=_flatten_hint(x, self.in_features),
-            )
-        return neural.linear(x, self.weight, self.bias)
+        return _linear(x, self.weight, self.bias)
 
     def describe(self) -> str:
         return f"{self.in_features}, {self.out_features}" + (
             "" if self.bias is not None else ", bias=False"
         )
+
+
+@repeating
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    x, features = floating_argument("Linear", x), weight.shape[-1]
+    if x.ndim == 0 or x.shape[-1] != features:
+        raise fail(
+            ShapeError,
+            "Linear",
+            f"the last axis must have in_features={features} elements",
+            x=x,
+            weight=weight,
+            hint=_flatten_hint(x, features),
+        )
+    return neural.linear(x, weight, bias)
 
 
 def _flatten_hint(x: Tensor, features: int) -> str | None:
