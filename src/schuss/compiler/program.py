@@ -285,7 +285,7 @@ class Program:
             run(first, last)
             for host in hosts:
                 self._on_host(host, arrays, memories)
-            if look and any(memories[i].any() for i in self._checks):
+            if look and any(np.count_nonzero(memories[i]) for i in self._checks):
                 raise CheckFailedError
         if self._returned:
             return [memories[place] for place in self._returned]
