@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from schuss.context import Scope, context
 from schuss.errors import Location, user_location
-from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, numbers, prune, wrap
+from schuss.graph import (
+    Handle,
+    Kind,
+    Node,
+    Op,
+    ancestors,
+    data,
+    next_number,
+    numbers,
+    prune,
+    wrap,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +71,7 @@ class Pattern:
         inner: the places of those that are steps of other uses: which of `Use.uses`, which step.
         derived: the places of the inputs whose derivatives there are: which of `Use.derived`, and
             which step of it; -1 for a node.
-        fixed: leaves that are part of the pattern: numbers of rules, say.
+        fixed: leaves that are part of the pattern alone: numbers of rules, say.
         steps: inputs first.
         results: the steps whose nodes are wanted.
         alone: a function that records it gives its result, and not a tuple of them.
@@ -69,7 +80,7 @@ class Pattern:
     alone = True
 
     def __init__(
-        self, inputs: int, fixed: tuple[Node, ...], steps: list[Step], results: list[int]
+        self, inputs: int, fixed: list[Node], steps: list[Step], results: list[int]
     ) -> None:
         self.number = next(_numbers)
         self.inputs = inputs
@@ -85,7 +96,7 @@ class Pattern:
         self, inputs: Sequence[Node], location: Location | None, scope: Scope | None
     ) -> Use:
         """A use of the pattern on nodes."""
-        reads = [inputs[place] for place in self.reads]
+        reads = tuple([inputs[place] for place in self.reads])
         return Use(self, reads, [inputs[place] for place in self.derived], location, scope)
 
 
@@ -132,7 +143,15 @@ def pattern_of(
     found = [place[node] - start for node in results]
     if min(found, default=-1) < 0:
         return None  # what comes out is what went in
-    return Pattern(count, tuple(fixed), steps, found)
+    return Pattern(count, [_twin(node) for node in fixed], steps, found)
+
+
+def _twin(leaf: Node) -> Node:
+    """The same data, in a node that only one pattern has."""
+    assert leaf.value is not None
+    made = data(leaf.value)
+    made.constant = leaf.constant
+    return made
 
 
 _END = 2**62
@@ -194,13 +213,12 @@ class Use:
     """A pattern between nodes.
 
     Args:
-        reads: the nodes in the places that the pattern reads.
+        inputs: the nodes in the places that the pattern reads.
         derived: what its derivatives are of: nodes, and uses.
         location, scope: the user's line and layer, for steps that are part of no derivative.
         uses: the uses whose steps it reads.
 
     Attributes:
-        inputs: the nodes that it reads, and the leaves of the pattern.
         spent: a backward pass went through.
     """
 
@@ -211,14 +229,14 @@ class Use:
     def __init__(
         self,
         pattern: Pattern,
-        reads: Sequence[Node],
+        inputs: tuple[Node, ...],
         derived: Sequence[Node | Use],
         location: Location | None,
         scope: Scope | None,
         uses: Sequence[Use] = (),
     ) -> None:
         self.pattern = pattern
-        self.inputs = (*reads, *pattern.fixed)
+        self.inputs = inputs
         self.uses = uses
         self.location = location
         self.scope = scope
@@ -257,7 +275,7 @@ class Use:
     def expand(self) -> list[Node]:
         """Give all results their op and inputs; return the node of each step: the whole graph."""
         pattern = self.pattern
-        there: Any = dict(zip(pattern.reads, self.inputs, strict=False))
+        there: Any = dict(zip(pattern.reads, self.inputs, strict=True))
         for place, (which, step) in pattern.inner.items():
             there[place] = self.uses[which]._inner(step)
         made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]

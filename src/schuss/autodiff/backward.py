@@ -106,7 +106,7 @@ def _found_again(root: Tensor) -> Found:
     nodes = [*places]
     use = Use(
         known.pattern,
-        [nodes[at] for at in known.reads],
+        tuple([nodes[at] for at in known.reads]),
         [walked[at].use if is_use else walked[at] for at, is_use in known.derived],  # type: ignore[misc]
         user_location(),
         context.scope,

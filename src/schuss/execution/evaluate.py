@@ -208,7 +208,9 @@ def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> boo
     outputs = found.outputs
     for i in shortcut.large:
         check_allocation(outputs[i])
-    leaves = [found.leaves[i] for i in shortcut.inputs]
+    given = [*found.leaves, *shortcut.fixed]
+    leaves = [given[i] for i in shortcut.inputs]
+    del given  # references to leaves are counted
     dying = _dying(program, leaves, shortcut.references, replaced)
     if not _on_program(program, leaves, outputs, dying):
         return False
