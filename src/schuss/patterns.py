@@ -17,18 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from schuss.context import Scope, context
 from schuss.errors import Location, user_location
-from schuss.graph import (
-    Handle,
-    Kind,
-    Node,
-    Op,
-    ancestors,
-    data,
-    next_number,
-    numbers,
-    prune,
-    wrap,
-)
+from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, numbers, prune, wrap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +60,7 @@ class Pattern:
         inner: the places of those that are steps of other uses: which of `Use.uses`, which step.
         derived: the places of the inputs whose derivatives there are: which of `Use.derived`, and
             which step of it; -1 for a node.
-        fixed: leaves that are part of the pattern alone: numbers of rules, say.
+        fixed: leaves that are part of the pattern: numbers of rules, say.
         steps: inputs first.
         results: the steps whose nodes are wanted.
         alone: a function that records it gives its result, and not a tuple of them.
@@ -80,7 +69,7 @@ class Pattern:
     alone = True
 
     def __init__(
-        self, inputs: int, fixed: list[Node], steps: list[Step], results: list[int]
+        self, inputs: int, fixed: dict[Node, None], steps: list[Step], results: list[int]
     ) -> None:
         self.number = next(_numbers)
         self.inputs = inputs
@@ -143,15 +132,7 @@ def pattern_of(
     found = [place[node] - start for node in results]
     if min(found, default=-1) < 0:
         return None  # what comes out is what went in
-    return Pattern(count, [_twin(node) for node in fixed], steps, found)
-
-
-def _twin(leaf: Node) -> Node:
-    """The same data, in a node that only one pattern has."""
-    assert leaf.value is not None
-    made = data(leaf.value)
-    made.constant = leaf.constant
-    return made
+    return Pattern(count, fixed, steps, found)
 
 
 _END = 2**62

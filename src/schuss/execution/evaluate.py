@@ -208,9 +208,7 @@ def _run_known(found: Survey, replaced: Sequence[Handle], started: float) -> boo
     outputs = found.outputs
     for i in shortcut.large:
         check_allocation(outputs[i])
-    given = [*found.leaves, *shortcut.fixed]
-    leaves = [given[i] for i in shortcut.inputs]
-    del given  # references to leaves are counted
+    leaves = [found.leaves[i] for i in shortcut.inputs]
     dying = _dying(program, leaves, shortcut.references, replaced)
     if not _on_program(program, leaves, outputs, dying):
         return False

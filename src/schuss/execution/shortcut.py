@@ -34,7 +34,7 @@ class Survey:
     Attributes:
         key: equal for evaluations of one structure.
         order: the nodes to compute and the uses of patterns, inputs first.
-        leaves: the nodes whose values go in, apart from those that are fixed in patterns.
+        leaves: the nodes whose values go in; those that are fixed in patterns come last.
         outputs: the nodes whose values are wanted, in their order.
     """
 
@@ -50,14 +50,12 @@ class Shortcut:
 
     Attributes:
         key: of the structure in full.
-        fixed: the leaves of the patterns.
         inputs: the places among the leaves, and these, of what goes into the program.
         references: see `references_to`.
         large: the outputs for which there may not be enough memory.
     """
 
     key: Key
-    fixed: list[Node]
     inputs: list[int]
     references: list[int]
     large: list[int]
@@ -88,9 +86,11 @@ def _structure(order: list[Node | Use], wanted: set[Node]) -> Survey:
     key: list[int] = []
     leaves: list[Node] = []
     places: dict[Node | Use, int] = {}
+    fixed: dict[Node, None] = {}
     for each in order:
         if type(each) is Use:
             key.append(each.pattern.number)
+            fixed |= each.pattern.fixed
             for use in each.uses:
                 key.append(places[use])
         else:
@@ -109,6 +109,9 @@ def _structure(order: list[Node | Use], wanted: set[Node]) -> Survey:
         places[each] = _STEPS * len(places)
     outputs = sorted(wanted, key=number_of)
     key.append(_OUTPUTS)
+    if not fixed.keys().isdisjoint(leaves):  # a number that stands in a pattern and outside
+        key += [places.get(leaf, 0) for leaf in fixed]
+    leaves += fixed
     key += [places[node.use or node] + node.place for node in outputs]
     return Survey(tuple(key), order, leaves, outputs)
 
@@ -179,16 +182,13 @@ def remember(found: Survey, work: Capture) -> None:
     """Remember the structure in full of what a walk met, where both say the same."""
     if found.outputs != work.outputs:
         return
-    uses = [each for each in found.order if isinstance(each, Use)]
-    fixed = list(dict.fromkeys([node for use in uses for node in use.pattern.fixed]))
-    leaves = [*found.leaves, *fixed]
-    places = {leaf: i for i, leaf in enumerate(leaves)}
+    places = {leaf: i for i, leaf in enumerate(found.leaves)}
     inputs = [places.get(leaf, -1) for leaf in work.leaves if leaf.constant is None]
-    if -1 not in inputs and len(places) == len(leaves):
-        into = [leaves[i] for i in inputs]
+    if -1 not in inputs:
+        into = [found.leaves[i] for i in inputs]
         references = references_to(into, [each.inputs for each in found.order])
         large = [i for i, node in enumerate(found.outputs) if node.nbytes > _WORTH_A_LOOK]
-        _shortcuts.keep(found.key, Shortcut(work.key, fixed, inputs, references, large))
+        _shortcuts.keep(found.key, Shortcut(work.key, inputs, references, large))
 
 
 def references_to(leaves: Sequence[Node], held: Iterable[tuple[Node, ...]]) -> list[int]:
