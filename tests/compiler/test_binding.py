@@ -31,7 +31,7 @@ def test_slots_hold_addresses_and_offsets(quick: bool, monkeypatch: pytest.Monke
 
     shaped = lambda array, i: array.reshape(2, 2) if i else array
     inputs, memories = [[(1, 0), (2, 8)], [], [(3, 16)]], [[(4, 0)], [(5, 8)]]
-    bind = binder(slots, inputs, memories, [-1, 2], pools, free, shaped)
+    bind = binder(slots, inputs, memories, [-1, 2], pools, free, shaped, reshaped={1})
     x, unused, z = np.zeros(4), np.zeros(4), np.zeros(4)
     first, second = bind([x, unused, z], None)
     at, end = x.ctypes.data, z.ctypes.data

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,9 @@ def binder(
     donors: Sequence[int],
     pools: Sequence[list[Entry]],
     free: Callable[[int], Entry],
-    shaped: Callable[[np.ndarray, int], np.ndarray],
+    taken_over: Callable[[np.ndarray, int], np.ndarray],
     returned: Sequence[int] | None = None,
+    reshaped: Collection[int] = (),
 ) -> Callable[[Sequence[np.ndarray], Sequence[bool] | None], list[np.ndarray]]:
     """A function of the inputs, and which of them may be overwritten, that fills in the slots.
 
@@ -66,7 +67,8 @@ def binder(
         donors: for each memory the input whose place it may take; -1 for none.
         pools: arrays for each memory.
         free: of a memory: an array that nobody holds.
-        shaped: an array as a memory.
+        taken_over: the array of an input as a memory, whose pool is of no use then. It is called
+            where the pool is not empty, and for memories that are `reshaped`.
     """
     space: dict[str, Any] = {
         "__name__": __name__,
@@ -75,7 +77,7 @@ def binder(
         "address_of": address_of,
         "count": sys.getrefcount,
         "free": free,
-        "shaped": shaped,
+        "taken_over": taken_over,
     }
     lines = ["def bind(a, dying):"]
     if inputs:
@@ -89,9 +91,11 @@ def binder(
         if donor < 0:
             lines.append(f"    {take}")
         else:
+            always = "True or " if i in reshaped else ""
             lines += [
                 f"    if dying is not None and dying[{donor}]:",
-                f"        m{i}, p = shaped(a{donor}, {i}), {address % f'a{donor}'}",
+                f"        m{i}, p = a{donor}, {address % f'a{donor}'}",
+                f"        if {always}q{i}: m{i} = taken_over(m{i}, {i})",
                 f"    else: {take}",
             ]
         lines += _fill("p", places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,6 +127,16 @@ class _Arena:
 _arena = _Arena()
 
 
+# The arrays in the pools of programs, by their ids.
+_pooled: dict[int, weakref.ref[np.ndarray]] = {}
+
+
+def _forget(number: int, ref: weakref.ref[np.ndarray]) -> None:
+    """An array is gone, before another one can have its id."""
+    if _pooled.get(number) is ref:
+        del _pooled[number]
+
+
 class Program:
     """A compiled graph, ready to run.
 
@@ -222,7 +233,6 @@ class Program:
         self.donors = sorted({i for i in self._donors if i >= 0})
         self._inputs, self._memories = inputs, memories
         self._pools: list[list[tuple[np.ndarray, int]]] = [[] for _ in compiled.memories]
-        self._owned: set[int] = set()  # ids of the arrays in the pools, which live as long
         bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
         self._checks = [memories[value] for value in bases if value in memories]
         self._results = [self._result(value) for value in compiled.simplified.outputs]
@@ -231,9 +241,14 @@ class Program:
         as_made = all(made and not views for _, made, views in self._results)
         self._straight = idle and as_made
         self._returned = [place for place, _, _ in self._results] if as_made else None
+        shapes = [value.shape for value in given]
+        reshaped = {
+            i for i, (value, donor) in enumerate(zip(compiled.memories, self._donors, strict=True))
+            if donor >= 0 and shapes[donor] != value.shape
+        }  # fmt: skip
         self._bound = binder(
             self.waves.slots, self._of_inputs, self._of_memories, self._donors, self._pools,
-            self._free, self._shaped, self._returned if idle else None,
+            self._free, self._taken_over, self._returned if idle else None, reshaped,
         )  # fmt: skip
 
     def _result(self, value: Value) -> tuple[int, bool, list[Value]]:
@@ -300,10 +315,19 @@ class Program:
         self._version = arena.version
 
     def owns(self, array: np.ndarray) -> bool:
-        """Whether a pool of this program holds the array, besides whoever uses it."""
-        return id(array) in self._owned
+        """Whether a pool of a program holds the array, besides whoever uses it."""
+        return id(array) in _pooled
 
-    def _shaped(self, array: np.ndarray, i: int) -> np.ndarray:
+    def give_back(self) -> None:
+        """Let go of the arrays that nobody uses."""
+        for pool in self._pools:  # an array has two references: the entry and the argument
+            pool[:] = [entry for entry in pool if sys.getrefcount(entry[0]) > 2]
+
+    def _taken_over(self, array: np.ndarray, i: int) -> np.ndarray:
+        """An input's array as an output, which needs no other memory as long as this goes on."""
+        for entry in self._pools[i]:
+            del _pooled[id(entry[0])]
+        self._pools[i].clear()
         shape = self.compiled.memories[i].shape
         return array if array.shape == shape else array.reshape(shape)
 
@@ -318,7 +342,8 @@ class Program:
         made = array, address_of(array)
         if len(pool) < 2:
             pool.append(made)
-            self._owned.add(id(array))
+            number = id(array)
+            _pooled[number] = weakref.ref(array, lambda ref: _forget(number, ref))
         return made
 
     def _seen(

@@ -137,6 +137,12 @@ def reference_seconds(order: Sequence[Node]) -> float:
     return total
 
 
+def give_back() -> None:
+    """Let go of memory that programs keep for their next run."""
+    for program in _programs.values():
+        program.give_back()
+
+
 def forget() -> None:
     """Drop all programs and all that was seen."""
     _programs.clear()
