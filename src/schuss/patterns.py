@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -301,13 +302,14 @@ class Promised(Node):
 
     value: np.ndarray | None = None
     use: Use | None
+    shape = property(operator.attrgetter("kind.shape"))  # type: ignore[assignment]
+    size = property(operator.attrgetter("kind.size"))  # type: ignore[assignment]
+    dtype = property(operator.attrgetter("kind.dtype"))  # type: ignore[assignment]
 
     def __init__(self, use: Use, place: int) -> None:
         self.step = step = use.pattern.steps[place]
         self.number = use.number + step.fraction
-        self.kind = kind = step.kind
-        self.shape = kind.shape
-        self.dtype = kind.dtype
+        self.kind = step.kind
         self.use = use
         self.place = place
         self.location = use.location
@@ -320,8 +322,6 @@ class Promised(Node):
     def __getattr__(self, name: str) -> Any:
         if name in ("op", "attributes"):
             return getattr(self.step, name)
-        if name == "size":
-            return self.kind.size
         use = self.use
         if name == "inputs" and use is not None:
             use.expand()

@@ -186,7 +186,7 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
 
     None where the rules may record something else the next time, or cannot go on.
     """
-    places = {node: i for i, node in enumerate(walked)}
+    places = dict(zip(walked, range(len(walked)), strict=True))
     uses: dict[Use, int] = {}
     key: list[int] = []
     for node in walked:

@@ -99,7 +99,7 @@ def evaluate_pending(targets: Iterable[Node] = (), replaced: Sequence[Handle] = 
     waiting = [node for ref in pending if (node := ref()) and node.handles and node.value is None]
     targets = list(targets)
     try:
-        evaluate([*targets, *waiting], replaced)
+        evaluate({*targets, *waiting}, replaced)
     except SchussError as problem:
         try:
             evaluate(targets)
