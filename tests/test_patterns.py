@@ -211,6 +211,31 @@ def test_a_value_can_be_looked_at_before_the_backward_pass() -> None:
         assert w.grad.numpy() == pytest.approx([-2, -3])
 
 
+def test_a_value_can_be_looked_at_between_backward_and_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train() -> list[Any]:
+        net, seen = Net(), []
+        optimizer = optim.SGD(net.parameters(), lr=0.5)
+        for step in range(2 * TIMES):
+            x, y = batch(step)
+            scores = net(x)
+            loss = nn.CrossEntropyLoss()(scores, y)
+            optimizer.zero_grad()
+            loss.backward()
+            seen.append((loss if step % 3 else scores).numpy().tolist())
+            optimizer.step()
+            seen += [p.numpy().tolist() for p in net.parameters()]
+        return seen
+
+    with tiers.at_once():
+        patterned = train()
+        with nothing_kept(monkeypatch):
+            plain = train()
+    for one, other in zip(patterned, plain, strict=True):
+        assert np.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_graph_can_be_gone_through_twice() -> None:
     w = schuss.tensor([1.0, 2.0]).requires_grad_()
     for _ in range(TIMES):

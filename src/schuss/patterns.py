@@ -258,8 +258,8 @@ class Use:
         """Give all results their op and inputs; return the node of each step: the whole graph."""
         pattern = self.pattern
         there: Any = dict(zip(pattern.reads, self.inputs, strict=True))
-        for place, (which, step) in pattern.inner.items():
-            there[place] = self.uses[which]._inner(step)
+        for place, (which, within) in pattern.inner.items():
+            there[place] = self.uses[which]._inner(within)
         made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]
         start = len(made)
         results: dict[int, Node] = {each.place: each for each in self.results()}
@@ -302,9 +302,9 @@ class Promised(Node):
 
     value: np.ndarray | None = None
     use: Use | None
-    shape = property(operator.attrgetter("kind.shape"))  # type: ignore[assignment]
-    size = property(operator.attrgetter("kind.size"))  # type: ignore[assignment]
-    dtype = property(operator.attrgetter("kind.dtype"))  # type: ignore[assignment]
+    shape = property(operator.attrgetter("kind.shape"))
+    size = property(operator.attrgetter("kind.size"))
+    dtype = property(operator.attrgetter("kind.dtype"))
 
     def __init__(self, use: Use, place: int) -> None:
         self.step = step = use.pattern.steps[place]

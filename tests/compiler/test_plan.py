@@ -8,7 +8,7 @@ import numpy as np
 from tests.compiler.graphs import filled, recorded
 
 import schuss
-from schuss.compiler.program import Program, compile_graph
+from schuss.compiler.program import Program, _pooled, compile_graph
 from schuss.compiler.verify import verify
 
 
@@ -97,3 +97,43 @@ def test_results_that_somebody_holds_are_not_written_over() -> None:
     program.run(arrays)
     program.run(arrays)
     np.testing.assert_array_equal(view, np.full(8, 2.5))
+
+
+def pooled(program: Program) -> list[np.ndarray]:
+    return [array for pool in program._pools for array, _ in pool]
+
+
+def test_memory_of_another_program_is_taken_over() -> None:
+    p, g = filled(100), filled(100)
+    one, other = (Program(planned(p - g * 0.1)) for _ in range(2))
+    given = [np.ones(100, np.float32), np.asarray(0.1, np.float32), np.ones(100, np.float32)]
+    taken = next(i for i in range(3) if i in other.donors)
+    (made,) = one.run(given)
+    (kept,) = other.run(given)
+    assert other.owns(made)
+    assert pooled(other)[0] is kept
+    given[taken] = made
+    dying = [i == taken for i in range(3)]
+    (again,) = other.run(given, dying)
+    assert again is made
+    assert pooled(other) == [], "it needs no memory of its own as long as this goes on"
+    assert not other.owns(kept)
+    (last,) = other.run([np.ones(100, np.float32) if i == taken else each
+                         for i, each in enumerate(given)])  # fmt: skip
+    assert last is not made
+    assert other.owns(last)
+
+
+def test_programs_give_back_what_nobody_uses() -> None:
+    x = filled(10)
+    program = Program(planned(x * 2.5))
+    arrays = [np.ones(10, np.float32), np.asarray(2.5, np.float32)]
+    (first,) = program.run(arrays)
+    (second,) = program.run(arrays)
+    number = id(second)
+    assert number in _pooled
+    del second
+    program.give_back()
+    assert len(pooled(program)) == 1
+    assert pooled(program)[0] is first
+    assert number not in _pooled

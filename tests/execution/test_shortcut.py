@@ -12,6 +12,7 @@ import schuss
 from schuss import nn, optim
 from schuss.execution import shortcut, tiers
 from schuss.execution.shortcut import references_to, survey
+from schuss.patterns import repeating
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +107,35 @@ def test_independent_results_come_out_in_their_order() -> None:
         a, b = x * 2.0, x * 3.0
         schuss.evaluate(b, a)
         assert (a.item(), b.item()) == (2 * i, 3 * i)
+
+
+@repeating
+def two_and_a_half(x: schuss.Tensor) -> schuss.Tensor:
+    return (x * 2.5).exp() + x
+
+
+def test_a_number_in_a_pattern_and_outside_may_be_one_node() -> None:
+    x = schuss.tensor([1.0])
+
+    def computed(outside: float) -> schuss.Tensor:
+        return two_and_a_half(x) * outside
+
+    keys = set()
+    for outside in (2.5, 3.5, 2.5, 3.5, 2.5, 3.5, 4.5):
+        result = computed(outside)
+        keys.add(survey([result._node]).key)
+        assert result.item() == pytest.approx(outside * (np.exp(2.5) + 1))
+    keys = {survey([computed(outside)._node]).key for outside in (2.5, 3.5, 4.5)}
+    assert len(keys) == 2
+
+
+def test_results_that_nobody_asks_for_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = repeating(lambda x: (x.exp() + 1, x.exp() - 1))
+    for i in range(8):
+        more, less = both(schuss.tensor([float(i)]))
+        if i == 7:
+            monkeypatch.setattr(sys.modules["schuss.execution.evaluate"], "capture", None)
+        assert less.item() == pytest.approx(np.exp(i) - 1)
+        assert more._node.value is None
+    monkeypatch.undo()
+    assert more.item() == pytest.approx(np.exp(7) + 1)

@@ -113,10 +113,10 @@ def _found_again(root: Tensor) -> Found:
         [walked[at].use for at in known.uses],  # type: ignore[misc]
     )
     results = known.pattern.results
-    places = [*dict.fromkeys(results)]
-    made = dict(zip(places, use.give(places), strict=True))
+    steps = [*dict.fromkeys(results)]
+    made = dict(zip(steps, use.give(steps), strict=True))
     pairs = zip(known.leaves, results, strict=True)
-    return walked, {walked[leaf]: wrap(made[place]) for leaf, place in pairs}
+    return walked, {walked[leaf]: wrap(made[step]) for leaf, step in pairs}
 
 
 def _learn(root: Tensor, walked: list[Node], key: Any, places: dict[Node, int]) -> Found:
@@ -200,7 +200,7 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
                 return None
             key.append(kind.number)
         elif use in uses:
-            key += (_AGAIN, uses[use], node.place)  # type: ignore[attr-defined]
+            key += (_AGAIN, uses[use], node.place)
             continue
         else:
             inputs = use.inputs
@@ -211,7 +211,7 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
     return tuple(key), places
 
 
-_LEAF, _PATTERN, _AGAIN = -1, -2, -3  # apart from kinds and places
+_LEAF, _AGAIN = 10**12, 10**12 + 1  # beyond the numbers of kinds
 
 
 def _require_whole(walked: Sequence[Node]) -> None:

@@ -26,6 +26,9 @@ Before = list[tuple[Tensor, Tensor]]
 Numbers = Callable[[list[int | float]], tuple[list[Any], list[Any]] | None]
 
 
+_NO_STATE: dict[str, Any] = {}
+
+
 class _Survey:
     """What an update depends on.
 
@@ -63,9 +66,9 @@ class _Survey:
                     self.known = False
                 moved.append((p, name))
                 tensors += (p, grad)
-                slots = state.get(name)
-                key.append(None if slots is None else len(slots))
-                for slot, value in slots.items() if slots else ():
+                slots = state.get(name, _NO_STATE)
+                key.append(-1 if slots is _NO_STATE else len(slots))
+                for slot, value in slots.items():
                     if type(value) is Tensor:
                         key.append(slot)
                         tensors.append(value)
