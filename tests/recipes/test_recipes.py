@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import schuss
 from schuss import data
 from schuss.random import Generator
 from schuss.recipes import Target, all_recipes, find_recipe
 from schuss.recipes.fashion_resnet import varied
+from schuss.recipes.lenet_sigmoid import lenet
 from schuss.recipes.recipe import run_folder
 
 RECIPES = all_recipes()
@@ -122,6 +124,25 @@ def test_fashion(small_fashion, tmp_path, name):
         root=small_fashion, epochs=12, batch_size=20, limit=160, out=tmp_path / "run"
     )
     assert accuracy > 0.5
+
+
+def test_lenet_sigmoid(small_fashion, tmp_path, capsys):
+    """The lecture's figures stand beside ours. Sigmoids need full epochs to learn anything."""
+    accuracy = RECIPES["lenet-sigmoid"].function(
+        root=small_fashion, epochs=2, batch_size=20, limit=160, out=tmp_path / "run"
+    )
+    printed = capsys.readouterr().out
+    assert f"test accuracy {accuracy:.3f}" in printed
+    assert "the lecture publishes 0.825 and 52,694" in printed
+
+
+def test_lenet_starts_from_xaviers_weights():
+    network = lenet()
+    assert network(schuss.zeros(3, 1, 28, 28)).shape == (3, 10)
+    weight, bias = network[0].weight.numpy(), network[0].bias.numpy()
+    bound = (6 / (25 * (1 + 6))) ** 0.5
+    assert 0.8 * bound < abs(weight).max() <= bound
+    assert not bias.any()
 
 
 def test_varied_images_are_moved_and_mirrored():
