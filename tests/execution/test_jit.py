@@ -543,3 +543,33 @@ def test_in_a_module_that_is_being_imported(tmp_path, monkeypatch) -> None:
     module = importlib.import_module("trains_at_once")
     assert module.found == [float(i // 5) for i in range(20)]
     assert module.f.why == ""
+
+
+# --- memory ---
+
+
+def test_replays_keep_what_they_replace_no_longer_than_plain_steps(monkeypatch) -> None:
+    """A parameter and a momentum take over their last values' memory; gradients take turns."""
+    tiers.forget()
+    gave_back = []
+    give_back = tiers.give_back
+    monkeypatch.setattr(tiers, "give_back", lambda: gave_back.append(give_back()))
+    model = nn.Linear(64, 64, bias=False)
+    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
+    x = schuss.ones((8, 64))
+
+    @schuss.jit
+    def step(x: schuss.Tensor) -> schuss.Tensor:
+        optimizer.zero_grad()
+        loss = (model(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for _ in range(8):
+        step(x)
+    assert step.why == ""
+    assert len(gave_back) >= 2, "once for each recording"
+    pools = [pool for program in tiers._programs.values() for pool in program._pools]
+    kept = [array for pool in pools for array, _ in pool if array.nbytes == model.weight.nbytes]
+    assert len(kept) == 2

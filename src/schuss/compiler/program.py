@@ -127,7 +127,7 @@ class _Arena:
 _arena = _Arena()
 
 
-# The arrays in the pools of programs, by their ids.
+# The arrays in the pools of all programs, by their ids: what one has made another may take over.
 _pooled: dict[int, weakref.ref[np.ndarray]] = {}
 
 
@@ -143,6 +143,9 @@ class Program:
     Args:
         compiled: what the passes made.
         arena: its own, if it runs while another program does.
+
+    Attributes:
+        donors: the inputs whose memory an output may take over.
     """
 
     def __init__(self, compiled: Compiled, arena: _Arena = _arena) -> None:

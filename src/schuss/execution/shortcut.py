@@ -50,7 +50,7 @@ class Shortcut:
 
     Attributes:
         key: of the structure in full.
-        inputs: the places among the leaves, and these, of what goes into the program.
+        inputs: the places among the leaves of what goes into the program.
         references: see `references_to`.
         large: the outputs for which there may not be enough memory.
     """
@@ -82,7 +82,7 @@ def survey(targets: Sequence[Node]) -> Survey:
 
 
 def _structure(order: list[Node | Use], wanted: set[Node]) -> Survey:
-    """What is to be computed; `wanted`, and what tensors point at."""
+    """What `order` says. To `wanted` is added what is read on the way and tensors point at."""
     key: list[int] = []
     leaves: list[Node] = []
     places: dict[Node | Use, int] = {}
