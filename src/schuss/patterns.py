@@ -272,7 +272,8 @@ class Use:
                     node.number = self.number + step.fraction
                     node.label, node.requires_grad = step.label, step.requires_grad
                 else:
-                    node.inputs, node.use = inputs, None
+                    node.op, node.inputs, node.attributes = step.op, inputs, step.attributes
+                    node.use = None
                 node.spent = self.spent
                 self._describe(node, step.of)
             made.append(node)
