@@ -205,7 +205,8 @@ class Use:
     """
 
     __slots__ = (
-        "_derived", "_results", "inputs", "location", "number", "pattern", "scope", "spent", "uses",
+        "_derived", "_nodes", "_results", "inputs", "location", "number", "pattern", "scope",
+        "spent", "uses",
     )  # fmt: skip
 
     def __init__(
@@ -226,6 +227,7 @@ class Use:
         context.pruned += len(pattern.steps)  # as many nodes wait
         self.spent = False
         self._derived = derived
+        self._nodes: list[Node] = []  # of all steps, once it is expanded
         self._results: list[weakref.ref[Promised]] = []
 
     def give(self, places: Sequence[int]) -> list[Promised]:
@@ -245,21 +247,14 @@ class Use:
         """The nodes that it has given out and that are still there."""
         return [node for ref in self._results if (node := ref()) is not None]
 
-    def _inner(self, place: int) -> Promised:
-        """The node of a step, for another use to read."""
-        for node in self.results():
-            if node.place == place:
-                return node
-        made = Promised(self, place)
-        self._results.append(weakref.ref(made))
-        return made
-
     def expand(self) -> list[Node]:
         """Give all results their op and inputs; return the node of each step: the whole graph."""
+        if self._nodes:
+            return self._nodes
         pattern = self.pattern
         there: Any = dict(zip(pattern.reads, self.inputs, strict=True))
         for place, (which, within) in pattern.inner.items():
-            there[place] = self.uses[which]._inner(within)
+            there[place] = self.uses[which].expand()[within]
         made = [there.get(place) for place in range(pattern.inputs)] + [*pattern.fixed]
         start = len(made)
         results: dict[int, Node] = {each.place: each for each in self.results()}
@@ -277,7 +272,8 @@ class Use:
                 node.spent = self.spent
                 self._describe(node, step.of)
             made.append(node)
-        return made[start:]
+        self._nodes = made[start:]
+        return self._nodes
 
     def _describe(self, node: Node, of: int) -> None:
         """What messages say of a node, which is part of the derivative of the input at `of`."""
