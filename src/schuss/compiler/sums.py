@@ -29,12 +29,15 @@ class Sums:
     def add(self, x: Value, axes: Axes, shape: Shape, dtype: DType) -> Value:
         """The sum of x over `axes`."""
         b, factors = self.b, list[tuple[str, Value | None]]()
-        if dtype == x.dtype and dtype in (dtypes.float32, dtypes.float64):
+        wide = dtype == x.dtype and dtype in (dtypes.float32, dtypes.float64)
+        if wide:
             x = self._without_factors(x, axes, factors)
             if x.op == "multiply" and all(each.shape == x.shape for each in x.inputs):
                 sides = [self._without_factors(each, axes, factors) for each in x.inputs]
                 x = b.map("multiply", *sides)
-        made = self._known.get((x, axes, dtype)) or self._about_mean(x, axes)
+        made = self._known.get((x, axes, dtype))
+        if made is None and wide:
+            made = self._about_mean(x, axes)
         if made is None:
             made = b.add("sum", (x,), {"axes": axes}, shape, dtype)
             self._known[x, axes, dtype] = made
