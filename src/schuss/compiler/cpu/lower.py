@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -221,20 +222,18 @@ def _convolution(unit: Convolution) -> Calls:
     )
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     minimal = "minimal" in named
-    in_lines = groups == 1  # else a row has the outputs of all groups, however many each has
-    epilogue = _epilogue(unit.kernel, in_lines=in_lines)
+    # A row has the outputs of all groups, each of which may end in the middle of a vector.
+    epilogue = partial(_epilogue, unit.kernel, in_lines=groups == 1)
     if backward:
         rule = lower_minimal_gradient if minimal else lower_weight
         rule = lower_depthwise_weight if small else rule
-        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue)
+        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue())
     elif small or (not minimal and convolution_images.applies(spec)):
         template = depthwise if small else convolution_images
-        lowered = template.lower(spec, epilogue)
+        lowered = template.lower(spec, epilogue())
     else:
         template = winograd if minimal else convolution
-        writes = value.nbytes > _FAR
-        epilogue = _epilogue(unit.kernel, ahead=True, writes=writes, in_lines=in_lines)
-        lowered = template.lower(spec, epilogue)
+        lowered = template.lower(spec, epilogue(ahead=True, writes=value.nbytes > _FAR))
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
