@@ -170,9 +170,7 @@ class _Printer:
         to = f.at("float", f.word(2), f.mul(first, self.row))
         f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {to})")
         f.line("ret void")
-        return Stage(
-            f"{self.tiles.of_input(Form(self.plane, 0, self.row))}\n{f}\n", name, parts, 0
-        )
+        return Stage(f"{self.tiles.of_input(Form(self.plane, 0, self.row))}\n{f}\n", name, parts, 0)
 
     def _products(self) -> Stage:
         """The launch that gives outputs to the epilogue."""
