@@ -3,7 +3,7 @@
 The gradient of a batch normalisation asks for the sums of g and g * (x - mean), each several times,
 times numbers that only vary from channel to channel. These are taken out of the sums, so that two
 are left, which one pass over memory gives. It also asks for the sum of x - mean, which follows from
-that of x, of which the mean has been made. That sum, which is a rounding error, becomes another one.
+that of x, of which the mean has been made: one rounding error takes the place of another.
 
 Where a number that is taken out is infinite, or divides and is zero, a sum may be infinite that
 would be NaN as it was written.
