@@ -66,8 +66,10 @@ class _Printer:
         self.panel_blocks = ceil_div(self.panels, cut.panels)
         self.image_blocks = ceil_div(c.images, cut.images)
         self.by_image = self.tiling.images > 1  # tiles are of several images
-        sizes = [axis.size for axis in c.axes]
-        shape = (sizes[0], sizes[1], sizes[2]) if self.by_image else slab_shape(c, cut.rows)
+        shape = slab_shape(c, cut.rows)
+        if self.by_image:  # which leaves out taps outside of the input
+            sizes = [axis.size for axis in c.axes]
+            shape = (sizes[0], min(shape[1], sizes[1]), sizes[2])
         self.slab = Slab(c, shape, c.channels, self.tiling.lanes, border=not self.by_image)
         self.a_strides = c.x_strides[:4] if cut.in_place else self.slab.strides
         self.width = c.axes[2]
@@ -102,7 +104,7 @@ class _Printer:
         for number, phases in enumerate(combinations(*self._phases())):
             if self.by_image:
                 panels = group, panel0, panel1
-                self._places(f, number, phases, panels, (image0, image1), base)
+                self._places(f, number, phases, panels, (image0, image1), y, base)
                 continue
             with (
                 f.when(f.let(f"icmp slt i64 {z}, {phases[0].outputs}")),
@@ -132,7 +134,8 @@ class _Printer:
     def _read(
         self, f: Function, group: str, images: tuple[str, str], at: tuple[str, str], slab_at: int
     ) -> str:
-        """The address of the first position that the part looks at, in x or packed in a slab.
+        """The address of the first position that the part looks at, in x or packed in a slab; for
+        tiles of several images, that of the first of the image.
 
         `at` counts positions of phases along depth and height.
         """
@@ -145,9 +148,16 @@ class _Printer:
                 for counter, axis, low in zip(at, axes, self.slab.lows[:2], strict=True)
             ]
             channels = f.mul(group, c.channels), str(c.channels)
-            counts = self.slab.shape[:2]
-            self.slab.fill(f, x, images, (starts[0], starts[1]), channels, counts, base)
-            return base
+            depths, rows = self.slab.shape[:2]
+            if not self.by_image:
+                self.slab.fill(f, x, images, (starts[0], starts[1]), channels, (depths, rows), base)
+                return base
+            height = axes[1]
+            low = f.add(starts[1], height.lowest)
+            top = f.sub(0, f.smaller(f.sub(0, low), 0))
+            count = f.sub(f.smaller(f.add(low, height.reach(self.cut.rows)), height.size), top)
+            self.slab.fill(f, x, images, ("0", top), channels, (depths, count), base)
+            return f.at(c.element, base, f.sub(0, f.mul(top, self.slab.strides[2])))
         first = f.add(f.mul(group, c.channels), f.mul(images[0], c.x_strides[0]))
         for counter, axis, stride in zip(at, axes, c.x_strides[1:3], strict=True):
             place = f.add(f.mul(counter, axis.move), axis.lowest)
@@ -224,9 +234,9 @@ class _Printer:
 
     def _places(
         self, f: Function, number: int, phases: Phases, panels: tuple[str, str, str],
-        images: tuple[str, str], base: str,
+        images: tuple[str, str], y: str, base: str,
     ) -> None:  # fmt: skip
-        """All positions of a phase, one tile of images for each."""
+        """All positions of a phase in rows from `y` on, one tile of images for each."""
         c, tiling = self.c, self.tiling
         group, panel0, panel1 = panels
         _, py, px = phases
@@ -241,7 +251,9 @@ class _Printer:
         rest = c.images % tiling.images or tiling.images
         whole = c.axes[1].outputs * c.axes[2].outputs
         m0 = f.mul(images[0], whole)
-        with f.loop(panel0, panel1) as panel, f.loop(0, len(places)) as place:
+        row1 = f.smaller(f.add(y, self.cut.rows), py.outputs)
+        place0, place1 = f.mul(y, px.outputs), f.mul(row1, px.outputs)
+        with f.loop(panel0, panel1) as panel, f.loop(place0, place1) as place:
             index = f.add(f.mul(group, self.panels), panel)
             panel_size = c.taps * c.channels * tiling.width
             b = f.at(c.element, f.word(1), f.mul(index, panel_size))
