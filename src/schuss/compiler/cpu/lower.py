@@ -223,12 +223,12 @@ def _convolution(unit: Convolution) -> Calls:
         rule = lower_minimal_gradient if minimal else lower_weight
         rule = lower_depthwise_weight if small else rule
         lowered = rule(spec, _image_strides(unit.operands[1][1]), _epilogue(unit.kernel))
-    elif small or (not minimal and convolution_images.applies(spec)):
-        template = depthwise if small else convolution_images
-        lowered = template.lower(spec, _epilogue(unit.kernel))
+    elif not (small or minimal) and convolution_images.applies(spec):
+        lowered = convolution_images.lower(spec, _epilogue(unit.kernel))
     else:
-        template = winograd if minimal else convolution
-        epilogue = _epilogue(unit.kernel, ahead=True, writes=value.nbytes > _FAR)
+        template = depthwise if small else winograd if minimal else convolution
+        is_far = value.nbytes > _FAR
+        epilogue = _epilogue(unit.kernel, ahead=is_far or not small, writes=is_far)
         lowered = template.lower(spec, epilogue)
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
