@@ -29,6 +29,7 @@ CASES = {
     "batch": (21, 1, 24, 72, PLAIN, (4, 3, 1, 1, 1, 1), (3, 3, 1, 1, 1, 1)),
     "batch-stride": (13, 2, 20, 33, PLAIN, (5, 3, 2, 1, 1, 1), (5, 3, 2, 2, 2, 1)),
     "batch-dilated": (9, 1, 8, 16, PLAIN, (5, 3, 1, 2, 2, 2), (6, 3, 2, 2, 2, 2)),
+    "batch-rows": (16, 1, 12, 16, PLAIN, (9, 5, 1, 2, 2, 1), (7, 5, 1, 2, 2, 1)),
     "batch-far": (10, 1, 4, 8, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
     "volume": (2, 1, 3, 17, (4, 2, 1, 1, 0, 1), (5, 3, 2, 1, 1, 1), (6, 3, 1, 1, 1, 1)),
     "far": (1, 1, 2, 3, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
@@ -177,23 +178,52 @@ def test_parts_that_read_in_place_go_through_little(channels, outputs, size, row
     assert cut.rows == rows
 
 
-@pytest.mark.parametrize(
-    ("sizes", "channels", "outputs", "sliced"),
-    [((40, 50), 16, 24, True), ((40, 50), 160, 176, False), ((7, 9), 16, 24, False)],
-)
-def test_few_weights_of_one_tap_are_a_product(sizes, channels, outputs, sliced):
+def test_tiles_of_several_images_are_shared_out_by_rows():
+    """One tile holds all images: it would be one part."""
+    axis = input_axis(14, 5, 1, 2, 1, 14)
+    c = Convolution("float32", 16, 1, 48, 16, (UNIT, axis, axis), (14 * 672, 0, 672, 48, 1))
+    cut = plan(c, Machine(64, 32))
+    assert (cut.tiling.images, cut.rows) == (16, 1)
+
+
+@pytest.mark.parametrize(("sizes", "stages"), [((40, 50), 2), ((7, 9), 1)])
+def test_weights_of_one_tap_are_a_product(sizes, stages):
+    """That of many positions is cut into slices of them, which are added in a stage."""
     rng = np.random.default_rng(3)
-    x = guarded_copy(rng.standard_normal((3, 1, *sizes, channels), np.float32))
-    g = guarded_copy(rng.standard_normal((3, 1, *sizes, outputs), np.float32))
+    x = guarded_copy(rng.standard_normal((3, 1, *sizes, 16), np.float32))
+    g = guarded_copy(rng.standard_normal((3, 1, *sizes, 24), np.float32))
     axes = (UNIT, *[forward_axis(size, 1, 1, 0, 1, size) for size in sizes])
-    c = Convolution("float32", 3, 1, channels, outputs, axes, strides(x))
-    got = guarded(channels * outputs * 4).view(np.float32).reshape(channels, outputs)
-    rows = Product("float32", (1,), channels, outputs, 1, (0, 0, 0), (0, 0, 0))
+    c = Convolution("float32", 3, 1, 16, 24, axes, strides(x))
+    got = guarded(16 * 24 * 4).view(np.float32).reshape(16, 24)
+    rows = Product("float32", (1,), 16, 24, 1, (0, 0, 0), (0, 0, 0))
     lowered = lower_weight(c, strides(g), plain_epilogue(rows), Machine(64, 32))
-    assert lowered.stages[0].name.startswith("matmul") == sliced
+    assert lowered.stages[0].name.startswith("matmul")
+    assert len(lowered.stages) == stages
     run(lowered, [x.ctypes.data, g.ctypes.data, got.ctypes.data], backwards=True)
     expected = np.einsum("nzhwc,nzhwo->co", x.astype(float), g.astype(float))
     close(got, expected, 4 * np.sqrt(3 * sizes[0] * sizes[1]))
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "channels", "outputs", "is_product"),
+    [
+        (16, 14, 1024, 512, True),  # a third-level cache has room for both operands
+        (64, 14, 1024, 512, False),
+        (16, 28, 512, 256, True),  # too large, but cut into slices of positions
+        (16, 28, 128, 512, False),  # rows of 2 KB, of which few stay in the first-level cache
+    ],
+)
+def test_weights_of_one_tap_are_a_product_where_that_reads_little(
+    images, size, channels, outputs, is_product
+):
+    axis = forward_axis(size, 1, 1, 0, 1, size)
+    x_strides, g_strides = [
+        (size * size * n, 0, size * n, n, 1) for n in (channels, outputs)
+    ]
+    c = Convolution("float32", images, 1, channels, outputs, (UNIT, axis, axis), x_strides)
+    rows = Product("float32", (1,), channels, outputs, 1, (0, 0, 0), (0, 0, 0))
+    lowered = lower_weight(c, g_strides, plain_epilogue(rows), Machine(64, 32))
+    assert lowered.stages[0].name.startswith("matmul") == is_product
 
 
 def test_which_weight_gradients_are_products():

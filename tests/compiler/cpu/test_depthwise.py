@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from schuss.compiler.cpu import depthwise
 from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.depthwise import lower
 from schuss.compiler.cpu.depthwise_weight import lower_weight
@@ -13,7 +14,7 @@ from schuss.compiler.cpu.matmul import plain_epilogue
 from schuss.compiler.cpu.matmul_plan import Product
 from schuss.compiler.geometry import forward_axis, input_axis
 
-from .test_convolution import PLAIN, close, counts, split, strides, unfolded
+from .test_convolution import PLAIN, close, counting, counts, split, strides, unfolded
 from .test_matmul import MACHINES, NAMES, guarded, guarded_copy, run
 
 # images, groups, channels and outputs of a group, then for each axis (size, kernel, stride, before,
@@ -149,6 +150,43 @@ def test_weight_gradient(name, machine):
         words = [memory.ctypes.data, upper.ctypes.data, got.ctypes.data]
         run(lowered, words, backwards=True)
         close(got, expected.reshape(got.shape), 4 * np.sqrt(g[..., 0].size))
+
+
+@pytest.mark.parametrize("rule", [forward_axis, input_axis])
+@pytest.mark.parametrize("name", ["3x3", "stride", "dilated", "volume", "twos", "fours"])
+def test_what_comes_from_memory_is_asked_for_ahead(name, rule, monkeypatch):
+    """Which changes nothing in the results, also at the edges of memory."""
+    (x, w, g), spans = operands(CASES[name])
+    if rule is input_axis:
+        x, w = g, w.swapaxes(3, 5)
+    memory, axes = stored(x, "float32", "channels last"), axes_of(rule, spans)
+    near = sums_of(memory, w, axes, MACHINES[0], "float32", backwards=False)
+    monkeypatch.setattr(depthwise, "_FAR", 0)
+    asked = []
+    monkeypatch.setattr(
+        depthwise._Printer,
+        "_ask_ahead",
+        lambda *given, ask=depthwise._Printer._ask_ahead: asked.append(ask(*given)),
+    )
+    far = sums_of(memory, w, axes, MACHINES[0], "float32", backwards=False)
+    assert asked
+    np.testing.assert_array_equal(near, far)
+
+
+def test_what_epilogues_read_is_asked_for_once_a_vector():
+    (x, w, _), spans = operands(CASES["tail"])
+    axes = axes_of(forward_axis, spans)
+    memory, groups = stored(x, "float32", "channels last"), w.shape[4]
+    c = Convolution("float32", x.shape[0], groups, 1, 1, axes, strides(memory))
+    taps = guarded_copy(w.reshape(-1, groups).astype("float32"))
+    shape = x.size // groups, groups
+    asked, y = np.zeros(shape, np.int32), guarded(x.size * 4)
+    rows = Product("float32", (), *shape, 1, (0, 0), (0, 0))
+    lowered = lower(c, counting(rows), MACHINES[0])
+    run(lowered, [each.ctypes.data for each in (memory, taps, y, asked)])
+    expected = np.zeros(groups, np.int32)
+    expected[:: MACHINES[0].vector_bytes // 4] = 1
+    np.testing.assert_array_equal(asked, np.broadcast_to(expected, shape))
 
 
 def test_double_precision():
