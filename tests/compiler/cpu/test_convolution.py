@@ -30,6 +30,7 @@ CASES = {
     "batch-stride": (13, 2, 20, 33, PLAIN, (5, 3, 2, 1, 1, 1), (5, 3, 2, 2, 2, 1)),
     "batch-dilated": (9, 1, 8, 16, PLAIN, (5, 3, 1, 2, 2, 2), (6, 3, 2, 2, 2, 2)),
     "batch-rows": (16, 1, 12, 16, PLAIN, (9, 5, 1, 2, 2, 1), (7, 5, 1, 2, 2, 1)),
+    "batch-phases": (12, 1, 64, 16, PLAIN, (10, 3, 2, 1, 0, 1), (14, 3, 2, 1, 0, 1)),
     "batch-far": (10, 1, 4, 8, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
     "volume": (2, 1, 3, 17, (4, 2, 1, 1, 0, 1), (5, 3, 2, 1, 1, 1), (6, 3, 1, 1, 1, 1)),
     "far": (1, 1, 2, 3, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
@@ -61,6 +62,14 @@ def operands(case, seed=0):
     w = rng.standard_normal((groups, outputs, channels, *[span[1] for span in spans]))
     g = rng.standard_normal((n, *counts(spans), groups * outputs))
     return x, w, g, spans
+
+
+def input_axes(spans):
+    depth, height, width = [
+        input_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    ]
+    return UNIT if spans[0] == PLAIN else depth, height, width
 
 
 def split(x, groups):
@@ -119,10 +128,7 @@ def test_forward(name, machine, dtype):
 def test_input_gradient(name, machine):
     x, w, g, spans = operands(CASES[name])
     n, groups, channels, outputs = CASES[name][:4]
-    axes = tuple(
-        input_axis(size, k, s, b, d, count)
-        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
-    )
+    axes = input_axes(spans)
     stored = guarded_copy(g.astype("float32"))
     c = Convolution("float32", n, groups, outputs, channels, axes, strides(stored))
     got = sums_of(c, axes, stored, w.swapaxes(1, 2), machine, backwards=False)
@@ -269,10 +275,7 @@ define internal void @{name}_ahead(ptr %args, i64 %batch, i64 %m, i64 %n) always
 def test_what_epilogues_read_is_asked_for_once_a_vector(name, machine):
     x, w, g, spans = operands(CASES[name])
     n, groups, channels, outputs = CASES[name][:4]
-    axes = tuple(
-        input_axis(size, k, s, b, d, count)
-        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
-    )
+    axes = input_axes(spans)
     stored = guarded_copy(g.astype("float32"))
     c = Convolution("float32", n, groups, outputs, channels, axes, strides(stored))
     tiles = tiling(machine, c.element, n, outputs, channels, axes)
