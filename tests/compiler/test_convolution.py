@@ -97,6 +97,8 @@ def test_strides_of_single_taps(shape, kernel, stride, padding):
 
 def test_gaps_between_single_taps_are_never_packed():
     x, w = schuss.zeros((2, 64, 8, 8)), schuss.zeros((96, 64, 1, 1))
-    shown = str(schuss.compiler.show(lambda x, w: schuss.nn.functional.conv2d(x, w, stride=2), x, w))
+    shown = str(
+        schuss.compiler.show(lambda x, w: schuss.nn.functional.conv2d(x, w, stride=2), x, w)
+    )
     assert "cut=((0, 2, 1), (0, 4, 2), (0, 4, 2), (0, 64, 1))" in shown
     assert "Axis(size=4, outputs=4, kernel=1" in shown

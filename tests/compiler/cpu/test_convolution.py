@@ -223,9 +223,7 @@ def test_weights_of_one_tap_are_a_product_where_that_reads_little(
     images, size, channels, outputs, is_product
 ):
     axis = forward_axis(size, 1, 1, 0, 1, size)
-    x_strides, g_strides = [
-        (size * size * n, 0, size * n, n, 1) for n in (channels, outputs)
-    ]
+    x_strides, g_strides = [(size * size * n, 0, size * n, n, 1) for n in (channels, outputs)]
     c = Convolution("float32", images, 1, channels, outputs, (UNIT, axis, axis), x_strides)
     rows = Product("float32", (1,), channels, outputs, 1, (0, 0, 0), (0, 0, 0))
     lowered = lower_weight(c, g_strides, plain_epilogue(rows), Machine(64, 32))

@@ -40,7 +40,7 @@ UNROLLED = 8  # taps of a row, up to which they are written out
 _MOST = 7  # channels of a group, at most
 _PARTS = 16  # that a convolution should have, ...
 _PART = 200_000  # ... each of so many multiply-adds at least
-_FAR = 4 << 20  # bytes of x that is in no cache when it is read
+_FAR = 8 << 20  # bytes of x of which rows come from memory
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,12 @@ def plan(c: Convolution, machine: Machine) -> Plan:
 def is_readable(c: Convolution) -> bool:
     """Whether vectors along the channels of x can be loaded as they are."""
     return c.source == c.element and c.x_strides[-1] == 1
+
+
+def is_far(c: Convolution) -> bool:
+    """Whether x is so large that rows of it come from memory."""
+    elements = c.images * prod(axis.size for axis in c.axes) * c.groups * c.channels
+    return elements * size(c.element) > _FAR
 
 
 def wanted_parts(c: Convolution) -> int:
@@ -243,9 +249,7 @@ class _Printer:
         self.vectors = Vectors(c, cut.lanes)
         self.functions: dict[str, str] = {}
         self.tables: dict[str, str] = {}
-        _, height, width = c.axes
-        x_bytes = c.images * height.size * width.size * c.groups * c.channels * size(c.element)
-        self.is_far = not cut.packed and x_bytes > _FAR
+        self.is_far = not cut.packed and is_far(c)
 
     def print(self) -> Lowered:
         c, cut = self.c, self.cut
