@@ -184,6 +184,27 @@ def test_parts_that_read_in_place_go_through_little(channels, outputs, size, row
     assert cut.rows == rows
 
 
+@pytest.mark.parametrize(
+    ("channels", "lines", "is_printed_often"), [(256, 0, True), (257, 0, False), (256, 40, False)]
+)
+def test_short_epilogues_are_printed_for_each_vector_of_a_short_sum(
+    channels, lines, is_printed_often
+):
+    """Both ways give the same: sums of one term that is not 0."""
+    x = guarded_copy(np.zeros((1, 1, 1, 6, channels), np.float32))
+    x[..., 0] = np.arange(6)
+    w = guarded_copy(np.ones((channels, 64), np.float32))
+    axes = UNIT, UNIT, forward_axis(6, 1, 1, 0, 1, 6)
+    c = Convolution("float32", 1, 1, channels, 64, axes, strides(x))
+    rows = Product("float32", (), 6, 64, 1, (0, 0), (0, 0))
+    long = "; a remark\n" * lines
+    lowered = lower(c, lambda *given: long + plain_epilogue(rows)(*given), Machine(64, 32))
+    assert lowered.stages[0].text.count("call void @epilogue(") == (24 if is_printed_often else 4)
+    y = guarded(6 * 64 * 4).view(np.float32).reshape(6, 64)
+    run(lowered, [x.ctypes.data, w.ctypes.data, y.ctypes.data])
+    np.testing.assert_array_equal(y, np.broadcast_to(np.arange(6.0)[:, None], y.shape))
+
+
 def test_tiles_of_several_images_are_shared_out_by_rows():
     """One tile holds all images: it would be one part."""
     axis = input_axis(14, 5, 1, 2, 1, 14)
