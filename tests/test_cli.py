@@ -69,7 +69,6 @@ def test_a_short_run_is_not_judged(tmp_path):
         (["linear", "epochs=many"], "linear: epochs is of type int, got 'many'"),
         (["linear", "epochs=0"], "linear: epochs must be positive, got 0"),
         (["linear", "epochs"], "linear: settings are written key=value, got 'epochs'"),
-        (["fashion", "model=vgg"], "fashion: model is one of lenet, resnet, got 'vgg'"),
         (["digits", "plain=maybe"], "digits: plain is of type bool, got 'maybe'"),
     ],
 )

@@ -135,8 +135,6 @@ def _describe(recipe: Recipe) -> str:
 
 
 def _type_name(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return "one of " + ", ".join(typing.get_args(kind))
     options = [each for each in typing.get_args(kind) if each is not type(None)]
     return " or ".join(_type_name(each) for each in options) if options else kind.__name__.lower()
 

@@ -126,6 +126,9 @@ def test_ceil_mode() -> None:
     assert pooling.avg_pool1d(x, 3, 2, 1, ceil_mode=True).tolist() == [[[1, 3, 3]]]
     assert pooling.max_pool1d(x, 2, 3, 1, ceil_mode=True).shape == (1, 1, 2), "not behind x"
     assert pooling.max_pool1d(x, 1, 5, ceil_mode=True).shape == (1, 1, 1)
+    assert pooling.avg_pool1d(x, 6, ceil_mode=True).tolist() == [[[3]]], "wider than x"
+    with pytest.raises(ShapeError, match="the kernel is larger than the input"):
+        pooling.avg_pool1d(x, 6, 1, ceil_mode=True)
 
 
 def test_divisor() -> None:

@@ -4,8 +4,8 @@ geometry.py has what `axes` mean. Rows of `convolution` (x, w) are positions, (N
 its w is in `panels`: weights (groups, outputs, channels, taps) as (groups, panels, taps, channels,
 width), in the type of the sums, with zeros behind the last output. The gradient for the input is a
 convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs). Positions
-outside of the input are left out: they add nothing, even where a weight is infinite (the reference
-multiplies it by the zeros of the border).
+outside of the input add nothing: kernels leave them out or multiply zeros there, as it suits the
+tile, so that beside the border an infinite weight may or may not make NaN.
 
 Where groups are small, as in depthwise convolutions, the outputs of all of them lie side by side
 instead: w is (taps, channels, groups, outputs), and `convolution_weight` is (kernel * channels,

@@ -85,7 +85,7 @@ def _to_complete(n: int, kernel: int, stride: int, padding: int, dilation: int) 
     """How much has to follow an axis for one more window, which must begin before its end."""
     free = n + 2 * padding - dilation * (kernel - 1) - 1
     start = -(-free // stride) * stride
-    return start - free if 0 <= free < start < n + padding else 0
+    return start - free if 0 <= start < n + padding and free < start else 0
 
 
 # --- the largest element ---

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import schuss
 from schuss.data import DataLoader, Dataset, FashionMNIST, Subset
+from schuss.data.dataset import Transform
 
 
 def train(model, loss_function, optimizer, loader, epochs):  # type: ignore[no-untyped-def]
@@ -33,20 +33,14 @@ def accuracy(model, loader) -> float:  # type: ignore[no-untyped-def]
     return right / len(loader.dataset)
 
 
-def mirrored(sample: tuple[Any, Any], generator: schuss.random.Generator) -> tuple[Any, Any]:
-    """Every other image, by chance, seen from behind: clothes stay what they are."""
-    image, label = sample
-    return (image[..., ::-1] if generator.bits(1)[0] & 1 else image), label
-
-
 def fashion_loaders(
-    batch_size: int, limit: int | None, root: Path | None, mirror: bool = False
+    batch_size: int, limit: int | None, root: Path | None, transform: Transform | None = None
 ) -> tuple[DataLoader, DataLoader]:
     """Training and test batches of Fashion-MNIST; with `limit`, of the first images only.
 
-    `mirror` shows half of the training images mirrored, other ones in every epoch.
+    `transform` applies to the training images.
     """
-    images: Dataset = FashionMNIST("train", root=root, transform=mirrored if mirror else None)
+    images: Dataset = FashionMNIST("train", root=root, transform=transform)
     test_images: Dataset = FashionMNIST("test", root=root)
     if limit is not None:
         images, test_images = Subset(images, range(limit)), Subset(test_images, range(limit // 4))

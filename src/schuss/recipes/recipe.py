@@ -109,10 +109,6 @@ _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 def _convert(recipe: str, name: str, text: str, kind: Any) -> Any:
     options = typing.get_args(kind)
-    if typing.get_origin(kind) is typing.Literal:
-        if text in options:
-            return text
-        raise fail(ArgumentError, recipe, f"{name} is one of {', '.join(options)}, got {text!r}")
     if type(None) in options:
         if text.lower() == "none":
             return None

@@ -23,11 +23,13 @@ def image(m: Any) -> tuple[str, int]:
 def spans(m: Any, rank: int, sizes: tuple[int, ...], most: int = 3) -> tuple[str, list[int]]:
     """Stride, padding and dilation as arguments, and the kernel."""
     dilation = m.random.choice([1, 1, 1, 2])
-    # Kernels leave the border out, where the reference makes NaN of its zeros and infinite weights.
+    # An infinite weight at the border is left out or makes NaN of a zero: no border, in any
+    # direction, where there may be one.
     padding = [0 if m.wild else m.random.choice([0, 0, 1, 1, 2]) for _ in range(rank)]
     kernel = []
     for n, p in zip(sizes, padding, strict=True):
-        fitting = [k for k in range(1, most + 1) if dilation * (k - 1) < n + 2 * p]
+        largest = 1 if m.wild else most
+        fitting = [k for k in range(1, largest + 1) if dilation * (k - 1) < n + 2 * p]
         kernel.append(m.random.choice(fitting))
     stride = m.random.choice([1, 1, 2, 3])
     return f"stride={stride}, padding={tuple(padding)}, dilation={dilation}", kernel
