@@ -213,16 +213,19 @@ def test_tiles_of_several_images_are_shared_out_by_rows():
     assert (cut.tiling.images, cut.rows) == (16, 1)
 
 
-@pytest.mark.parametrize(("sizes", "stages"), [((40, 50), 2), ((7, 9), 1)])
-def test_weights_of_one_tap_are_a_product(sizes, stages):
+@pytest.mark.parametrize(
+    ("sizes", "channels", "outputs", "stages"),
+    [((40, 50), 16, 24, 2), ((7, 9), 16, 24, 1), ((7, 9), 16, 1, 1), ((7, 9), 1, 24, 1)],
+)
+def test_weights_of_one_tap_are_a_product(sizes, channels, outputs, stages):
     """That of many positions is cut into slices of them, which are added in a stage."""
     rng = np.random.default_rng(3)
-    x = guarded_copy(rng.standard_normal((3, 1, *sizes, 16), np.float32))
-    g = guarded_copy(rng.standard_normal((3, 1, *sizes, 24), np.float32))
+    x = guarded_copy(rng.standard_normal((3, 1, *sizes, channels), np.float32))
+    g = guarded_copy(rng.standard_normal((3, 1, *sizes, outputs), np.float32))
     axes = (UNIT, *[forward_axis(size, 1, 1, 0, 1, size) for size in sizes])
-    c = Convolution("float32", 3, 1, 16, 24, axes, strides(x))
-    got = guarded(16 * 24 * 4).view(np.float32).reshape(16, 24)
-    rows = Product("float32", (1,), 16, 24, 1, (0, 0, 0), (0, 0, 0))
+    c = Convolution("float32", 3, 1, channels, outputs, axes, strides(x))
+    got = guarded(channels * outputs * 4).view(np.float32).reshape(channels, outputs)
+    rows = Product("float32", (1,), channels, outputs, 1, (0, 0, 0), (0, 0, 0))
     lowered = lower_weight(c, strides(g), plain_epilogue(rows), Machine(64, 32))
     assert lowered.stages[0].name.startswith("matmul")
     assert len(lowered.stages) == stages

@@ -7,8 +7,9 @@ summed up in registers.
 
 Where x can be read in place, no copy of it is made: rows of taps that fall outside of the input are
 not entered, and the tiles at the ends of a row are functions of their own, without the taps that
-fall off there. Elsewhere (half precision, channels apart, wide kernels) a part packs what it needs
-into a slab with a border of zeros (convolution_text.py), in which no tap is outside.
+fall off there. A large x is asked for a row ahead. Elsewhere (half precision, channels apart, wide
+kernels) a part packs what it needs into a slab with a border of zeros (convolution_text.py), in
+which no tap is outside.
 """
 
 from __future__ import annotations
@@ -108,9 +109,9 @@ def is_readable(c: Convolution) -> bool:
 
 
 def is_far(c: Convolution) -> bool:
-    """Whether x is so large that rows of it come from memory."""
+    """Whether x is so large that rows of it come from memory, and hardly any is left out."""
     elements = c.images * prod(axis.size for axis in c.axes) * c.groups * c.channels
-    return elements * size(c.element) > _FAR
+    return elements * size(c.element) > _FAR and max(axis.move for axis in c.axes) <= 2
 
 
 def wanted_parts(c: Convolution) -> int:
