@@ -62,6 +62,39 @@ def test_each_shape_is_a_structure_of_its_own() -> None:
     assert len(tiers._programs) == 1
 
 
+def test_many_sizes_of_the_same_ops_do_not_make_a_storm_of_programs(monkeypatch) -> None:
+    monkeypatch.setattr(tiers, "_SIZES", 3)
+    for n in (5, 6, 7, 8, 9):
+        tier_of(n)
+    assert [tier_of(n) for n in (5, 6, 7, 8, 9)] == ["compiled"] * 3 + ["reference"] * 2
+    assert "these ops are compiled for 3 other sizes" in schuss.last_run().why
+    assert tier_of(6) == "compiled"
+    x = schuss.tensor(np.ones(8, np.float32))
+    for _ in range(2):  # other ops: no matter
+        schuss.tanh(x * 2.0).sum().item()
+    assert schuss.last_run().tier == "compiled"
+
+
+def test_sizes_that_come_often_are_compiled_when_that_pays(monkeypatch) -> None:
+    """What the reference tier has cost on them decides, by an estimate and not by a clock."""
+    monkeypatch.setattr(tiers, "_SIZES", 0)
+    monkeypatch.setattr(tiers, "_WORTH_SECONDS", 4.5)
+    monkeypatch.setattr(tiers, "_WORTH_PER_NODE", 0.0)
+    monkeypatch.setattr(tiers, "reference_seconds", lambda order: 1.0)
+    assert [tier_of(7) for _ in range(6)] == ["reference"] * 4 + ["compiled"] * 2
+
+
+def test_a_program_that_had_to_go_must_be_earned_again(monkeypatch) -> None:
+    """More sizes than programs are kept, in turns: nothing is compiled over and over."""
+    monkeypatch.setattr(tiers, "_SIZES", 2)
+    monkeypatch.setattr(tiers, "_PROGRAMS", 2)
+    for n in (5, 5, 6, 6):
+        tier_of(n)
+    for _ in range(4):
+        tier_of(7)
+    assert [tier_of(n) for n in (5, 6, 7)] == ["compiled", "compiled", "reference"]
+
+
 def test_ops_attributes_and_wiring_are_structure() -> None:
     x, y = schuss.ones(3, 3) * 1.5, schuss.ones(3, 3) * 2.5
     schuss.evaluate(x, y)

@@ -462,10 +462,7 @@ def check_gradients(news: Sequence[Node]) -> None:
 
 def _compute(work: Any, leaves: list[Node]) -> Any:
     with one_at_a_time:
-        if not tiers.is_known(work):
-            tiers.note_reference(work)
-        program = tiers.program_for(work, Run())
-        assert program is not None
+        program = tiers.known(work.key) or tiers.compiled(work, Run())
         arrays: list[np.ndarray] = [leaf.value for leaf in leaves]  # type: ignore[misc]
         values = program.run(arrays)
         for node, value in zip(work.outputs, values, strict=True):

@@ -1,7 +1,10 @@
 """Which tier computes an evaluation: a matter of the program alone, never of timing or caches.
 
 The first evaluation of a structure goes to the reference tier, unless its work clearly outweighs
-compiling. When the structure comes back it is compiled, and stays so.
+compiling. When the structure comes back it is compiled, and stays so. Where structures differ in
+sizes alone, as batches of sentences do, this holds for the first few: each of the others waits
+until the reference tier has spent on it what compiling costs, so that at worst twice the time of
+the better choice is spent.
 """
 
 from __future__ import annotations
@@ -23,11 +26,16 @@ if TYPE_CHECKING:
 
 _PROGRAMS = 256  # the least recently used go first
 _SEEN = 4096
+_SIZES = (
+    8  # so many programs for the same ops on other sizes are made without asking what they gain
+)
 _WORTH_SECONDS = 0.2  # of the reference tier, and so much more for each node to compile
 _WORTH_PER_NODE = 4e-4
+_SECONDS_PER_NODE = 2e-5  # what NumPy takes for next to no work
 
 _programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
-_seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
+_ops: dict[tuple[int, ...], tuple[str, ...]] = {}  # of those that have a program
+_seen: OrderedDict[tuple[int, ...], int] = OrderedDict()  # how often the reference tier ran them
 _mode: str | None = None
 _checks: bool | None = None
 
@@ -75,11 +83,6 @@ def reference_only() -> bool:
     return mode() == "reference"
 
 
-def is_known(work: Capture) -> bool:
-    """Whether there is a program of this structure, or it was met before."""
-    return work.key in _programs or work.key in _seen
-
-
 def known(key: tuple[int, ...]) -> Program | None:
     """The program of the structure with this key, if there is one."""
     found = _programs.get(key)
@@ -91,41 +94,67 @@ def known(key: tuple[int, ...]) -> Program | None:
 def program_for(work: Capture, report: Run) -> Program | None:
     """The program of this structure; None for the reference tier."""
     found = known(work.key)
-    if found is not None:
-        return found
-    if mode() == "auto" and work.key not in _seen and not _is_due(work):
-        report.why = "first evaluation of this structure: it is compiled when it comes back"
-        return None
+    if found is None and mode() == "auto":
+        report.why = _why_not_yet(work)
+        if report.why:
+            return None
+    return found or compiled(work, report)
+
+
+def compiled(work: Capture, report: Run) -> Program:
+    """Make the program of a structure that has none."""
     from schuss.compiler.program import Program, compile_graph
 
     started = time.perf_counter()
     made = Program(compile_graph(work.graph()))
     report.compile_seconds = time.perf_counter() - started
     _programs[work.key] = made
+    _ops[work.key] = _names(work)
     _seen.pop(work.key, None)
     if len(_programs) > _PROGRAMS:
         oldest, _ = _programs.popitem(last=False)
-        _seen[oldest] = None
+        del _ops[oldest]
+        _note(oldest, 1)
     return made
 
 
-def _is_due(work: Capture) -> bool:
-    """Whether a structure is compiled although this process meets it for the first time."""
-    return reference_seconds(work.order) > _WORTH_SECONDS + _WORTH_PER_NODE * len(work.order)
+def _why_not_yet(work: Capture) -> str:
+    """Why the reference tier is to compute this once more; "" where a program is due."""
+    met = _seen.get(work.key, 0)
+    cost = _WORTH_SECONDS + _WORTH_PER_NODE * len(work.order)
+    if (met + 1) * reference_seconds(work.order) > cost:
+        return ""
+    if not met:
+        return "first evaluation of this structure: it is compiled when it comes back"
+    names = _names(work)
+    alike = sum(each == names for each in _ops.values())
+    if alike < _SIZES or checking():
+        return ""
+    return (
+        f"these ops are compiled for {alike} other sizes: for these sizes they will be when it pays"
+    )
+
+
+def _names(work: Capture) -> tuple[str, ...]:
+    """The same for structures that differ in sizes alone, and for few others."""
+    return tuple([node.op.name for node in work.order])  # type: ignore[union-attr]
 
 
 def note_reference(work: Capture) -> None:
-    """The reference tier has computed this structure once."""
-    if mode() != "auto":
-        return
-    _seen[work.key] = None
+    """The reference tier has computed this structure once more."""
+    if mode() == "auto":
+        _note(work.key, _seen.pop(work.key, 0) + 1)
+
+
+def _note(key: tuple[int, ...], times: int) -> None:
+    _seen[key] = times
     if len(_seen) > _SEEN:
         _seen.popitem(last=False)
 
 
 def reference_seconds(order: Sequence[Node]) -> float:
     """About how long the reference tier takes, apart from what compiling does not help."""
-    total = 0.0
+    total = _SECONDS_PER_NODE * len(order)
     for node in order:
         op = node.op
         if op.view or op.name.startswith("convolve"):  # type: ignore[union-attr]
@@ -140,4 +169,5 @@ def reference_seconds(order: Sequence[Node]) -> float:
 def forget() -> None:
     """Drop all programs and all that was seen."""
     _programs.clear()
+    _ops.clear()
     _seen.clear()

@@ -228,12 +228,12 @@ def _convolution(unit: Convolution) -> Calls:
         rule = lower_minimal_gradient if minimal else lower_weight
         rule = lower_depthwise_weight if small else rule
         lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue())
-    elif small or (not minimal and convolution_images.applies(spec)):
-        template = depthwise if small else convolution_images
-        lowered = template.lower(spec, epilogue())
+    elif not (small or minimal) and convolution_images.applies(spec):
+        lowered = convolution_images.lower(spec, epilogue())
     else:
-        template = winograd if minimal else convolution
-        lowered = template.lower(spec, epilogue(ahead=True, writes=value.nbytes > _FAR))
+        template = depthwise if small else winograd if minimal else convolution
+        is_far = value.nbytes > _FAR
+        lowered = template.lower(spec, epilogue(ahead=is_far or not small, writes=is_far))
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
