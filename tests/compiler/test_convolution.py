@@ -1,4 +1,4 @@
-"""Convolutions of 3 x 3 by minimal filtering, from the graph to the result."""
+"""Convolutions from the graph to the result, most of them by minimal filtering."""
 
 import numpy as np
 import pytest
@@ -65,3 +65,40 @@ def test_what_is_filtered_minimally():
     assert not applies(axis=forward_axis(16, 3, 1, 2, 2, 16))
     assert not applies(axis=forward_axis(16, 5, 1, 2, 1, 16))
     assert not applies(images=1, axis=forward_axis(4, 3, 1, 1, 1, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding"),
+    [
+        ((3, 8, 7, 10), (1, 1), (2, 3), (0, 0)),
+        ((3, 8, 9, 6), (1, 3), (2, 2), (0, 1)),  # one axis has gaps, the other has not
+        ((3, 8, 5, 6), (1, 1), (4, 2), (1, 0)),  # positions in front of the first
+        ((3, 8, 5, 1), (1, 1), (3, 3), (0, 2)),
+    ],
+)
+def test_strides_of_single_taps(shape, kernel, stride, padding):
+    """Against sums over what each output looks at."""
+    rng = np.random.default_rng(1)
+    x, w = rng.standard_normal(shape), rng.standard_normal((5, 8, *kernel))
+
+    def convolved(x, w):
+        return schuss.nn.functional.conv2d(x, w, stride=stride, padding=padding)
+
+    padded = np.pad(x, ((0, 0), (0, 0), *[(p, p) for p in padding]))
+    seen = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))
+    seen = seen[:, :, :: stride[0], :: stride[1]]
+    y = schuss.jit(convolved)(schuss.tensor(x), schuss.tensor(w)).numpy()
+    np.testing.assert_allclose(y, np.einsum("nchwij,ocij->nohw", seen, w), atol=1e-12)
+    g = rng.standard_normal(y.shape)
+    grad = schuss.jit(lambda x, w, g: schuss.vjp(lambda w: convolved(x, w), w)[1](g)[0])
+    found = grad(*map(schuss.tensor, (x, w, g))).numpy()
+    np.testing.assert_allclose(found, np.einsum("nchwij,nohw->ocij", seen, g), atol=1e-12)
+
+
+def test_gaps_between_single_taps_are_never_packed():
+    x, w = schuss.zeros((2, 64, 8, 8)), schuss.zeros((96, 64, 1, 1))
+    shown = str(
+        schuss.compiler.show(lambda x, w: schuss.nn.functional.conv2d(x, w, stride=2), x, w)
+    )
+    assert "cut=((0, 2, 1), (0, 4, 2), (0, 4, 2), (0, 64, 1))" in shown
+    assert "Axis(size=4, outputs=4, kernel=1" in shown

@@ -69,3 +69,17 @@ def test_results_agree() -> None:
     for order in ((0, 1, 2), (2, 0, 1)):
         gradients = schuss.grad(partial(attended, order=order), (0, 1))
         agree(gradients, *arrays, rtol=1e-3)
+
+
+def test_gradients_that_are_copied_twice_are_copied() -> None:
+    def f(*heads: Any) -> Any:
+        def loss(*heads: Any) -> Any:
+            return (F.scaled_dot_product_attention(*heads) ** 2).sum()
+
+        found = schuss.grad(loss, (0, 1, 2))(*heads)
+        dq, dk, dv = [each.permute(0, 2, 1, 3).reshape(BATCH, TIME, ALL) for each in found]
+        return schuss.concat([dq, dk, dv, dv, dk, dq], axis=2)
+
+    shape = (BATCH, HEADS, TIME, WIDTH)
+    assert not joined(units_of(f(*[filled(*shape) for _ in range(3)])))
+    agree(f, *[numbers(*shape, seed=i) / 9 for i in range(3)], rtol=1e-3)

@@ -181,6 +181,34 @@ def test_what_cancels_in_attention_is_no_failure() -> None:
     assert check(Program(inputs, (line,), ("v0",))) is None
 
 
+def test_sums_of_differences_may_be_differences_of_sums() -> None:
+    """What is left of a mean that was taken off is a rounding of the sum, not of the rest."""
+    inputs = {
+        "x0": "rng(0).standard_normal((2, 2, 2, 2)).astype(schuss.float32)",
+        "x1": "rng(1).standard_normal((2, 2, 1, 1)).astype(schuss.float32)",
+        "x2": "rng(2).standard_normal((2,)).astype(schuss.float32)",
+    }
+    lines = (
+        "x2 = x2.detach(); x2.requires_grad = True",
+        "v0 = nn.functional.conv2d(x0, x1, x2, padding=1)",
+        "v1 = v0 - v0.mean(axis=(0, 2, 3), keepdims=True)",
+        "(v1 * v1).mean().backward()",
+        "v2 = x2.grad * 3",
+    )
+    program = Program(inputs, lines, ("v2",))
+    with tiers.using("reference"):
+        exact = run(program, program.function(), 0, program.arrays(0)).values[0]
+    with tiers.using("compiled"):
+        other = run(program, program.function(), 0, program.arrays(0)).values[0]
+    assert differing(exact, other).any()
+    assert check(program) is None
+    moved = [
+        with_noise(lambda: run(program, program.function(), 0, program.arrays(0)).values, seed)[0]
+        for seed in range(8)
+    ]
+    assert unexplained(exact, np.float32(100) * other, moved).any()
+
+
 def test_what_cancels_inside_a_loop_is_no_failure() -> None:
     """h + r is nearly 0 in one element: what rounds there shows in the last digits."""
     inputs = {

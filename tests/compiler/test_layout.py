@@ -85,6 +85,24 @@ def test_what_is_written_past_the_caches_is_right() -> None:
         assert any("nontemporal" in text for text in texts) is in_lines
 
 
+@pytest.mark.parametrize("groups", [1, 2, 16])
+def test_results_of_groups_whose_outputs_do_not_fill_lines(groups: int) -> None:
+    """The second group's outputs begin in the middle of a line: not to be written past the caches.
+
+    A vector that is must lie on a line of its own, or the processor refuses it.
+    """
+
+    def f(x: Any, w: Any) -> Any:
+        y = F.conv2d(x, w, padding=1, groups=groups) / 9
+        made = schuss.tanh(schuss.sin(schuss.exp(schuss.tanh(y))))  # too dear to compute twice
+        return made.sum(axis=(0, 2, 3)), (made * made).sum(axis=1)
+
+    arrays = numbers(8, 16, 40, 40), numbers(48, 16 // groups, 3, 3, seed=1)
+    compiled = compile_graph(recorded(*f(*map(schuss.tensor, arrays))))
+    assert any(v.is_streamed for u in compiled.units for v in u.writes() if v.op == "tanh")
+    agree(f, *arrays, rtol=1e-4)
+
+
 def test_what_is_made_of_constants_lies_dense() -> None:
     """It is computed once, into memory of its own."""
     x, w = numbers(PAGE, 3), numbers(128, PAGE, seed=1)

@@ -138,3 +138,16 @@ def test_sums_about_other_centres_are_made_directly() -> None:
     with using("compiled"):
         found = f(schuss.tensor(x), schuss.tensor(c))[1].numpy()
     np.testing.assert_allclose(found, [(x.astype("f8") - 1000).sum()], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [schuss.bfloat16, schuss.float16], ids=str)
+def test_sums_about_a_mean_of_halves_are_made_directly(dtype) -> None:
+    """The mean is rounded to few bits, so that what is summed is not zero in the mean."""
+
+    def f(x):
+        y = F.conv2d(x, schuss.ones((1, 1, 1, 1), dtype=dtype))
+        mean = y.sum(axis=(0, 2, 3), keepdims=True) / y.size
+        return (y - mean).sum(axis=(0, 2, 3))
+
+    x = (100 + 9 * np.random.default_rng(0).random((4, 1, 8, 8))).astype(dtype)
+    agree(f, x, rtol=1e-2)

@@ -131,6 +131,32 @@ def test_threads_change_no_bit() -> None:
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_dtypes_meet_as_elsewhere(kind: str) -> None:
+    """The state has the dtype of what is computed from it, not that of x."""
+    layer = getattr(nn, kind)(3, 4, num_layers=2)
+    x = x_of(5, 2, 3).astype(schuss.bfloat16)
+    expected, _ = layer(x.astype(schuss.float32))
+    y, _ = layer(x)
+    assert y.dtype == schuss.float32
+    np.testing.assert_allclose(y.numpy(), expected.numpy(), atol=1e-2)
+    half, wide = schuss.zeros((2, 2, 4), dtype=schuss.float16), schuss.float64
+    for given, state, dtype in ((x, half, schuss.float32), (x[:0].astype(wide), half, wide)):
+        y, last = layer(given, (state, state) if kind == "LSTM" else state)
+        ends = last if kind == "LSTM" else (last,)
+        assert [y.dtype, *[each.dtype for each in ends]] == [dtype] * (1 + len(ends))
+
+
+def test_a_layer_behind_another_one_under_autocast() -> None:
+    before, layer = nn.Linear(3, 3), nn.LSTM(3, 4)
+    x = x_of(5, 2, 3)
+    with schuss.autocast(schuss.bfloat16):
+        y, _ = layer(before(x))
+    y.sum().backward()
+    assert before.weight.grad is not None
+    np.testing.assert_allclose(y.numpy(), layer(before(x))[0].numpy(), atol=2e-2)
+
+
 def test_nothing_to_read() -> None:
     y, (h, c) = nn.LSTM(3, 4)(schuss.zeros((0, 2, 3)))
     assert y.shape == (0, 2, 4)

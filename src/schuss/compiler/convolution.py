@@ -39,10 +39,11 @@ def forward(b: Builder, x: Value, w: Value, shape: Shape, named: dict[str, Any])
     """x (N, sizes, C), w (O, C / groups, kernel) -> (N, counts, O); `shape` is (N, O, counts)."""
     groups, kernel = named["groups"], w.shape[2:]
     result = (shape[0], *shape[2:], shape[1])
+    x, stride = _without_gaps(b, x, kernel, shape[2:], named)
     axes = tuple(
         forward_axis(size, k, s, before, d, count)
         for size, k, s, (before, _), d, count in zip(
-            x.shape[1:-1], kernel, named["stride"], named["padding"], named["dilation"], shape[2:],
+            x.shape[1:-1], kernel, stride, named["padding"], named["dilation"], shape[2:],
             strict=True,
         )
     )  # fmt: skip
@@ -67,10 +68,11 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
     """x (N, sizes, C), g (N, counts, O) -> (O, C / groups, kernel)."""
     groups, kernel = named["groups"], shape[2:]
     channels, outputs = shape[1], shape[0] // groups
+    x, stride = _without_gaps(b, x, kernel, g.shape[1:-1], named)
     geometry = tuple(
         forward_axis(size, k, s, before, d, count)
         for size, k, s, (before, _), d, count in zip(
-            x.shape[1:-1], kernel, named["stride"], named["padding"], named["dilation"],
+            x.shape[1:-1], kernel, stride, named["padding"], named["dilation"],
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
@@ -160,6 +162,24 @@ def placed(b: Builder, part: Value, shape: Shape, cut: list[tuple[int, int, int]
         zero = b.constant(0, part.dtype)
         return b.add("broadcast_to", (zero,), {"shape": shape}, shape, part.dtype)
     return b.add("pieces", (part,), {"cuts": (tuple(cut),)}, shape, part.dtype)
+
+
+def _without_gaps(
+    b: Builder, x: Value, kernel: Shape, counts: Shape, named: dict[str, Any]
+) -> tuple[Value, tuple[int, ...]]:
+    """What a convolution looks at of x (N, sizes, C), and its strides there: where a kernel has one
+    tap and a stride, nothing between the positions that it meets is ever packed.
+    """
+    cut, strides = [(0, x.shape[0], 1)], []
+    for size, k, s, (before, _), count in zip(
+        x.shape[1:-1], kernel, named["stride"], named["padding"], counts, strict=True
+    ):
+        skips = k == 1 and before == 0 and (count - 1) * s < size
+        cut.append((0, count, s) if skips else (0, size, 1))
+        strides.append(1 if skips else s)
+    cut.append((0, x.shape[-1], 1))
+    sizes = (x.shape[0], *[count for _, count, _ in cut[1:-1]], x.shape[-1])
+    return (x if sizes == x.shape else b.cut(x, tuple(cut), sizes)), tuple(strides)
 
 
 def _three(axes: tuple[Axis, ...]) -> tuple[Axis, Axis, Axis]:

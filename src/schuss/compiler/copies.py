@@ -51,7 +51,12 @@ def _copied(unit: Assemble) -> Value | None:
 
 
 def _places(maker: Attention, kernels: Sequence[Kernel]) -> tuple[Affine, ...] | None:
-    """Strides and start of dq, dk and dv, in order, where these kernels copy them to."""
+    """Strides and start of dq, dk and dv, in order, where these kernels copy them to.
+
+    None where they do anything else, as copying one of them to two places.
+    """
+    if len(kernels) != 3:
+        return None
     shapes = [each.shape for each in maker.value.inputs[1:4]]
     sizes = [math.prod(shape) for shape in shapes]
     starts = [0, sizes[0], sizes[0] + sizes[1]]

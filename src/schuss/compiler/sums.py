@@ -3,7 +3,10 @@
 The gradient of a batch normalisation asks for the sums of g and g * (x - mean), each several times,
 times numbers that only vary from channel to channel. These are taken out of the sums, so that two
 are left, which one pass over memory gives. It also asks for the sum of x - mean, which follows from
-that of x, of which the mean has been made.
+that of x, of which the mean has been made: one rounding error takes the place of another.
+
+Where a number that is taken out is infinite, or divides and is zero, a sum may be infinite that
+would be NaN as it was written.
 """
 
 from __future__ import annotations
@@ -29,12 +32,15 @@ class Sums:
     def add(self, x: Value, axes: Axes, shape: Shape, dtype: DType) -> Value:
         """The sum of x over `axes`."""
         b, factors = self.b, list[tuple[str, Value | None]]()
-        if dtype == x.dtype and dtype in (dtypes.float32, dtypes.float64):
+        wide = dtype == x.dtype and dtype in (dtypes.float32, dtypes.float64)
+        if wide:
             x = self._without_factors(x, axes, factors)
             if x.op == "multiply" and all(each.shape == x.shape for each in x.inputs):
                 sides = [self._without_factors(each, axes, factors) for each in x.inputs]
                 x = b.map("multiply", *sides)
-        made = self._known.get((x, axes, dtype)) or self._about_mean(x, axes)
+        made = self._known.get((x, axes, dtype))
+        if made is None and wide:
+            made = self._about_mean(x, axes)
         if made is None:
             made = b.add("sum", (x,), {"axes": axes}, shape, dtype)
             self._known[x, axes, dtype] = made

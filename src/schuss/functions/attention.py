@@ -46,7 +46,8 @@ def scaled_dot_product_attention(
         dropout_p: the probability with which a weight is left out. Unlike in a layer it always
             holds: pass 0 when not training.
         is_causal: query i sees the keys 0 to i only, counted from the start of both, whatever
-            their lengths. It can be combined with a mask.
+            their lengths. It can be combined with a mask. Values of later keys are skipped or
+            multiplied by 0, so that infinite ones may or may not make NaN.
         scale: 1 / sqrt(D) by default. It is part of the recorded structure: a number that changes
             from step to step belongs into the query.
         enable_gqa: the axis before the last two counts heads, of which key and value may have

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, reduce
 from typing import Any, NamedTuple
 
+from schuss import dtypes
 from schuss.autodiff.loop_split import run_loop
+from schuss.dtypes import DType
+from schuss.functions.arguments import cast
 from schuss.functions.creation import zeros
 from schuss.functions.elementwise import sigmoid, tanh, where
 from schuss.functions.manipulation import concat, expand_dims, split, stack
@@ -109,14 +112,16 @@ class Stack(NamedTuple):
     def run(self, x: Tensor, mask: Tensor | None, *given: Tensor | None) -> State:
         """The output and the last state, in the layout of x; `given` are a state and all weights.
 
-        A state of None is zeros.
+        A state of None is zeros. States have the dtype in which x, state and weights meet.
         """
         single = x.ndim == 2
         if single:
             x = expand_dims(x, 1)
         elif self.batch_first:
             x = x.permute_dims((1, 0, 2))
-        states = self._first_states(x, given[: len(self.widths)], single)
+        there = [each.dtype for each in (x, *given) if each is not None]
+        dtype = reduce(dtypes.meet, there)  # type: ignore[arg-type]
+        states = self._first_states(x, given[: len(self.widths)], single, dtype)
         weights = iter(given[len(self.widths) :])
         ends: list[State] = []
         for layer in range(self.layers):
@@ -136,14 +141,14 @@ class Stack(NamedTuple):
         return x.permute_dims((1, 0, 2)) if self.batch_first else x, *last
 
     def _first_states(
-        self, x: Tensor, given: Sequence[Tensor | None], single: bool
+        self, x: Tensor, given: Sequence[Tensor | None], single: bool, dtype: DType
     ) -> list[Tensor]:
         made = []
         for each, size in zip(given, self.widths, strict=True):
             if each is None:
-                made.append(zeros((self.layers * self.ways, x.shape[1], size), dtype=x.dtype))
+                made.append(zeros((self.layers * self.ways, x.shape[1], size), dtype=dtype))
             else:
-                made.append(expand_dims(each, 1) if single else each)
+                made.append(cast(expand_dims(each, 1) if single else each, dtype))
         return made
 
     def _direction(
@@ -156,7 +161,7 @@ class Stack(NamedTuple):
         used = [each.mT if each.ndim == 2 else each for each in weights.values()]
         rows = [x] if mask is None else [x, mask]
         if not x.shape[0]:
-            return zeros((0, x.shape[1], self.widths[0]), dtype=x.dtype), start
+            return zeros((0, x.shape[1], self.widths[0]), dtype=start[0].dtype), start
         steps = tuple(Type(each.shape[1:], each.dtype) for each in rows)
         types = (*types_of(used), *steps, *types_of(start))
         body = _body_of_step(self.step, tuple(weights), mask is not None, types)

@@ -29,6 +29,8 @@ CASES = {
     "batch": (21, 1, 24, 72, PLAIN, (4, 3, 1, 1, 1, 1), (3, 3, 1, 1, 1, 1)),
     "batch-stride": (13, 2, 20, 33, PLAIN, (5, 3, 2, 1, 1, 1), (5, 3, 2, 2, 2, 1)),
     "batch-dilated": (9, 1, 8, 16, PLAIN, (5, 3, 1, 2, 2, 2), (6, 3, 2, 2, 2, 2)),
+    "batch-rows": (16, 1, 12, 16, PLAIN, (9, 5, 1, 2, 2, 1), (7, 5, 1, 2, 2, 1)),
+    "batch-phases": (12, 1, 64, 16, PLAIN, (10, 3, 2, 1, 0, 1), (14, 3, 2, 1, 0, 1)),
     "batch-far": (10, 1, 4, 8, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
     "volume": (2, 1, 3, 17, (4, 2, 1, 1, 0, 1), (5, 3, 2, 1, 1, 1), (6, 3, 1, 1, 1, 1)),
     "far": (1, 1, 2, 3, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
@@ -60,6 +62,14 @@ def operands(case, seed=0):
     w = rng.standard_normal((groups, outputs, channels, *[span[1] for span in spans]))
     g = rng.standard_normal((n, *counts(spans), groups * outputs))
     return x, w, g, spans
+
+
+def input_axes(spans):
+    depth, height, width = [
+        input_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    ]
+    return UNIT if spans[0] == PLAIN else depth, height, width
 
 
 def split(x, groups):
@@ -118,10 +128,7 @@ def test_forward(name, machine, dtype):
 def test_input_gradient(name, machine):
     x, w, g, spans = operands(CASES[name])
     n, groups, channels, outputs = CASES[name][:4]
-    axes = tuple(
-        input_axis(size, k, s, b, d, count)
-        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
-    )
+    axes = input_axes(spans)
     stored = guarded_copy(g.astype("float32"))
     c = Convolution("float32", n, groups, outputs, channels, axes, strides(stored))
     got = sums_of(c, axes, stored, w.swapaxes(1, 2), machine, backwards=False)
@@ -178,10 +185,40 @@ def test_parts_that_read_in_place_go_through_little(channels, outputs, size, row
 
 
 @pytest.mark.parametrize(
-    ("sizes", "channels", "outputs", "sliced"),
-    [((40, 50), 16, 24, True), ((40, 50), 160, 176, False), ((7, 9), 16, 24, False)],
+    ("channels", "lines", "is_printed_often"), [(256, 0, True), (257, 0, False), (256, 40, False)]
 )
-def test_few_weights_of_one_tap_are_a_product(sizes, channels, outputs, sliced):
+def test_short_epilogues_are_printed_for_each_vector_of_a_short_sum(
+    channels, lines, is_printed_often
+):
+    """Both ways give the same: sums of one term that is not 0."""
+    x = guarded_copy(np.zeros((1, 1, 1, 6, channels), np.float32))
+    x[..., 0] = np.arange(6)
+    w = guarded_copy(np.ones((channels, 64), np.float32))
+    axes = UNIT, UNIT, forward_axis(6, 1, 1, 0, 1, 6)
+    c = Convolution("float32", 1, 1, channels, 64, axes, strides(x))
+    rows = Product("float32", (), 6, 64, 1, (0, 0), (0, 0))
+    long = "; a remark\n" * lines
+    lowered = lower(c, lambda *given: long + plain_epilogue(rows)(*given), Machine(64, 32))
+    assert lowered.stages[0].text.count("call void @epilogue(") == (24 if is_printed_often else 4)
+    y = guarded(6 * 64 * 4).view(np.float32).reshape(6, 64)
+    run(lowered, [x.ctypes.data, w.ctypes.data, y.ctypes.data])
+    np.testing.assert_array_equal(y, np.broadcast_to(np.arange(6.0)[:, None], y.shape))
+
+
+def test_tiles_of_several_images_are_shared_out_by_rows():
+    """One tile holds all images: it would be one part."""
+    axis = input_axis(14, 5, 1, 2, 1, 14)
+    c = Convolution("float32", 16, 1, 48, 16, (UNIT, axis, axis), (14 * 672, 0, 672, 48, 1))
+    cut = plan(c, Machine(64, 32))
+    assert (cut.tiling.images, cut.rows) == (16, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "channels", "outputs", "stages"),
+    [((40, 50), 16, 24, 2), ((7, 9), 16, 24, 1), ((7, 9), 16, 1, 1), ((7, 9), 1, 24, 1)],
+)
+def test_weights_of_one_tap_are_a_product(sizes, channels, outputs, stages):
+    """That of many positions is cut into slices of them, which are added in a stage."""
     rng = np.random.default_rng(3)
     x = guarded_copy(rng.standard_normal((3, 1, *sizes, channels), np.float32))
     g = guarded_copy(rng.standard_normal((3, 1, *sizes, outputs), np.float32))
@@ -190,10 +227,31 @@ def test_few_weights_of_one_tap_are_a_product(sizes, channels, outputs, sliced):
     got = guarded(channels * outputs * 4).view(np.float32).reshape(channels, outputs)
     rows = Product("float32", (1,), channels, outputs, 1, (0, 0, 0), (0, 0, 0))
     lowered = lower_weight(c, strides(g), plain_epilogue(rows), Machine(64, 32))
-    assert lowered.stages[0].name.startswith("matmul") == sliced
+    assert lowered.stages[0].name.startswith("matmul")
+    assert len(lowered.stages) == stages
     run(lowered, [x.ctypes.data, g.ctypes.data, got.ctypes.data], backwards=True)
     expected = np.einsum("nzhwc,nzhwo->co", x.astype(float), g.astype(float))
     close(got, expected, 4 * np.sqrt(3 * sizes[0] * sizes[1]))
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "channels", "outputs", "is_product"),
+    [
+        (16, 14, 1024, 512, True),  # a third-level cache has room for both operands
+        (64, 14, 1024, 512, False),
+        (16, 28, 512, 256, True),  # too large, but cut into slices of positions
+        (16, 28, 128, 512, False),  # rows of 2 KB, of which few stay in the first-level cache
+    ],
+)
+def test_weights_of_one_tap_are_a_product_where_that_reads_little(
+    images, size, channels, outputs, is_product
+):
+    axis = forward_axis(size, 1, 1, 0, 1, size)
+    x_strides, g_strides = [(size * size * n, 0, size * n, n, 1) for n in (channels, outputs)]
+    c = Convolution("float32", images, 1, channels, outputs, (UNIT, axis, axis), x_strides)
+    rows = Product("float32", (1,), channels, outputs, 1, (0, 0, 0), (0, 0, 0))
+    lowered = lower_weight(c, g_strides, plain_epilogue(rows), Machine(64, 32))
+    assert lowered.stages[0].name.startswith("matmul") == is_product
 
 
 def test_which_weight_gradients_are_products():
@@ -239,10 +297,7 @@ define internal void @{name}_ahead(ptr %args, i64 %batch, i64 %m, i64 %n) always
 def test_what_epilogues_read_is_asked_for_once_a_vector(name, machine):
     x, w, g, spans = operands(CASES[name])
     n, groups, channels, outputs = CASES[name][:4]
-    axes = tuple(
-        input_axis(size, k, s, b, d, count)
-        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
-    )
+    axes = input_axes(spans)
     stored = guarded_copy(g.astype("float32"))
     c = Convolution("float32", n, groups, outputs, channels, axes, strides(stored))
     tiles = tiling(machine, c.element, n, outputs, channels, axes)

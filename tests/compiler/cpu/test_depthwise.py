@@ -6,14 +6,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from schuss.compiler.cpu import depthwise
 from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.depthwise import lower
 from schuss.compiler.cpu.depthwise_weight import lower_weight
 from schuss.compiler.cpu.matmul import plain_epilogue
 from schuss.compiler.cpu.matmul_plan import Product
-from schuss.compiler.geometry import forward_axis, input_axis
+from schuss.compiler.geometry import UNIT, forward_axis, input_axis
 
-from .test_convolution import PLAIN, close, counts, split, strides, unfolded
+from .test_convolution import PLAIN, close, counting, counts, split, strides, unfolded
 from .test_matmul import MACHINES, NAMES, guarded, guarded_copy, run
 
 # images, groups, channels and outputs of a group, then for each axis (size, kernel, stride, before,
@@ -132,23 +133,74 @@ def test_input_gradient(name, machine):
         close(got, padded[(slice(None), *inside)], 4 * np.sqrt(w[..., 0, 0, :].size))
 
 
+def gradient_of(x, g, shape, spans, machine):
+    """The gradient for weights w of a shape (kernel, channels, groups, outputs), rows of those."""
+    channels, groups, outputs = shape[3:]
+    dtype = "bfloat16" if x.dtype.itemsize == 2 else "float32"
+    axes = axes_of(forward_axis, spans)
+    c = Convolution(dtype, x.shape[0], groups, channels, outputs, axes, strides(x))
+    got = guarded(int(np.prod(shape)) * 4).view(np.float32).reshape(-1, groups * outputs)
+    rows = Product("float32", (), *got.shape, 1, (0, 0), (0, 0))
+    lowered = lower_weight(c, strides(g), plain_epilogue(rows), machine)
+    run(lowered, [x.ctypes.data, g.ctypes.data, got.ctypes.data], backwards=True)
+    return got
+
+
 @pytest.mark.parametrize(("name", "machine"), PAIRS)
 def test_weight_gradient(name, machine):
     (x, w, g), spans = operands(CASES[name])
-    channels, groups, outputs = w.shape[3:]
-    windows = split(unfolded(x, spans), groups)
-    expected = np.einsum("nabcijkgq,nabcgo->ijkqgo", windows, split(g, groups))
+    windows = split(unfolded(x, spans), w.shape[4])
+    expected = np.einsum("nabcijkgq,nabcgo->ijkqgo", windows, split(g, w.shape[4]))
     for order in orders(machine):
         memory, upper = stored(x, "float32", order), stored(g, "float32", order)
-        dtype = "bfloat16" if order == "half" else "float32"
-        axes = axes_of(forward_axis, spans)
-        c = Convolution(dtype, x.shape[0], groups, channels, outputs, axes, strides(memory))
-        got = guarded(w.size * 4).view(np.float32).reshape(-1, groups * outputs)
-        rows = Product("float32", (), *got.shape, 1, (0, 0), (0, 0))
-        lowered = lower_weight(c, strides(upper), plain_epilogue(rows), machine)
-        words = [memory.ctypes.data, upper.ctypes.data, got.ctypes.data]
-        run(lowered, words, backwards=True)
+        got = gradient_of(memory, upper, w.shape, spans, machine)
         close(got, expected.reshape(got.shape), 4 * np.sqrt(g[..., 0].size))
+
+
+@pytest.mark.parametrize(("images", "is_far"), [(8, False), (16, True)])
+def test_what_comes_from_memory_is_asked_for_ahead(images, is_far):
+    axis = forward_axis(56, 3, 1, 1, 1, 56)
+    x_strides = (56 * 56 * 64, 0, 56 * 64, 64, 1)
+    c = Convolution("float32", images, 64, 1, 1, (UNIT, axis, axis), x_strides)
+    rows = Product("float32", (), images * 56 * 56, 64, 1, (0, 0), (0, 0))
+    sums = lower(c, plain_epilogue(rows), MACHINES[0])
+    gradient = lower_weight(c, x_strides, plain_epilogue(rows), MACHINES[0])
+    for lowered in (sums, gradient):
+        assert ("@llvm.prefetch" in lowered.stages[0].text) == is_far
+
+
+@pytest.mark.parametrize("name", ["3x3", "stride", "dilated", "volume", "twos", "fours"])
+def test_asking_ahead_changes_no_result(name, monkeypatch):
+    """Also where it asks for what is behind the edges of memory."""
+    (x, w, g), spans = operands(CASES[name])
+    x, g = (stored(each, "float32", "channels last") for each in (x, g))
+
+    def results():
+        given = MACHINES[0], "float32", False
+        yield sums_of(x, w, axes_of(forward_axis, spans), *given)
+        yield sums_of(g, w.swapaxes(3, 5), axes_of(input_axis, spans), *given)
+        yield gradient_of(x, g, w.shape, spans, MACHINES[0])
+
+    near = list(results())
+    monkeypatch.setattr(depthwise, "_FAR", 0)
+    for one, other in zip(results(), near, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_epilogues_read_is_asked_for_once_a_vector():
+    (x, w, _), spans = operands(CASES["tail"])
+    axes = axes_of(forward_axis, spans)
+    memory, groups = stored(x, "float32", "channels last"), w.shape[4]
+    c = Convolution("float32", x.shape[0], groups, 1, 1, axes, strides(memory))
+    taps = guarded_copy(w.reshape(-1, groups).astype("float32"))
+    shape = x.size // groups, groups
+    asked, y = np.zeros(shape, np.int32), guarded(x.size * 4)
+    rows = Product("float32", (), *shape, 1, (0, 0), (0, 0))
+    lowered = lower(c, counting(rows), MACHINES[0])
+    run(lowered, [each.ctypes.data for each in (memory, taps, y, asked)])
+    expected = np.zeros(groups, np.int32)
+    expected[:: MACHINES[0].vector_bytes // 4] = 1
+    np.testing.assert_array_equal(asked, np.broadcast_to(expected, shape))
 
 
 def test_double_precision():

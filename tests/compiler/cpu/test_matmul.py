@@ -294,6 +294,20 @@ def test_slices_of_k(layout):
 
 
 @pytest.mark.parametrize(
+    ("m", "n", "k", "slices"),
+    [
+        (64, 64, 50_000, 32),  # sums of slices are an eighth of what is read
+        (384, 384, 12_288, 8),  # a quarter
+        (1024, 1024, 8192, 1),  # as much
+        (64, 384, 3136, 1),  # a quarter, but operands stay in a cache
+    ],
+)
+def test_large_operands_are_read_once(m, n, k, slices):
+    product = Product("float32", (), m, n, k, (1, m), (n, 1))
+    assert plan(product, Machine(64, 32)).slices == slices
+
+
+@pytest.mark.parametrize(
     ("batch", "m", "n", "k"), [((), 250, 230, 64), ((40,), 30, 40, 50), ((2, 3), 100, 5, 200)]
 )
 def test_order_of_parts_does_not_matter(batch, m, n, k):

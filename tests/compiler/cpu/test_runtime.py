@@ -1,21 +1,17 @@
 from __future__ import annotations
 
-import os
-import resource
-import subprocess
-import sys
 import threading
 import time
 from array import array
 
 import numpy as np
 import pytest
+from tests.compiler.cpu.launching import KERNELS, NAMES, PATIENCE, meeting
 
 from schuss.compiler.cpu import executor
 from schuss.compiler.cpu import pool as pool_module
 from schuss.compiler.cpu.library import Source, compile_kernels
 from schuss.compiler.cpu.runtime import (
-    FAIL,
     FAILED,
     OK,
     Launch,
@@ -25,122 +21,6 @@ from schuss.compiler.cpu.runtime import (
     set_num_threads,
 )
 from schuss.errors import AllocationError
-
-KERNELS = (
-    FAIL
-    + """
-; x[part] = 3 x[part] + a
-define void @affine(ptr noalias %args, i64 %part, ptr noalias %scratch) {
-  %x = load ptr, ptr %args
-  %a_at = getelementptr i64, ptr %args, i64 1
-  %a = load i64, ptr %a_at
-  %at = getelementptr i64, ptr %x, i64 %part
-  %old = load i64, ptr %at
-  %three = mul i64 %old, 3
-  %new = add i64 %three, %a
-  store i64 %new, ptr %at
-  ret void
-}
-
-; Come together with all the other parts: true in y[part] where that worked.
-; args: the counter, y, how many parts, how often to look
-define void @meet(ptr noalias %args, i64 %part, ptr noalias %scratch) {
-entry:
-  %counter = load ptr, ptr %args
-  %y_at = getelementptr i64, ptr %args, i64 1
-  %y = load ptr, ptr %y_at
-  %parts_at = getelementptr i64, ptr %args, i64 2
-  %parts = load i64, ptr %parts_at
-  %patience_at = getelementptr i64, ptr %args, i64 3
-  %patience = load i64, ptr %patience_at
-  %old = atomicrmw add ptr %counter, i64 1 seq_cst
-  br label %look
-look:
-  %i = phi i64 [ 0, %entry ], [ %j, %again ]
-  %there = load atomic i64, ptr %counter seq_cst, align 8
-  %met = icmp uge i64 %there, %parts
-  br i1 %met, label %end, label %again
-again:
-  %j = add i64 %i, 1
-  %on = icmp ult i64 %j, %patience
-  br i1 %on, label %look, label %end
-end:
-  %answer = zext i1 %met to i64
-  %at = getelementptr i64, ptr %y, i64 %part
-  store i64 %answer, ptr %at
-  ret void
-}
-
-; Fill n words of scratch with part, and y[part] = their sum, or -1 where they are not aligned.
-define void @fill(ptr noalias %args, i64 %part, ptr noalias %scratch) {
-entry:
-  %y = load ptr, ptr %args
-  %n_at = getelementptr i64, ptr %args, i64 1
-  %n = load i64, ptr %n_at
-  br label %write
-write:
-  %i = phi i64 [ 0, %entry ], [ %i1, %write ]
-  %to = getelementptr i64, ptr %scratch, i64 %i
-  store i64 %part, ptr %to
-  %i1 = add i64 %i, 1
-  %more = icmp ult i64 %i1, %n
-  br i1 %more, label %write, label %read
-read:
-  %j = phi i64 [ 0, %write ], [ %j1, %read ]
-  %sum = phi i64 [ 0, %write ], [ %sum1, %read ]
-  %from = getelementptr i64, ptr %scratch, i64 %j
-  %word = load i64, ptr %from
-  %sum1 = add i64 %sum, %word
-  %j1 = add i64 %j, 1
-  %rest = icmp ult i64 %j1, %n
-  br i1 %rest, label %read, label %end
-end:
-  %address = ptrtoint ptr %scratch to i64
-  %low = and i64 %address, 63
-  %aligned = icmp eq i64 %low, 0
-  %answer = select i1 %aligned, i64 %sum1, i64 -1
-  %at = getelementptr i64, ptr %y, i64 %part
-  store i64 %answer, ptr %at
-  ret void
-}
-
-; Report x[part] where it is negative. args: the status, x, the tag
-define void @check(ptr noalias %args, i64 %part, ptr noalias %scratch) {
-entry:
-  %status = load ptr, ptr %args
-  %x_at = getelementptr i64, ptr %args, i64 1
-  %x = load ptr, ptr %x_at
-  %tag_at = getelementptr i64, ptr %args, i64 2
-  %tag = load i64, ptr %tag_at
-  %at = getelementptr i64, ptr %x, i64 %part
-  %value = load i64, ptr %at
-  %bad = icmp slt i64 %value, 0
-  br i1 %bad, label %report, label %end
-report:
-  call void @schuss_fail(ptr %status, i64 %tag, i64 %part, i64 %value)
-  br label %end
-end:
-  ret void
-}
-
-; Count to n. args: n
-define void @count(ptr noalias %args, i64 %part, ptr noalias %scratch) {
-entry:
-  %n = load i64, ptr %args
-  br label %next
-next:
-  %i = phi i64 [ 0, %entry ], [ %j, %next ]
-  %old = load volatile i64, ptr %args
-  %j = add i64 %i, 1
-  %more = icmp ult i64 %j, %n
-  br i1 %more, label %next, label %end
-end:
-  ret void
-}
-"""
-)
-NAMES = ("affine", "meet", "fill", "check", "count")
-PATIENCE = 2**32  # looks: several seconds
 
 
 @pytest.fixture(scope="module")
@@ -175,21 +55,6 @@ def affine(kernels, x, waves, parts):
     for i in range(waves):
         sequence.slots[2 + i] = i
     return sequence
-
-
-def meeting(kernels, parts):
-    """All parts of a launch at the same time, each on a thread of its own."""
-    counter, y = np.zeros(1, np.int64), np.zeros(parts, np.int64)
-    sequence = Sequence([[Launch(kernels["meet"], (1, 2, 3, 4), parts)]], 5)
-    sequence.slots[1], sequence.slots[2] = counter.ctypes.data, y.ctypes.data
-    sequence.slots[3], sequence.slots[4] = parts, PATIENCE
-
-    def meet():
-        counter[:], y[:] = 0, 0
-        assert sequence.run() == OK
-        return y.all()
-
-    return meet
 
 
 class TestSequence:
@@ -511,136 +376,3 @@ class TestChecks:
         sequence = self.make(kernels, np.array([-1]), checked=False)
         assert sequence.run() == OK
         assert self.ran[0] == 4
-
-
-def test_a_parked_pool_takes_no_time(kernels):
-    set_num_threads(4)
-    assert meeting(kernels, 4)()
-
-    def processor_time():
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_utime + usage.ru_stime
-
-    time.sleep(0.05)  # until all have gone to sleep
-    before = processor_time()
-    time.sleep(0.3)  # what is measured
-    assert processor_time() - before < 0.02
-
-
-PRELUDE = f"""
-import ctypes, os, sys, threading, time
-import numpy as np
-from schuss.compiler.cpu.library import Source, compile_kernels
-from schuss.compiler.cpu.runtime import Launch, Sequence, set_num_threads
-
-kernels = compile_kernels([Source('''{KERNELS}''', {NAMES})])
-set_num_threads(3)
-
-def meet():
-    counter, y = np.zeros(1, np.int64), np.zeros(3, np.int64)
-    sequence = Sequence([[Launch(kernels["meet"], (1, 2, 3, 4), 3)]], 5)
-    sequence.slots[1], sequence.slots[2] = counter.ctypes.data, y.ctypes.data
-    sequence.slots[3], sequence.slots[4] = 3, {PATIENCE}
-    sequence.run()
-    return bool(y.all())
-
-def run_for_ever(started):
-    x = np.zeros(64, np.int64)
-    sequence = Sequence([[Launch(kernels["count"], (1,), 8)]] * 1000, 2)
-    sequence.slots[1] = 1000
-    started.set()
-    while True:
-        sequence.run()
-
-def start_runner():
-    started = threading.Event()
-    threading.Thread(target=run_for_ever, args=(started,), daemon=True).start()
-    started.wait()
-"""
-
-
-def run(code: str, tmp_path) -> subprocess.CompletedProcess:
-    script = tmp_path / "script.py"
-    script.write_text(PRELUDE + code)
-    return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-
-
-class TestEnd:
-    """A process ends with what status it wants, whatever its workers do."""
-
-    @pytest.mark.parametrize(
-        ("last", "status", "busy"),
-        [
-            ("", 0, False),
-            ("", 0, True),
-            ("sys.exit(3)", 3, True),
-            ("os._exit(4)", 4, True),
-            ("1 / 0", 1, False),
-        ],
-    )
-    def test_the_end(self, tmp_path, last, status, busy):
-        code = "assert meet()\n" + "start_runner()\n" * busy + "print('here', flush=True)\n" + last
-        done = run(code, tmp_path)
-        assert (done.returncode, done.stdout) == (status, "here\n")
-        assert ("ZeroDivisionError" in done.stderr) == (last == "1 / 0")
-        assert "Fatal" not in done.stderr
-
-    def test_a_thread_that_ends_the_program(self, tmp_path):
-        code = """
-def work():
-    assert meet()
-    sys.exit(7)
-
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-assert meet()
-print("both")
-"""
-        done = run(code, tmp_path)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "both\n", "")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
-class TestFork:
-    @pytest.mark.parametrize("busy", [True, False])
-    def test_the_child_has_a_pool_of_its_own(self, tmp_path, busy):
-        code = """
-assert meet()
-for _ in range(5):
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if meet() and meet() else 1)
-    assert os.waitpid(child, 0)[1] == 0
-assert BUSY or meet()
-print("all")
-"""
-        code = "start_runner()\n" * busy + code.replace("BUSY", str(busy))
-        if busy:  # the other thread may have the pool: the parent cannot meet
-            code = code.replace("assert meet()\nfor", "for")
-        done = run(code, tmp_path)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "all\n", "")
-
-    @pytest.mark.parametrize("method", ["fork", "spawn"])
-    def test_multiprocessing(self, tmp_path, method):
-        code = f"""
-import multiprocessing
-
-def work(number):
-    return number, meet()
-
-if __name__ == "__main__":
-    assert meet()
-    with multiprocessing.get_context("{method}").Pool(2) as pool:
-        print(pool.map(work, range(4), chunksize=1))
-    assert meet()
-"""
-        done = run(code, tmp_path)
-        expected = "[(0, True), (1, True), (2, True), (3, True)]\n"
-        assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")

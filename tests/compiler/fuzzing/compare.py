@@ -10,6 +10,7 @@ arithmetic: Parker, "Monte Carlo arithmetic", 1997.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -111,10 +112,35 @@ class Noise:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
+        self._sides: dict[Node, np.ndarray] = {}  # of differences: |a| + |b| of a - b
 
     def __call__(self, node: Node) -> None:
-        inputs = [each.value for each in node.inputs]
-        node.value = self.moved(node.op, inputs, node.attributes, node.value)  # type: ignore[arg-type]
+        inputs: list[Any] = [each.value for each in node.inputs]
+        value: Any = self.moved(node.op, inputs, node.attributes, node.value)  # type: ignore[arg-type]
+        sides = self._sides_of(node, inputs)
+        if sides is not None and node.op.name == "sum":  # it may be a difference of two sums
+            rough = 2 * _epsilon(dtypes.accumulator(value.dtype))
+            value = self._moved(value, node.op.reference(sides, **node.attributes) * rough)
+        elif sides is not None:
+            self._sides[node] = sides
+        node.value = value
+
+    def _sides_of(self, node: Node, inputs: list[np.ndarray]) -> np.ndarray | None:
+        """How large the sides are of a difference, times what is the same along some axes."""
+        name, sides = node.op.name, self._sides.get(node.inputs[0]) if node.inputs else None
+        if name == "subtract" and dtypes.is_floating(inputs[0].dtype):
+            return np.abs(widely(inputs[0])) + np.abs(widely(inputs[1]))
+        if name in ("multiply", "divide"):
+            place = 0 if sides is not None else 1
+            sides = self._sides.get(node.inputs[place])
+            other = np.abs(widely(inputs[1 - place]))
+            if sides is None or (name == "divide" and place) or not _is_spread(other, sides.shape):
+                return None
+            with np.errstate(all="ignore"):
+                return np.asarray(node.op.reference(sides, other))
+        if name == "add" and sides is not None and node.inputs[1] in self._sides:
+            return sides + self._sides[node.inputs[1]]
+        return sides if name in ("negative", "sum") else None
 
     def moved(
         self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any], value: np.ndarray
@@ -188,6 +214,13 @@ class Noise:
             for x in inputs
         ]  # fmt: skip
         return np.asarray(op.reference(*moved, **attributes))
+
+
+def _is_spread(x: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether an operand repeats itself along some axis of the result."""
+    return x.size < math.prod(shape) or any(
+        (x == x.take([0], axis)).all() for axis, n in enumerate(x.shape) if n > 1
+    )
 
 
 def _in_tiles(reach: np.ndarray, is_weight: bool) -> np.ndarray:

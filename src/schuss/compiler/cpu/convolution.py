@@ -38,6 +38,10 @@ from schuss.dtypes import DType
 
 Phases = tuple[Phase, Phase, Phase]
 
+# Epilogues of few lines are printed for each vector of a tile, which they find in a register, where
+# its sum has few terms: others would take long to compile, and gain little.
+_LINES, _TERMS = 40, 256
+
 
 def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
     """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
@@ -66,8 +70,10 @@ class _Printer:
         self.panel_blocks = ceil_div(self.panels, cut.panels)
         self.image_blocks = ceil_div(c.images, cut.images)
         self.by_image = self.tiling.images > 1  # tiles are of several images
-        sizes = [axis.size for axis in c.axes]
-        shape = (sizes[0], sizes[1], sizes[2]) if self.by_image else slab_shape(c, cut.rows)
+        shape = slab_shape(c, cut.rows)
+        if self.by_image:  # which leaves out taps outside of the input
+            sizes = [axis.size for axis in c.axes]
+            shape = (sizes[0], min(shape[1], sizes[1]), sizes[2])
         self.slab = Slab(c, shape, c.channels, self.tiling.lanes, border=not self.by_image)
         self.a_strides = c.x_strides[:4] if cut.in_place else self.slab.strides
         self.width = c.axes[2]
@@ -102,7 +108,7 @@ class _Printer:
         for number, phases in enumerate(combinations(*self._phases())):
             if self.by_image:
                 panels = group, panel0, panel1
-                self._places(f, number, phases, panels, (image0, image1), base)
+                self._places(f, number, phases, panels, (image0, image1), y, base)
                 continue
             with (
                 f.when(f.let(f"icmp slt i64 {z}, {phases[0].outputs}")),
@@ -132,7 +138,8 @@ class _Printer:
     def _read(
         self, f: Function, group: str, images: tuple[str, str], at: tuple[str, str], slab_at: int
     ) -> str:
-        """The address of the first position that the part looks at, in x or packed in a slab.
+        """The address of the first position that the part looks at, in x or packed in a slab; for
+        tiles of several images, that of the first of the image.
 
         `at` counts positions of phases along depth and height.
         """
@@ -145,9 +152,16 @@ class _Printer:
                 for counter, axis, low in zip(at, axes, self.slab.lows[:2], strict=True)
             ]
             channels = f.mul(group, c.channels), str(c.channels)
-            counts = self.slab.shape[:2]
-            self.slab.fill(f, x, images, (starts[0], starts[1]), channels, counts, base)
-            return base
+            depths, rows = self.slab.shape[:2]
+            if not self.by_image:
+                self.slab.fill(f, x, images, (starts[0], starts[1]), channels, (depths, rows), base)
+                return base
+            height = axes[1]
+            low = f.add(starts[1], height.lowest)
+            top = f.sub(0, f.smaller(f.sub(0, low), 0))
+            count = f.sub(f.smaller(f.add(low, height.reach(self.cut.rows)), height.size), top)
+            self.slab.fill(f, x, images, ("0", top), channels, (depths, count), base)
+            return f.at(c.element, base, f.sub(0, f.mul(top, self.slab.strides[2])))
         first = f.add(f.mul(group, c.channels), f.mul(images[0], c.x_strides[0]))
         for counter, axis, stride in zip(at, axes, c.x_strides[1:3], strict=True):
             place = f.add(f.mul(counter, axis.move), axis.lowest)
@@ -224,9 +238,9 @@ class _Printer:
 
     def _places(
         self, f: Function, number: int, phases: Phases, panels: tuple[str, str, str],
-        images: tuple[str, str], base: str,
+        images: tuple[str, str], y: str, base: str,
     ) -> None:  # fmt: skip
-        """All positions of a phase, one tile of images for each."""
+        """All positions of a phase in rows from `y` on, one tile of images for each."""
         c, tiling = self.c, self.tiling
         group, panel0, panel1 = panels
         _, py, px = phases
@@ -241,7 +255,9 @@ class _Printer:
         rest = c.images % tiling.images or tiling.images
         whole = c.axes[1].outputs * c.axes[2].outputs
         m0 = f.mul(images[0], whole)
-        with f.loop(panel0, panel1) as panel, f.loop(0, len(places)) as place:
+        row1 = f.smaller(f.add(y, self.cut.rows), py.outputs)
+        place0, place1 = f.mul(y, px.outputs), f.mul(row1, px.outputs)
+        with f.loop(panel0, panel1) as panel, f.loop(place0, place1) as place:
             index = f.add(f.mul(group, self.panels), panel)
             panel_size = c.taps * c.channels * tiling.width
             b = f.at(c.element, f.word(1), f.mul(index, panel_size))
@@ -312,36 +328,50 @@ class _Printer:
         )
         move = [axis.move * stride for axis, stride in
                 zip(c.axes[1:], self.a_strides[2:], strict=True)]  # fmt: skip
-        places = [
-            n * self.a_strides[0] + i * move[0] + j * move[1]
-            for n, i, j in combinations(range(images), range(rows), range(columns))
-        ]
+        cells = list(combinations(range(images), range(rows), range(columns)))
+        places = [n * self.a_strides[0] + i * move[0] + j * move[1] for n, i, j in cells]
         if "@epilogue_ahead(" in self.epilogue:
             with self._rows_of_tile(f, images, rows, columns) as (_, m):
                 for v in range(vectors):
                     n = f.add("%n", v * lanes)
                     f.line(f"call void @epilogue_ahead(ptr %args, i64 0, i64 {m}, i64 {n})")
         made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width))
-        kind = f"<{lanes} x {c.element}>"
-        for r, row in enumerate(made):
-            for v, value in enumerate(row):
-                place = f.at(c.element, "%tile", (r * vectors + v) * lanes)
-                f.line(f"store {kind} {value}, ptr {place}, align {lanes * self.bytes}")
-        with self._rows_of_tile(f, images, rows, columns) as (number, m):
-            place = f.mul(number, vectors * lanes)
-            for v in range(vectors):
-                source = f.at(c.element, "%tile", f.add(place, v * lanes))
-                value = f.let(f"load {kind}, ptr {source}, align {lanes * self.bytes}")
-                n = f.add("%n", v * lanes)
-                count = str(lanes)
-                if c.outputs % lanes and v == vectors - 1:
-                    count = f.smaller(f.sub("%end", n), lanes)
-                f.line(
-                    f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, {kind} {value}, "
-                    f"i64 {count})"
-                )
+        if self.epilogue.count("\n") <= _LINES and c.taps * c.channels <= _TERMS:
+            for cell, values in zip(cells, made, strict=True):
+                self._finish(f, self._row_of_tile(f, *cell), values)
+        else:
+            self._finish_later(f, made, (images, rows, columns))
         f.line("ret void")
         return str(f)
+
+    def _finish_later(
+        self, f: Function, made: list[list[str]], shape: tuple[int, int, int]
+    ) -> None:
+        """Store a tile and give it to the epilogue row by row."""
+        vectors, lanes = len(made[0]), self.tiling.lanes
+        kind, align = f"<{lanes} x {self.c.element}>", lanes * self.bytes
+        for r, v in combinations(range(len(made)), range(vectors)):
+            place = f.at(self.c.element, "%tile", (r * vectors + v) * lanes)
+            f.line(f"store {kind} {made[r][v]}, ptr {place}, align {align}")
+        with self._rows_of_tile(f, *shape) as (number, m):
+            values = []
+            for v in range(vectors):
+                place = f.add(f.mul(number, vectors * lanes), v * lanes)
+                source = f.at(self.c.element, "%tile", place)
+                values.append(f.let(f"load {kind}, ptr {source}, align {align}"))
+            self._finish(f, m, values)
+
+    def _finish(self, f: Function, m: str, values: list[str]) -> None:
+        """Give row `m` of the result, vectors of a panel, to the epilogue."""
+        c, lanes = self.c, self.tiling.lanes
+        for v, value in enumerate(values):
+            n, count = f.add("%n", v * lanes), str(lanes)
+            if c.outputs % lanes and v == len(values) - 1:
+                count = f.smaller(f.sub("%end", n), lanes)
+            f.line(
+                f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, "
+                f"<{lanes} x {c.element}> {value}, i64 {count})"
+            )
 
     @contextmanager
     def _rows_of_tile(
@@ -349,5 +379,10 @@ class _Printer:
     ) -> Iterator[tuple[str, str]]:
         """A loop over the rows of a tile: where they are in it, and in the result."""
         with f.loop(0, images) as g, f.loop(0, rows) as i, f.loop(0, columns) as j:
-            m = f.add(f.add("%m", f.mul(g, "%image")), f.add(f.mul(i, "%row"), f.mul(j, "%column")))
-            yield f.add(f.mul(f.add(f.mul(g, rows), i), columns), j), m
+            number = f.add(f.mul(f.add(f.mul(g, rows), i), columns), j)
+            yield number, self._row_of_tile(f, g, i, j)
+
+    def _row_of_tile(self, f: Function, g: str | int, i: str | int, j: str | int) -> str:
+        """Where image, row and column of a tile are in the result."""
+        position = f.add(f.mul(i, "%row"), f.mul(j, "%column"))
+        return f.add(f.add("%m", f.mul(g, "%image")), position)

@@ -216,11 +216,13 @@ def plan(c: Convolution, machine: Machine) -> Plan:
         blocks = ceil_div(height.most, rows) * ceil_div(panels, panel_block)
         return ceil_div(c.images, images) * depth.most * c.groups * blocks
 
-    while tiles.images == 1 and parts(rows, panels) < wanted and rows >= 4 * tiles.rows:
+    while parts(rows, panels) < wanted and rows >= 4 * tiles.rows:
         rows = ceil_to(ceil_div(rows, 2), tiles.rows)
     block = panels
     while parts(rows, block) < wanted and block > 1:
         block = ceil_div(block, 2)
+    while tiles.images > 1 and parts(rows, block) < wanted and rows > 1:
+        rows = ceil_div(rows, 2)
     return Plan(tiles, images, rows, block, in_place)
 
 

@@ -32,6 +32,9 @@ from schuss.compiler.cpu.matmul_text import Function
 
 Strides = tuple[int, int, int, int, int]
 
+_SHARED = 24 << 20  # bytes which stay in a third-level cache
+_HALF_PAGE = 2048
+
 
 def lower_weight(
     c: Convolution,
@@ -42,12 +45,11 @@ def lower_weight(
     """The launches of the gradient for the weights of `c`.
 
     Words are x, the gradient of y, the workspace and those of the epilogue; `g_strides` are those
-    of the gradient's images, three axes and outputs. Few weights of 1 x 1 are best summed up as the
-    plain product that they are, which is cut along positions.
+    of the gradient's images, three axes and outputs.
     """
     machine = machine or this_machine()
     product = as_product(c, g_strides)
-    if product is not None and matmul_plan.plan(product, machine).slices > 1:
+    if product is not None and _is_best_as_product(product, machine):
         return matmul.lower(product, print_epilogue, machine)
     cut = weight_plan(c, machine)
     epilogue = print_epilogue("epilogue", cut.tiling.lanes, c.accumulator)
@@ -64,6 +66,18 @@ def as_product(c: Convolution, g_strides: Strides) -> Product | None:
     positions = c.images * prod(axis.size for axis in c.axes)
     left, right = (c.x_strides[4], x_step), (g_step, g_strides[4])
     return Product(c.dtype, (), c.channels, c.outputs, positions, left, right)
+
+
+def _is_best_as_product(product: Product, machine: Machine) -> bool:
+    """Whether nothing is gained by packing chunks: parts find operands that they share in a cache,
+    or positions are cut into slices, so that each operand is read once, from rows that do not crowd
+    a few lines of the caches.
+    """
+    bytes_ = size(product.element)
+    if (product.m + product.n) * product.k * bytes_ <= _SHARED:
+        return True
+    is_crowded = product.b_strides[0] * bytes_ % _HALF_PAGE == 0
+    return not is_crowded and matmul_plan.plan(product, machine).slices > 1
 
 
 def _step(c: Convolution, strides: Strides) -> int | None:

@@ -7,8 +7,9 @@ summed up in registers.
 
 Where x can be read in place, no copy of it is made: rows of taps that fall outside of the input are
 not entered, and the tiles at the ends of a row are functions of their own, without the taps that
-fall off there. Elsewhere (half precision, channels apart, wide kernels) a part packs what it needs
-into a slab with a border of zeros (convolution_text.py), in which no tap is outside.
+fall off there. A large x is asked for a row ahead. Elsewhere (half precision, channels apart, wide
+kernels) a part packs what it needs into a slab with a border of zeros (convolution_text.py), in
+which no tap is outside.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import fma, size
 from schuss.compiler.cpu.matmul_pack import declare_masked_load, mask_below, masked_load, shuffle
-from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, ceil_div, ceil_to
+from schuss.compiler.cpu.matmul_plan import ALIGN, ELEMENTS, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
 from schuss.compiler.geometry import Phase
@@ -40,6 +41,7 @@ UNROLLED = 8  # taps of a row, up to which they are written out
 _MOST = 7  # channels of a group, at most
 _PARTS = 16  # that a convolution should have, ...
 _PART = 200_000  # ... each of so many multiply-adds at least
+_FAR = 8 << 20  # bytes of x of which rows come from memory
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,12 @@ def plan(c: Convolution, machine: Machine) -> Plan:
 def is_readable(c: Convolution) -> bool:
     """Whether vectors along the channels of x can be loaded as they are."""
     return c.source == c.element and c.x_strides[-1] == 1
+
+
+def is_far(c: Convolution) -> bool:
+    """Whether x is so large that rows of it come from memory, and hardly any is left out."""
+    elements = c.images * prod(axis.size for axis in c.axes) * c.groups * c.channels
+    return elements * size(c.element) > _FAR and max(axis.move for axis in c.axes) <= 2
 
 
 def wanted_parts(c: Convolution) -> int:
@@ -242,6 +250,7 @@ class _Printer:
         self.vectors = Vectors(c, cut.lanes)
         self.functions: dict[str, str] = {}
         self.tables: dict[str, str] = {}
+        self.is_far = not cut.packed and is_far(c)
 
     def print(self) -> Lowered:
         c, cut = self.c, self.cut
@@ -363,8 +372,15 @@ class _Printer:
         for first, count in self.vectors.walk(f, "%outputs"):
             for place in sums:
                 f.line(f"store {kind} zeroinitializer, ptr {place}")
+            if "@epilogue_ahead(" in self.epilogue:
+                n = f.add("%output", first)
+                for j in range(len(ranges)):
+                    m = f.add("%m", j * px.every)
+                    f.line(f"call void @epilogue_ahead(ptr %args, i64 0, i64 {m}, i64 {n})")
             x = f.at(c.element, "%a", self.vectors.inputs(f, first))
             weights = f.at(c.element, "%b", first)
+            if self.is_far:
+                self._ask_ahead(f, py, len(ranges) * px.move, x)
             with f.loop(0, "%deep") as tz, f.loop(0, "%high") as ty:
                 a, b = x, weights
                 for phase, t, stride, step in (
@@ -388,6 +404,21 @@ class _Printer:
                 )
         f.line("ret void")
         return str(f)
+
+    def _ask_ahead(self, f: Function, py: Phase, columns: int, x: str) -> None:
+        """Ask for what the next row of outputs is the first to look at.
+
+        The processor does not foresee these reads: channels of a few positions after those of a
+        few others, and then of other rows.
+        """
+        last = f.mul(f.sub("%high", 1), max(0, py.place_step))
+        lines = range(0, self.vectors.taken * size(self.c.element), ALIGN)
+        for row in range(1, py.move + 1):
+            there = f.at(self.c.element, x, f.mul(f.add(last, row), self.strides[2]))
+            for column, line in combinations(range(columns), lines):
+                position = f.at(self.c.element, there, column * self.strides[3])
+                pointer = f.at("i8", position, line)
+                f.line(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 2, i32 1)")
 
     def _add_taps(
         self, f: Function, px: Phase, ranges: Ranges, a: str, b: str, sums: list[str]

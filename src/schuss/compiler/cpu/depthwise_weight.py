@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import product as combinations
 
 from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_plan import Convolution, lanes_for, segments
@@ -22,6 +23,7 @@ from schuss.compiler.cpu.depthwise import (
     UNROLLED,
     Ranges,
     Vectors,
+    is_far,
     is_readable,
     pieces,
     wanted_parts,
@@ -145,6 +147,7 @@ class _Printer:
         self.output_blocks = ceil_div(c.all_outputs, cut.outputs)
         self.row_blocks = ceil_div(height.outputs, cut.rows)
         self.bytes = size(c.element)
+        self.is_far = not cut.packed and self.in_place and is_far(c)
 
     def print(self) -> Lowered:
         stages, workspace = [self._multiply()], 0
@@ -279,6 +282,8 @@ class _Printer:
                             step = f.mul(column, px.move * self.strides[3])
                             a = {t: f.at(c.element, line, step) for t, line in lines.items()}
                             g = f.at(c.element, there, f.mul(column, self.g_strides[3]))
+                            if self.is_far and pairs.start == 0:
+                                self._ask_ahead(f, a[max(a)], g, len(ranges))
                             self._add_columns(f, a, g, ranges, pairs, sums)
                 for i, pair in enumerate(pairs):
                     here = f.at(c.element, total, pair * self.row)
@@ -287,6 +292,20 @@ class _Printer:
                         term = f.let(f"load {kind}, ptr {place}")
                         value = f.let(f"fadd {kind} {value}, {term}")
                     f.line(f"store {kind} {value}, ptr {here}, align {self.bytes}")
+
+    def _ask_ahead(self, f: Function, x: str, g: str, columns: int) -> None:
+        """Ask for what the next chunk is the first to look at, in the place of some positions."""
+        c, (_, move, across) = self.c, (axis.move for axis in self.c.axes)
+        x_rows = [self.cut.rows * move - i for i in range(move)]
+        x_lines = range(0, self.vectors.taken * self.bytes, ALIGN)
+        for start, rows, strides, count, lines in (
+            (x, x_rows, self.strides, columns * across, x_lines),
+            (g, [self.cut.rows], self.g_strides, columns, (0,)),
+        ):
+            for row, column, line in combinations(rows, range(count), lines):
+                place = f.at(c.element, start, row * strides[2] + column * strides[3])
+                pointer = f.at("i8", place, line)
+                f.line(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 2, i32 1)")
 
     def _lines(
         self, f: Function, x: tuple[str, str], at: tuple[str, str], pairs: range

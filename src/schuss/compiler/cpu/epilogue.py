@@ -14,14 +14,18 @@ LINE = 64  # bytes of a line of the caches
 
 
 class Epilogue(Printer):
-    """What is done with the vectors of a matrix product: runs of batch, row and column loops."""
+    """What is done with the vectors of a matrix product: runs of batch, row and column loops.
+
+    `in_lines`: each vector begins a whole number of vectors behind the beginning of its row.
+    """
 
     def __init__(
-        self, kernel: Kernel, name: str, lanes: int, words: int, accumulator: DType
+        self, kernel: Kernel, name: str, lanes: int, words: int, accumulator: DType, in_lines: bool
     ) -> None:
         super().__init__(kernel, name, lanes)
         self.words = words
         self.accumulator = accumulator
+        self.in_lines = in_lines
 
     def print(self) -> str:
         t, kernel = self.t, self.kernel
@@ -42,13 +46,13 @@ class Epilogue(Printer):
         )
 
     def is_streamed(self, word: int, affine: Affine, lanes: int) -> bool:
-        """Columns come in whole vectors, of which the first begins a row.
+        """Past the caches go vectors that fill a line each.
 
         A thread that ends its part makes such stores seen by all: it changes a word with a locked
         instruction.
         """
         memory = self.kernel.buffers[word]
-        is_line = lanes * memory.dtype.itemsize == LINE and host().is_x86
+        is_line = self.in_lines and lanes * memory.dtype.itemsize == LINE and host().is_x86
         steps = [*affine[: self.vector_axis], affine[-1]]
         return memory.is_streamed and is_line and all(step % lanes == 0 for step in steps)
 

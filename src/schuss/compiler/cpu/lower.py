@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -177,14 +178,16 @@ def _product(unit: Product, packed: bool = False) -> Calls:
     return _staged(lowered, (left, Place(unit.packed) if unit.packed else right, *others))
 
 
-def _epilogue(kernel: Kernel, ahead: bool = False, writes: bool = False) -> matmul.PrintEpilogue:
+def _epilogue(
+    kernel: Kernel, ahead: bool = False, writes: bool = False, in_lines: bool = True
+) -> matmul.PrintEpilogue:
     """What a template does with its vectors; `ahead`, it can also ask for what that reads, and
-    perhaps for what that `writes`.
+    perhaps for what that `writes`. `in_lines`: see `Epilogue`.
     """
 
     def text(name: str, lanes: int, accumulator: str) -> str:
         wide = dtypes.as_dtype(accumulator)
-        printed = Epilogue(kernel, name, lanes, words=3, accumulator=wide).print()
+        printed = Epilogue(kernel, name, lanes, 3, wide, in_lines).print()
         if ahead:
             printed += Ahead(kernel, f"{name}_ahead", lanes, words=3, writes=writes).print()
         return printed
@@ -219,17 +222,18 @@ def _convolution(unit: Convolution) -> Calls:
     )
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     minimal = "minimal" in named
+    # A row has the outputs of all groups, each of which may end in the middle of a vector.
+    epilogue = partial(_epilogue, unit.kernel, in_lines=groups == 1)
     if backward:
         rule = lower_minimal_gradient if minimal else lower_weight
         rule = lower_depthwise_weight if small else rule
-        lowered = rule(spec, _image_strides(unit.operands[1][1]), _epilogue(unit.kernel))
-    elif small or (not minimal and convolution_images.applies(spec)):
-        template = depthwise if small else convolution_images
-        lowered = template.lower(spec, _epilogue(unit.kernel))
+        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue())
+    elif not (small or minimal) and convolution_images.applies(spec):
+        lowered = convolution_images.lower(spec, epilogue())
     else:
-        template = winograd if minimal else convolution
-        epilogue = _epilogue(unit.kernel, ahead=True, writes=value.nbytes > _FAR)
-        lowered = template.lower(spec, epilogue)
+        template = depthwise if small else winograd if minimal else convolution
+        is_far = value.nbytes > _FAR
+        lowered = template.lower(spec, epilogue(ahead=is_far or not small, writes=is_far))
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 

@@ -44,8 +44,10 @@ _FEW_BYTES = 1 << 18  # of all rows of A, where columns of B are read from memor
 # A product of fewer tiles is cut along k too, in slices of at least so many elements.
 _FEW_CELLS = 16
 _SHORTEST_SLICE = 256
+_FEWEST_SLICES = 8
 _SLICED_BLOCK = 1 << 19  # bytes of A and B for a block of k of a slice
-_LARGE = 1 << 22  # bytes of A and B that come from memory each time
+_LARGE = 1 << 22  # bytes of A and B that come from memory, ...
+_FAR = 1 << 24  # ... or from no cache each time that they are read again
 # Rows and columns of the largest block of C: with blocks of k, what it is made from stays in a
 # second-level cache of a megabyte or two, and in half of that it comes from the third in time.
 _BLOCK_ROWS = 140
@@ -380,10 +382,13 @@ def _slices(product: Product, cells: int, parts: int, kernel: str) -> int:
     if cells < min(_FEW_CELLS, parts):
         return max(1, most)
     reads = (product.m + product.n) * product.k
-    # Sums are written and read once for each slice: an eighth of the other traffic at most.
-    most = min(most, reads // (16 * product.m * product.n))
-    is_large = reads * size(product.element) > _LARGE
-    return most if kernel == "tile" and is_large and most >= 8 and product.batches == 1 else 1
+    bytes_, sums = reads * size(product.element), 2 * product.m * product.n
+    # Sums are written and read once for each slice: an eighth of the other traffic at most, or a
+    # third where that makes the fewest slices that are worth it, and saves reading from memory.
+    few = _FEWEST_SLICES if bytes_ > _FAR and reads >= 3 * _FEWEST_SLICES * sums else 0
+    most = min(most, max(few, reads // (8 * sums)))
+    is_worth = bytes_ > _LARGE and most >= _FEWEST_SLICES and product.batches == 1
+    return most if kernel == "tile" and is_worth else 1
 
 
 def _blocks(

@@ -83,6 +83,11 @@ class Stages:
         self.packs_last = in_place and product.n % self._widths()[-1][0] != 0
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether sums go through blocks of k, one after the other."""
+        return self.plan.k_block < self.a.steps
+
+    @property
     def workspace(self) -> int:
         """Bytes that all stages need in word 2."""
         cells = self.product.batches * self.plan.tiles * self.plan.panels
@@ -232,9 +237,8 @@ class Stages:
         plan = self.plan
         cells = 0
         if plan.slices == 1:
-            is_blocked = plan.k_block < self.a.steps
-            cells = plan.block_tiles if is_blocked else 1
-            cells *= plan.block_panels if is_blocked or plan.row_by_row else 1
+            cells = plan.block_tiles if self.is_blocked else 1
+            cells *= plan.block_panels if self.is_blocked or plan.row_by_row else 1
         a = ceil_to(cells * self.cell * self.bytes, ALIGN)
         tiles = plan.block_tiles if plan.a_mode == "part" else 0
         b = a + ceil_to(tiles * self.a.panel(plan.k_block) * self.bytes, ALIGN)
@@ -396,10 +400,9 @@ class Stages:
         plan = self.plan
         if plan.slices > 1:
             return self._sums(f, block.piece, block.batch, i, j)
-        is_whole = plan.k_block == self.a.steps
-        if is_whole and not plan.row_by_row:
+        if not self.is_blocked and not plan.row_by_row:
             return "%scratch"
-        row = "0" if is_whole else f.mul(f.sub(i, block.first_tile), plan.block_panels)
+        row = f.mul(f.sub(i, block.first_tile), plan.block_panels) if self.is_blocked else "0"
         cell = f.add(row, f.sub(j, block.first_panel))
         return f.at(self.product.element, "%scratch", f.mul(cell, self.cell))
 

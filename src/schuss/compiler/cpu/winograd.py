@@ -35,9 +35,7 @@ from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Form, Tiles
 from schuss.compiler.geometry import UNIT, Axis
 from schuss.dtypes import DType
 
-# The matrices above, as rows of coefficients.
-_B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_A = ((1, 1, 1, 0), (0, 1, -1, -1))
+_A = ((1, 1, 1, 0), (0, 1, -1, -1))  # transposed
 
 _PARTS = 16  # that a convolution should have
 _BLOCK = 56  # tiles of a part, at most
@@ -172,9 +170,7 @@ class _Printer:
         to = f.at("float", f.word(2), f.mul(first, self.row))
         f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {to})")
         f.line("ret void")
-        return Stage(
-            f"{self.tiles.of_input(_B, Form(self.plane, 0, self.row))}\n{f}\n", name, parts, 0
-        )
+        return Stage(f"{self.tiles.of_input(Form(self.plane, 0, self.row))}\n{f}\n", name, parts, 0)
 
     def _products(self) -> Stage:
         """The launch that gives outputs to the epilogue."""
@@ -201,7 +197,7 @@ class _Printer:
         micros = dict.fromkeys(self._micro(tall, v) for tall in (False, True) for v in self.widths)
         text = "\n".join([
             *[matmul_micro.declaration(micro) for micro in micros], self.epilogue,
-            *([] if cut.staged else [self.tiles.of_input(_B, Form(self.plane, 0, self.row))]),
+            *([] if cut.staged else [self.tiles.of_input(Form(self.plane, 0, self.row))]),
             *[self._panel(vectors) for vectors in self.widths], str(f), "",
         ])  # fmt: skip
         scratch = sums if cut.staged else sums + TAPS * self.plane * BYTES

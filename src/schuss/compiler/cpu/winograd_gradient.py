@@ -28,8 +28,6 @@ from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
 from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Form, Tiles
 
-_B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # transposed
-_A = ((1, 0), (1, 1), (1, -1), (0, -1))
 _G = ((1, 0.5, 0.5, 0), (0, 0.5, -0.5, 0), (0, 0.5, 0.5, 1))  # transposed
 
 _SHARED = 28 << 20  # bytes of all that is transformed, which stay in a third-level cache
@@ -136,8 +134,8 @@ class _Printer:
         texts = []
         if transforms:
             n, _, y, x, _ = self.g_strides
-            texts.append(self.tiles.of_input(_B, self.x_form))
-            texts.append(self.tiles.of_gradient(_A, (n, y, x), self.g_form))
+            texts.append(self.tiles.of_input(self.x_form))
+            texts.append(self.tiles.of_gradient((n, y, x), self.g_form))
         if products:
             texts += [matmul_micro.declaration(micro) for micro in self._micros()]
         return "\n".join([*texts, *([self.epilogue] if epilogue else []), str(f), ""])

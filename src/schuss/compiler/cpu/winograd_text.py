@@ -15,6 +15,10 @@ BYTES = 4  # of what is transformed: float32
 
 Matrix = Sequence[Sequence[float]]
 
+# The matrices B and A of winograd.py, as rows of coefficients.
+_B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # transposed
+_A = ((1, 0), (1, 1), (1, -1), (0, -1))
+
 
 class Form(NamedTuple):
     """How transformed tiles lie in memory: 16 planes of blocks of rows, one row for each tile, with
@@ -42,20 +46,20 @@ class Tiles:
         image, rest = f.divide(tile, self.down * self.across)
         return image, *f.divide(rest, self.across)
 
-    def of_input(self, matrix: Matrix, form: Form) -> str:
-        """The function @of_input, which transforms 4 x 4 positions of the input."""
+    def of_input(self, form: Form) -> str:
+        """The function @of_input, which makes B^T d B of 4 x 4 positions d of the input."""
         c, (_, height, width) = self.c, self.c.axes
         lows, sizes = (height.lowest, width.lowest), (height.size, width.size)
         strides = c.x_strides[0], *c.x_strides[2:4]
-        return self._transform("of_input", matrix, lows, sizes, strides, c.channels, form)
+        return self._transform("of_input", _B, lows, sizes, strides, c.channels, form)
 
-    def of_gradient(self, matrix: Matrix, strides: tuple[int, int, int], form: Form) -> str:
-        """The function @of_gradient, which transforms 2 x 2 positions of the output's gradient.
+    def of_gradient(self, strides: tuple[int, int, int], form: Form) -> str:
+        """The function @of_gradient: A g A^T of 2 x 2 positions g of the output's gradient.
 
         `strides` are those of images, rows and columns.
         """
         sizes = self.c.axes[1].outputs, self.c.axes[2].outputs
-        return self._transform("of_gradient", matrix, (0, 0), sizes, strides, self.c.outputs, form)
+        return self._transform("of_gradient", _A, (0, 0), sizes, strides, self.c.outputs, form)
 
     def _transform(
         self, name: str, matrix: Matrix, lows: tuple[int, int], sizes: tuple[int, int],
