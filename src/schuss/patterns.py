@@ -231,7 +231,7 @@ class Use:
         self._results: list[weakref.ref[Promised]] = []
 
     def give(self, places: Sequence[int]) -> list[Promised]:
-        """The nodes of steps, for users to have: to be called once for each."""
+        """The nodes of steps, for users to have: to be called once, with all of them."""
         made: list[Promised] = []
         results, pending = self._results, context.pending
         for place in places:

@@ -69,11 +69,7 @@ class _Survey:
                 slots = state.get(name, _NO_STATE)
                 key.append(-1 if slots is _NO_STATE else len(slots))
                 for slot, value in slots.items():
-                    if type(value) is Tensor:
-                        key.append(slot)
-                        tensors.append(value)
-                    else:
-                        self._value(slots, slot, value)
+                    self._value(slots, slot, value)
         self.nodes = nodes = [each._node for each in tensors]
         key += [node.kind.type for node in nodes]
         if len({*nodes}) < len(nodes):  # the same tensor, or one node, stands in two places
@@ -82,9 +78,12 @@ class _Survey:
                 key.append(at.setdefault(each, len(at)))
 
     def _value(self, container: dict[str, Any], name: str, value: Any) -> None:
-        """A setting, or what is no tensor in a state."""
+        """A setting, or what a state holds."""
         kind = type(value)
-        if kind is float or kind is int:
+        if kind is Tensor:
+            self.key.append(name)
+            self.tensors.append(value)
+        elif kind is float or kind is int:
             numbers = self.numbers
             place = len(numbers)
             if value:  # 0.0 and -0.0 are equal
@@ -178,12 +177,13 @@ def _assign(
     optimizer: Optimizer, known: _Update, survey: _Survey, use: Use, kept: list[Any], before: Before
 ) -> None:
     """Put the results of an update where they belong."""
-    for (p, _), leaf in zip(survey.moved, use.give(known.parameters), strict=True):
+    given = use.give([*known.parameters, *known.new])
+    for (p, _), leaf in zip(survey.moved, given, strict=False):
         before.append((p, wrap(p._node)))
         leaf.requires_grad = True
         leaf.owner = weakref.ref(p)
         p._point_at(leaf)
-    new = [wrap(node) for node in use.give(known.new)]
+    new = [wrap(node) for node in given[len(survey.moved) :]]
     sources = {"tensor": survey.tensors, "new": new, "number": kept}
     for parameter, name, kind, value in known.slots:
         state = optimizer.state.setdefault(survey.moved[parameter][1], {})
