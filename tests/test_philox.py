@@ -33,8 +33,10 @@ KNOWN = [
 def test_known_answers(counter: str, key: str, expected: str) -> None:
     c = [int(word, 16) for word in counter.split()]
     k = [int(word, 16) for word in key.split()]
-    block = philox_blocks(k[0] | k[1] << 32, c[2] | c[3] << 32, c[0] | c[1] << 32, 1)[0]
-    assert " ".join(f"{word:08x}" for word in block) == expected
+    for blocks in (1, 3):  # one is made of integers, more of arrays
+        seed, stream, position = (low | high << 32 for low, high in (k, c[2:], c[:2]))
+        block = philox_blocks(seed, stream, position, blocks)[0]
+        assert " ".join(f"{word:08x}" for word in block) == expected
 
 
 def test_any_part_of_a_stream_can_be_computed_alone() -> None:

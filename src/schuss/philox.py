@@ -13,10 +13,9 @@ import numpy as np
 
 from schuss.errors import ArgumentError, fail
 
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # multipliers of the paper
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57  # multipliers of the paper
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85  # what the key grows by each round
-_LOW = np.uint64(0xFFFFFFFF)
-_SHIFT = np.uint64(32)
+_LOW = 0xFFFFFFFF
 _CHUNK = 4096  # blocks worked on at once, so that the rounds stay in cache
 _MASK64 = (1 << 64) - 1
 _SUBSTREAM = 0xBA7C4ED0BA7C4ED0  # tells what batches draw from what `fork` draws
@@ -25,27 +24,29 @@ _SUBSTREAM = 0xBA7C4ED0BA7C4ED0  # tells what batches draw from what `fork` draw
 def philox_blocks(seed: int, stream: int, position: int, blocks: int) -> np.ndarray:
     """`blocks` consecutive blocks of four 32-bit numbers: uint32 of shape (blocks, 4)."""
     out = np.empty((blocks, 4), np.uint32)
+    if blocks == 1:  # Python's integers are faster than arrays of one
+        out[0] = _rounds(seed, stream, position & _MASK64)
+        return out
     for start in range(0, blocks, _CHUNK):
         count = min(_CHUNK, blocks - start)
         first = np.uint64((position + start) & _MASK64)
         with np.errstate(over="ignore"):
             counter = first + np.arange(count, dtype=np.uint64)
-        _rounds(seed, stream, counter, out[start : start + count])
+        out[start : start + count].T[:] = _rounds(seed, stream, counter)
     return out
 
 
-def _rounds(seed: int, stream: int, counter: np.ndarray, out: np.ndarray) -> None:
-    c0, c1 = counter & _LOW, counter >> _SHIFT
-    c2 = np.full_like(counter, stream & 0xFFFFFFFF)
-    c3 = np.full_like(counter, (stream >> 32) & 0xFFFFFFFF)
-    k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+def _rounds(seed: int, stream: int, counter: Any) -> tuple[Any, Any, Any, Any]:
+    """The four numbers of blocks; `counter` is an integer, or uint64 of any shape."""
+    c0, c1 = counter & _LOW, counter >> 32
+    c2, c3 = stream & _LOW, stream >> 32 & _LOW
+    k0, k1 = seed & _LOW, seed >> 32 & _LOW
     for _ in range(10):
         product0, product1 = c0 * _M0, c2 * _M1
-        c0 = (product1 >> _SHIFT) ^ c1 ^ np.uint64(k0)
-        c2 = (product0 >> _SHIFT) ^ c3 ^ np.uint64(k1)
-        c1, c3 = product1 & _LOW, product0 & _LOW
-        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    out[:, 0], out[:, 1], out[:, 2], out[:, 3] = c0, c1, c2, c3
+        c0, c1 = product1 >> 32 ^ c1 ^ k0, product1 & _LOW
+        c2, c3 = product0 >> 32 ^ c3 ^ k1, product0 & _LOW
+        k0, k1 = k0 + _W0 & _LOW, k1 + _W1 & _LOW
+    return c0, c1, c2, c3
 
 
 class Generator:
