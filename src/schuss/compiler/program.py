@@ -17,8 +17,9 @@ from schuss.compiler.binding import address_of, binder
 from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
 from schuss.compiler.copies import without_copies
+from schuss.compiler.cpu.alike import lower_all
 from schuss.compiler.cpu.library import compile_kernels
-from schuss.compiler.cpu.lower import Call, Calls, Place, lower, packed_bytes
+from schuss.compiler.cpu.lower import Call, Calls, Place, packed_bytes
 from schuss.compiler.cpu.runtime import Launch
 from schuss.compiler.cpu.runtime import Loop as Rounds
 from schuss.compiler.cpu.runtime import Sequence as Waves
@@ -74,7 +75,7 @@ def compile_graph(graph: Graph) -> Compiled:
 
 def _planned(recorded: Graph, simple: Graph, units: list[Unit]) -> Compiled:
     """Units with their launches, waves and places in memory."""
-    calls = [None if isinstance(unit, Host) else lower(unit) for unit in units]
+    calls = lower_all(units)
     measured = dict(zip(map(id, units), calls, strict=True))
 
     def measure(unit: Unit) -> tuple[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from schuss.compiler.cpu.lower import Calls, lower
 from schuss.compiler.kernel import Kernel, position_of
 from schuss.compiler.units import (
     Assemble,
     Convolution,
+    Host,
     Loops,
     Product,
     Repeat,
@@ -27,9 +29,9 @@ def verify(compiled: Compiled) -> None:
     verify_graph(compiled.simplified)
     first = compiled.once.units if compiled.once else []
     verify_units(compiled.simplified, [*first, *compiled.units])
-    verify_plan(compiled.plan, set(compiled.memories))
-    if compiled.once:
-        verify_plan(compiled.once.plan, set(compiled.once.memories))
+    for each in filter(None, (compiled, compiled.once)):
+        verify_calls(each.units, each.calls)
+        verify_plan(each.plan, set(each.memories))
 
 
 def verify_graph(graph: Graph) -> None:
@@ -61,6 +63,13 @@ def verify_units(graph: Graph, units: list[Unit]) -> None:
         while each.op in VIEWS and each not in made:
             each = each.inputs[0]
         assert each in made, f"nobody makes {each!r}"
+
+
+def verify_calls(units: list[Unit], calls: list[Calls | None]) -> None:
+    """Units that were lowered together with others have the launches that they have alone."""
+    for unit, found in zip(units, calls, strict=True):
+        alone = None if isinstance(unit, Host) else lower(unit)
+        assert found == alone, f"not the launches of\n{unit}"
 
 
 def verify_places(loop: Repeat) -> None:
