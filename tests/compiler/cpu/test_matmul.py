@@ -233,6 +233,18 @@ def test_random_strides(seed):
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16", "int8", "int32"])
+@pytest.mark.parametrize("n", [7, 129, 1000, 2500])
+def test_a_single_row(machine, dtype, n):
+    """B is read in place, up to its very end; and where its rows lie apart."""
+    rng = np.random.default_rng(n)
+    for k in (5, 19, 70, 600):
+        a, b = sample(rng, (1, k), dtype), sample(rng, (k, n), dtype)
+        check(guarded_copy(a), guarded_copy(b), machine)
+        check(sample(rng, (2, 1, 3 * k), dtype)[..., ::3], strided(rng, (2, k, n), dtype), machine)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("k", [1, 2, 6])
 def test_all_halves(machine, dtype, k):

@@ -21,6 +21,7 @@ _GROUP = 3
 # A and B that lie as the caller has them are asked for so many steps of k ahead: each of these may
 # begin in another page, where the processor does not look ahead by itself.
 _AHEAD_A, _AHEAD_B = 24, 16
+_IN_REGISTERS = 8  # vectors of sums, where C is one row
 _MANY_ROWS = 8  # of so many sums in registers, loads take up little of the time
 
 
@@ -29,7 +30,8 @@ class Micro:
     """A micro-kernel; `element` is the LLVM type of A, B and C, such as 'float'.
 
     Where A and B have another type, `source`, their elements are converted as they are read. With
-    `pairs`, elements of `source` lie in pairs (k, k + 1) that one instruction multiplies.
+    `pairs`, elements of `source` lie in pairs (k, k + 1) that one instruction multiplies. A kernel
+    for one row of A may have columns `beyond` the last one of B, where it reads nothing.
     """
 
     element: str
@@ -38,11 +40,14 @@ class Micro:
     vectors: int
     source: str = ""
     pairs: bool = False
+    beyond: int = 0
 
     @property
     def name(self) -> str:
         source = f"{self.source}_{'pairs_' if self.pairs else ''}" if self.source else ""
-        return f"schuss_matmul_{source}{self.element}{self.lanes}_{self.rows}x{self.vectors}"
+        beyond = f"_less_{self.beyond}" if self.beyond else ""
+        tile = f"{self.lanes}_{self.rows}x{self.vectors}{beyond}"
+        return f"schuss_matmul_{source}{self.element}{tile}"
 
     @property
     def read(self) -> str:
@@ -53,6 +58,17 @@ class Micro:
     def vector(self) -> str:
         return f"<{self.lanes} x {self.element}>"
 
+    @property
+    def width(self) -> int:
+        """Columns of the tile."""
+        return self.vectors * self.lanes
+
+    @property
+    def is_row(self) -> bool:
+        """Whether it goes along rows of B (matmul_row): C is one, longer than registers hold."""
+        is_long = self.rows == 1 and self.vectors > _IN_REGISTERS and not self.pairs
+        return is_long or self.beyond > 0
+
 
 SIGNATURE = "(ptr, i64, i64, ptr, i64, i64, ptr, i64)"
 
@@ -60,6 +76,14 @@ SIGNATURE = "(ptr, i64, i64, ptr, i64, i64, ptr, i64)"
 def declaration(micro: Micro) -> str:
     """The line with which a module refers to the kernel."""
     return f"declare void @{micro.name}{SIGNATURE}"
+
+
+def signature(micro: Micro) -> str:
+    """The line with which the kernel begins."""
+    return (
+        f"define void @{micro.name}(ptr noalias readonly %a, i64 %a_row, i64 %a_k, "
+        "ptr noalias readonly %b, i64 %b_k, i64 %k, ptr noalias %tile, i64 %more)"
+    )
 
 
 def definition(micro: Micro) -> str:
@@ -72,10 +96,7 @@ def definition(micro: Micro) -> str:
     dense, aligned to a vector. With pairs k counts those, a is the address of the first of a pair
     and b that of as many pairs as the tile has columns; strides still count single elements.
     """
-    f = Function(
-        f"define void @{micro.name}(ptr noalias readonly %a, i64 %a_row, i64 %a_k, "
-        "ptr noalias readonly %b, i64 %b_k, i64 %k, ptr noalias %tile, i64 %more)"
-    )
+    f = Function(signature(micro))
     cells = [(r, v) for r in range(micro.rows) for v in range(micro.vectors)]
     starts = [f.at(micro.read, "%a", f.mul("%a_row", row)) for row in range(0, micro.rows, _GROUP)]
     offsets = ["0", "%a_row", f.mul("%a_row", 2)]

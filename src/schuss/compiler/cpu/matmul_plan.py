@@ -60,6 +60,8 @@ _REUSE = 128
 _OUTER_K = 16
 _OUTER_VALUES = 3072
 _OUTER_ROWS = 64
+# Vectors of a row of C in the first-level cache, with a few lines of as many rows of B as fit.
+_LONGEST_ROW = 128
 # Each part packs for itself what would not be worth a stage: so many elements more in all.
 _NOT_A_STAGE = 8192
 # Up to so many rows, converting elements of B as they are read costs less than packing them.
@@ -190,7 +192,7 @@ def plan(product: Product, machine: Machine) -> Plan:
     lanes = machine.vector_bytes // size(product.element)
     kernel = _kernel(product, lanes, machine)
     reads = _reads(product, kernel, machine)
-    tiles, height, tall, vectors = _tiles(product, machine.registers, lanes, kernel)
+    tiles, height, tall, vectors = _tiles(product, machine.registers, lanes, kernel, reads)
     panels = ceil_div(product.n, vectors * lanes)
     parts = _parts(product)
     steps = ceil_div(product.k, 2) if reads == "pairs" else product.k
@@ -327,7 +329,9 @@ def most_rows(registers: int, vectors: int) -> int:
     return max(1, min(14, (registers - vectors - 2) // vectors))
 
 
-def _tiles(product: Product, registers: int, lanes: int, kernel: str) -> tuple[int, int, int, int]:
+def _tiles(
+    product: Product, registers: int, lanes: int, kernel: str, reads: str
+) -> tuple[int, int, int, int]:
     """Number of tiles, their height, how many are higher, and the vectors of a panel."""
     m, across = product.m, ceil_div(product.n, lanes)
     if kernel == "dot":
@@ -341,7 +345,7 @@ def _tiles(product: Product, registers: int, lanes: int, kernel: str) -> tuple[i
             vectors = wider
     if m == 1:
         # Each vector of B is used once, from memory: the longer the pieces of its rows the better.
-        vectors = min(16, registers - 4, across)
+        vectors = min(16, registers - 4, across) if reads == "pairs" else min(_LONGEST_ROW, across)
     vectors = ceil_div(across, ceil_div(across, vectors))
     tiles = ceil_div(m, most_rows(registers, vectors))
     return tiles, *divmod(m, tiles), vectors

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from schuss.compiler.cpu import matmul_dot, matmul_micro, matmul_pack
+from schuss.compiler.cpu import matmul_dot, matmul_micro, matmul_pack, matmul_row
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul_dot import Dot
 from schuss.compiler.cpu.matmul_elements import broadcast, converted, load, size, stored
@@ -78,9 +78,12 @@ class Stages:
         self.bytes = size(product.element)
         self.cell = plan.tallest * plan.width  # elements of a tile of C
         self.sums = self.a.staged + self.b.staged  # bytes in the workspace before sums of slices
-        # The last panel of B cannot be read in place if it ends in the middle of a vector.
+        # The last panel of B cannot be read in place as others are if it ends in the middle of a
+        # vector.
         in_place = plan.b_mode == "direct" and plan.kernel == "tile"
-        self.packs_last = in_place and product.n % self._widths()[-1][0] != 0
+        is_ragged = in_place and product.n % self._widths()[-1][0] != 0
+        self.masks_last = is_ragged and product.m == 1
+        self.packs_last = is_ragged and product.m > 1
 
     @property
     def is_blocked(self) -> bool:
@@ -96,7 +99,9 @@ class Stages:
 
     def shared(self) -> tuple[Source, ...]:
         """The modules that the stages call into."""
-        texts = {x.name: matmul_micro.definition(x) for x in self._micros()}
+        texts = {
+            x.name: (matmul_row if x.is_row else matmul_micro).definition(x) for x in self._micros()
+        }
         texts |= {x.name: matmul_dot.definition(x) for x in self._dots()}
         texts |= {x.name: matmul_pack.definition(x) for x in self._packs()}
         return tuple(Source(text, (name,), shared=True) for name, text in texts.items())
@@ -116,11 +121,15 @@ class Stages:
             return []
         source, is_paired = self._read()
         source = paired(source) if is_paired else source
-        return [
+        made = [
             Micro(self.product.element, lanes, rows, vectors, source, is_paired)
             for rows in self._heights()
             for lanes, vectors in self._widths()
         ]
+        if self.masks_last:
+            columns = self.product.n - (self.plan.panels - 1) * self.plan.width
+            made[-1] = replace(made[-1], beyond=made[-1].width - columns)
+        return made
 
     def _dots(self) -> list[Dot]:
         """The dot kernels in use: one or none."""
