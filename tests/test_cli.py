@@ -11,7 +11,7 @@ from schuss import __version__
 
 def run(*words, cwd=None, env=None):
     return subprocess.run(
-        [sys.executable, "-m", "schuss.cli", *words],
+        [sys.executable, "-m", "schuss", *words],
         capture_output=True,
         text=True,
         cwd=cwd,
