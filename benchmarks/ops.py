@@ -26,7 +26,8 @@ from common.op_cases import CASES, Case
 from common.processes import Cache, Failure, Worker
 
 RESULTS = Path(__file__).with_name("OPS.md")
-PACKAGES = {"schuss": "schuss", "NumPy": "numpy", "PyTorch": "torch", "JAX": "jax"}
+OURS = ("schuss", "schuss.jit")
+PACKAGES = {**dict.fromkeys(OURS, "schuss"), "NumPy": "numpy", "PyTorch": "torch", "JAX": "jax"}
 GROUPS = list(dict.fromkeys(case.group for case in CASES.values()))
 BURST = 0.02  # seconds of a turn
 CACHED = 64 * 2**20  # bytes: less may come from a cache, where memory sets no limit
@@ -85,16 +86,19 @@ def limit(multiply_adds: int, nbytes: int, limits: machine.Limits) -> float:
 
 
 def line(case: Case, found: Measured, sides: list[str], limits: machine.Limits) -> list[str]:
-    """The table's line: limit, medians in microseconds, and the ratio, bold where it is a cliff."""
-    medians = {side: float(np.median(times)) for side, times in found.times.items()}
+    """The table's line: limit, medians in microseconds, and ratios, bold where it is a cliff."""
     bound = limit(case.multiply_adds, found.nbytes, limits)
-    peers = [found.times[side] for side in sides if side != "schuss" and side in medians]
-    shown = report.NOTHING
-    if peers and "schuss" in medians:
-        ratio = report.ratio(peers, found.times["schuss"])
-        shown = f"**{ratio:.2f}**" if ratio < CLIFF else f"{ratio:.2f}"
+    peers = [found.times[side] for side in sides if side not in OURS and side in found.times]
     cells = [cell(found.times.get(side)) for side in sides]
-    return [case.name, report.figure(bound) if bound >= 0.1 else report.NOTHING, *cells, shown]
+    ratios = [compared(peers, found.times.get(side)) for side in sides if side in OURS]
+    return [case.name, report.figure(bound) if bound >= 0.1 else report.NOTHING, *cells, *ratios]
+
+
+def compared(peers: list[list[float]], ours: list[float] | None) -> str:
+    if not peers or ours is None:
+        return report.NOTHING
+    ratio = report.ratio(peers, ours)
+    return f"**{ratio:.2f}**" if ratio < CLIFF else f"{ratio:.2f}"
 
 
 def cell(times: list[float] | None) -> str:
@@ -122,15 +126,16 @@ def lines_of(
         f"the arrays where they are larger than {CACHED >> 20} MiB together. Ratios below "
         f"{CLIFF} are bold; figures after ~ differ by more than half between their quartiles.",
         "",
-        report.setting([*PACKAGES.values(), "llvmlite"], options.threads),
+        report.setting([*dict.fromkeys(PACKAGES.values()), "llvmlite"], options.threads),
         "",
         f"The machine: {limits}.",
     ]
+    heads = [f"best peer / {side}" for side in sides if side in OURS]
     for group in GROUPS:
         names = [name for name in found if CASES[name].group == group]
         if names:
             body = [line(CASES[name], found[name], sides, limits) for name in names]
-            lines += ["", *report.table([group, "limit", *sides, "best peer / schuss"], body)]
+            lines += ["", *report.table([group, "limit", *sides, *heads], body)]
     notes = [
         f"- {name}, {side}: {problem}"
         for name, each in found.items()

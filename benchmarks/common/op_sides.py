@@ -222,8 +222,14 @@ class SchussSide(Side):
         return x.grad
 
 
+class JitSide(SchussSide):
+    def prepare(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self.schuss.jit(function)
+
+
 SIDES: dict[str, type[Side]] = {
     "schuss": SchussSide,
+    "schuss.jit": JitSide,
     "NumPy": NumPySide,
     "PyTorch": PyTorchSide,
     "JAX": JAXSide,

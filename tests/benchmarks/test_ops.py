@@ -21,13 +21,14 @@ def test_names_are_one_to_one() -> None:
 
 
 @pytest.fixture(scope="module")
-def sides() -> tuple[OpSide, OpSide]:
-    return OpSide("schuss"), OpSide("NumPy")
+def sides() -> dict[str, OpSide]:
+    return {name: OpSide(name) for name in (*ops.OURS, "NumPy")}
 
 
+@pytest.mark.parametrize("side", ops.OURS)
 @pytest.mark.parametrize("name", SMALL)
-def test_our_results_agree_with_numpy(name: str, sides: tuple[OpSide, OpSide]) -> None:
-    ours, numpys = (side.build(name) for side in sides)
+def test_our_results_agree_with_numpy(name: str, side: str, sides: dict[str, OpSide]) -> None:
+    ours, numpys = sides[side].build(name), sides["NumPy"].build(name)
     assert ours is not None
     if numpys is not None:
         assert ops.agrees(ours[0], numpys[0])
@@ -60,6 +61,9 @@ def test_line_marks_cliffs_and_unsteady_figures() -> None:
     ]  # fmt: skip
     found.times["schuss"] = [12.0]
     assert ops.line(case, found, sides, LIMITS)[-1] == "1.00"
+    found.times["schuss.jit"] = [6.0]
+    both = ops.line(case, found, [*ops.OURS, "NumPy", "JAX"], LIMITS)
+    assert both[-2:] == ["1.00", "2.00"]  # neither is the other's peer
 
 
 def test_pieces_join_in_the_order_of_the_cases(tmp_path: Path) -> None:
