@@ -172,7 +172,8 @@ def worker(side: str, options: argparse.Namespace, folder: str) -> Worker:
         "common.op_sides:OpSide",
         side,
         threads=options.threads,
-        environment=Cache(folder).environment,
+        # One process meets more sizes of an op than programs do: `tiers` would compile a few.
+        environment={**Cache(folder).environment, "SCHUSS_EXECUTION": "compiled"},
     )
 
 

@@ -75,6 +75,22 @@ def test_many_sizes_of_the_same_ops_do_not_make_a_storm_of_programs(monkeypatch)
     assert schuss.last_run().tier == "compiled"
 
 
+def test_other_axes_ranks_and_dtypes_are_no_other_sizes(monkeypatch) -> None:
+    monkeypatch.setattr(tiers, "_SIZES", 1)
+
+    def tier(shape: tuple[int, ...], axis: int, dtype: type) -> str:
+        x = schuss.tensor(np.ones(shape, dtype))
+        for _ in range(2):
+            schuss.evaluate(schuss.sum(x, axis=axis))
+        return schuss.last_run().tier
+
+    assert tier((4, 5), 0, np.float32) == "compiled"
+    assert tier((4, 5), 1, np.float32) == "compiled"
+    assert tier((4, 5), 0, np.float64) == "compiled"
+    assert tier((4, 5, 6), 0, np.float32) == "compiled"
+    assert tier((4, 6), 0, np.float32) == "reference"
+
+
 def test_sizes_that_come_often_are_compiled_when_that_pays(monkeypatch) -> None:
     """What the reference tier has cost on them decides, by an estimate and not by a clock."""
     monkeypatch.setattr(tiers, "_SIZES", 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,15 +26,13 @@ if TYPE_CHECKING:
 
 _PROGRAMS = 256  # the least recently used go first
 _SEEN = 4096
-_SIZES = (
-    8  # so many programs for the same ops on other sizes are made without asking what they gain
-)
+_SIZES = 8  # so many programs for one form are made without asking what they gain
 _WORTH_SECONDS = 0.2  # of the reference tier, and so much more for each node to compile
 _WORTH_PER_NODE = 4e-4
 _SECONDS_PER_NODE = 2e-5  # what NumPy takes for next to no work
 
 _programs: OrderedDict[tuple[int, ...], Program] = OrderedDict()
-_ops: dict[tuple[int, ...], tuple[str, ...]] = {}  # of those that have a program
+_forms: dict[tuple[int, ...], Hashable] = {}  # of the structures that have a program
 _seen: OrderedDict[tuple[int, ...], int] = OrderedDict()  # how often the reference tier ran them
 _mode: str | None = None
 _checks: bool | None = None
@@ -109,11 +107,11 @@ def compiled(work: Capture, report: Run) -> Program:
     made = Program(compile_graph(work.graph()))
     report.compile_seconds = time.perf_counter() - started
     _programs[work.key] = made
-    _ops[work.key] = _names(work)
+    _forms[work.key] = _form(work)
     _seen.pop(work.key, None)
     if len(_programs) > _PROGRAMS:
         oldest, _ = _programs.popitem(last=False)
-        del _ops[oldest]
+        del _forms[oldest]
         _note(oldest, 1)
     return made
 
@@ -126,8 +124,8 @@ def _why_not_yet(work: Capture) -> str:
         return ""
     if not met:
         return "first evaluation of this structure: it is compiled when it comes back"
-    names = _names(work)
-    alike = sum(each == names for each in _ops.values())
+    form = _form(work)
+    alike = sum(each == form for each in _forms.values())
     if alike < _SIZES or checking():
         return ""
     return (
@@ -135,9 +133,14 @@ def _why_not_yet(work: Capture) -> str:
     )
 
 
-def _names(work: Capture) -> tuple[str, ...]:
-    """The same for structures that differ in sizes alone, and for few others."""
-    return tuple([node.op.name for node in work.order])  # type: ignore[union-attr]
+def _form(work: Capture) -> Hashable:
+    """The same for structures that differ in sizes alone: ops and dtypes, ranks and axes."""
+    return tuple(
+        [
+            (node.op.name, node.dtype, len(node.shape), node.attributes.get("axes"))  # type: ignore[union-attr]
+            for node in work.order
+        ]
+    )
 
 
 def note_reference(work: Capture) -> None:
@@ -175,5 +178,5 @@ def give_back() -> None:
 def forget() -> None:
     """Drop all programs and all that was seen."""
     _programs.clear()
-    _ops.clear()
+    _forms.clear()
     _seen.clear()
