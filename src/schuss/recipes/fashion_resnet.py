@@ -9,35 +9,17 @@ import numpy as np
 
 import schuss
 from schuss import nn, optim
+from schuss.models.resnet import BasicBlock
 from schuss.random import Generator
 from schuss.recipes import loops
 from schuss.recipes.recipe import Target, recipe, records, run_folder
 from schuss.training import Accuracy, Trainer
 
 
-class Block(nn.Module):
-    """Two convolutions and a way around them."""
-
-    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(channels)
-        same = stride == 1 and channels_in == channels
-        self.shortcut = (
-            nn.Identity() if same else nn.Conv2d(channels_in, channels, 1, stride, bias=False)
-        )
-
-    def forward(self, x: schuss.Tensor) -> schuss.Tensor:
-        y = self.first_norm(self.first(x)).relu()
-        return (self.second_norm(self.second(y)) + self.shortcut(x)).relu()
-
-
 def resnet() -> nn.Module:  # He et al., 2016: three blocks, (N, 1, 28, 28) to (N, 10)
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        Block(16, 16), Block(16, 32, stride=2), Block(32, 64, stride=2),
+        BasicBlock(16, 16), BasicBlock(16, 32, stride=2), BasicBlock(32, 64, stride=2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
     )  # fmt: skip
 
