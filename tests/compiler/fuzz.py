@@ -171,21 +171,25 @@ def hunt(first: int, graphs: int, jobs: int, most_seconds: float) -> Iterator[Re
     todo = [range(i, min(i + _CHUNK, first + graphs)) for i in range(first, first + graphs, _CHUNK)]
     todo.reverse()
     running: list[Job] = []
-    while todo or running:
-        late = time.monotonic() - started > most_seconds
-        if late:
-            todo.clear()
-        while todo and len(running) < jobs:
-            part = todo.pop()
-            running.append(Job(part.start, len(part)))
-        for job in list(running):
-            if not job.read(result):
-                running.remove(job)
-                rest = job.rest(result)
-                if rest:
-                    todo.append(rest)
-        result.seconds = time.monotonic() - started
-        yield result
+    try:
+        while todo or running:
+            late = time.monotonic() - started > most_seconds
+            if late:
+                todo.clear()
+            while todo and len(running) < jobs:
+                part = todo.pop()
+                running.append(Job(part.start, len(part)))
+            for job in list(running):
+                if not job.read(result):
+                    running.remove(job)
+                    rest = job.rest(result)
+                    if rest:
+                        todo.append(rest)
+            result.seconds = time.monotonic() - started
+            yield result
+    finally:
+        for job in running:
+            job.process.kill()
 
 
 def described(seed: int, kind: str, text: str, program: dict) -> str:
@@ -247,17 +251,20 @@ def main() -> int:
         worker(*given.worker)
         return 0
     shown, at, result = 0, 0.0, Result()
-    for result in hunt(given.seed, given.graphs, given.jobs, 60 * given.minutes):
-        for failure in result.failures[shown:]:
-            script = described(*failure)
-            print(script, flush=True)
-            if given.save:
-                given.save.mkdir(parents=True, exist_ok=True)
-                (given.save / f"seed{failure[0]}.py").write_text(script, "utf-8")
-            shown += 1
-        if result.seconds > at:
-            at = result.seconds + 30
-            print(summary(result), file=sys.stderr, flush=True)
+    try:
+        for result in hunt(given.seed, given.graphs, given.jobs, 60 * given.minutes):
+            for failure in result.failures[shown:]:
+                script = described(*failure)
+                print(script, flush=True)
+                if given.save:
+                    given.save.mkdir(parents=True, exist_ok=True)
+                    (given.save / f"seed{failure[0]}.py").write_text(script, "utf-8")
+                shown += 1
+            if result.seconds > at:
+                at = result.seconds + 30
+                print(summary(result), file=sys.stderr, flush=True)
+    except KeyboardInterrupt:  # what was found until then counts
+        pass
     if given.record:
         record(given.record, result, given.seed)
     print(summary(result))

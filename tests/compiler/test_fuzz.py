@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from schuss.execution import tiers
 
+from . import fuzz
 from .fuzz import Result, described, program_of, record, without_optimisation
 from .fuzzing.check import check
 from .fuzzing.compare import differing, unexplained, with_noise
@@ -132,6 +134,21 @@ def test_results_that_change_later_are_a_failure(monkeypatch: pytest.MonkeyPatch
     assert check(program).kind == "value|changed"
 
 
+def test_an_interrupted_hunt_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupted(*given: Any) -> Iterator[Result]:
+        yield Result(graphs=12)
+        raise KeyboardInterrupt
+
+    page = tmp_path / "FUZZ.md"
+    monkeypatch.setattr(fuzz, "hunt", interrupted)
+    monkeypatch.setattr("sys.argv", ["fuzz", "--seed", "100", "--record", str(page)])
+    assert fuzz.main() == 0
+    assert "| 100 to 111 | 12 |" in page.read_text("utf-8")
+    assert "12 programs" in capsys.readouterr().out
+
+
 def test_programs_run_without_optimisation(monkeypatch: pytest.MonkeyPatch) -> None:
     from schuss.compiler.cpu import translate
 
@@ -159,6 +176,22 @@ def test_rounding_is_no_failure() -> None:
     assert differing(a, b).any()
     assert not unexplained(a, b, moved).any()
     assert unexplained(a, np.float32(1e6) * b, moved).any()
+
+
+def test_nan_has_no_sign() -> None:
+    """Processors and NumPy's builds give the NaN that an op makes either sign."""
+    program = Program({"x0": "np.array([-2.0, 0.5], np.float32)"},
+                      ("v0 = schuss.copysign(3.0, schuss.atanh(x0))",), ("v0",))  # fmt: skip
+    moved = [
+        with_noise(lambda: run(program, program.function(), 0, program.arrays(0)).values, seed)[0]
+        for seed in range(8)
+    ]
+    reference = np.array([-3.0, 3.0], np.float32)
+    assert not unexplained(reference, np.array([3.0, 3.0], np.float32), moved).any()
+    assert unexplained(reference, np.array([-3.0, -3.0], np.float32), moved).tolist() == [
+        False,
+        True,
+    ]
 
 
 def test_sums_of_equal_numbers_round_to_one_side() -> None:
