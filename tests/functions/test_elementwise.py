@@ -184,6 +184,17 @@ def test_unsigned_arithmetic_wraps() -> None:
     assert schuss.abs(x).tolist() == [250]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_powers_of_a_half_are_powers(dtype: str) -> None:
+    """IEEE 754: unlike the root, they know no negative zero, and no NaN of infinities."""
+    x = schuss.tensor([-math.inf, -0.0, 0.0, math.inf, 4.0], dtype=dtype)
+    for exponent in (0.5, schuss.full((5,), 0.5, dtype=dtype)):
+        found = schuss.pow(x, exponent).astype("float64").numpy()
+        np.testing.assert_array_equal(found, [math.inf, 0.0, 0.0, math.inf, 2.0])
+        assert not np.signbit(found).any()
+        assert math.isnan(schuss.pow(schuss.tensor(-4.0), 0.5).item())
+
+
 def test_integer_to_a_negative_power() -> None:
     with pytest.raises(DTypeError, match="an integer to a negative power is not an integer"):
         schuss.tensor([2]) ** -1

@@ -367,10 +367,15 @@ def _power_of_exponent(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     try:
-        return np.power(a, b)
+        y = np.power(a, b)
     except ValueError:
         problem = "an integer to a negative power is not an integer"
         raise BadValueError(ArgumentError, problem, "cast the base to a float") from None
+    # Where 0.5 stands for a whole row, NumPy takes roots, which differ from powers at -0 and -inf.
+    if y.dtype.kind == "f" and np.any(roots := b == 0.5):
+        y = np.where(roots & (a == 0), y.dtype.type(0), y)
+        y = np.where(roots & np.isneginf(a), y.dtype.type(np.inf), y)
+    return y
 
 
 power: Op = binary(
