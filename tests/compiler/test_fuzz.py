@@ -204,6 +204,13 @@ def test_sums_of_equal_numbers_round_to_one_side() -> None:
     assert check(Program(inputs, lines, ("v1",))) is None
 
 
+def test_what_is_left_of_a_difference_may_be_nothing() -> None:
+    """Equal numbers less their mean are zeros, or roundings to one side."""
+    inputs = {"x0": "np.full(18, -0.6, np.float32)"}
+    lines = ("v0 = schuss.floor(schuss.var(x0) * -2.5)",)
+    assert check(Program(inputs, lines, ("v0",))) is None
+
+
 def test_what_cancels_in_attention_is_no_failure() -> None:
     shapes = [(1, 2), (65531, 2), (65531, 1), (1, 65531)]
     inputs = {

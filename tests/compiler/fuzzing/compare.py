@@ -111,6 +111,7 @@ class Noise:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
+        self.cancels = seed % 2 == 1  # what is left of a difference but roundings is nothing
         self._sides: dict[Node, np.ndarray] = {}  # of differences: |a| + |b| of a - b
 
     def __call__(self, node: Node) -> None:
@@ -164,6 +165,9 @@ class Noise:
                 ulps = max(1.0, inputs[0].size / max(1, value.size)) ** 0.5 + 1
             size = np.abs(value).astype(np.float64) * (ulps * _epsilon(value.dtype))
             moved = self._moved(value, size if reach is None else reach + size)
+            if name == "subtract" and self.cancels:
+                sides = np.abs(widely(inputs[0])) + np.abs(widely(inputs[1]))
+                moved = np.where(np.abs(moved) <= sides * _epsilon(value.dtype), 0 * moved, moved)
             if name in _SUMS or name in _WHOLE:  # a sum of zeros may be either of the two zeros
                 turned = np.where(self.rng.random(moved.shape) < 0.5, -moved, moved)
                 moved = np.where(moved == 0, turned, moved)
