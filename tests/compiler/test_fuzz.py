@@ -206,9 +206,16 @@ def test_sums_of_equal_numbers_round_to_one_side() -> None:
 
 def test_what_is_left_of_a_difference_may_be_nothing() -> None:
     """Equal numbers less their mean are zeros, or roundings to one side."""
-    inputs = {"x0": "np.full(18, -0.6, np.float32)"}
-    lines = ("v0 = schuss.floor(schuss.var(x0) * -2.5)",)
-    assert check(Program(inputs, lines, ("v0",))) is None
+    inputs = {
+        "x1": "rng(2).standard_normal((1, 2)).astype(schuss.float32)",
+        "x2": "rng(3).standard_normal((18,)).astype(schuss.float32)",
+    }
+    lines = (
+        "x2[:] = -0.3",
+        "v0 = schuss.cond(x2.sum() > 0.1, lambda s: s, lambda s: s * 2, x2)",
+        "v1 = schuss.floor(schuss.var(v0, axis=(0,), keepdims=True)[None] @ x1)",
+    )
+    assert check(Program(inputs, lines, ("v1",))) is None
 
 
 def test_what_cancels_in_attention_is_no_failure() -> None:
