@@ -19,11 +19,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 _CHUNK = 200  # programs for one process: memory and code of the compiler go with it
 _THOROUGH = 4  # every so many-th process optimises and uses threads as users have it
+_MEMORY = 8 << 30  # bytes: lines that ask for more fail, and are not taken
 _SILENCE = 1800.0  # seconds without a sign of life: on a busy machine much is slow
 
 FOLDER = Path(__file__).parents[2]
@@ -235,6 +237,14 @@ def summary(result: Result) -> str:
     )
 
 
+def limit_memory() -> None:
+    """So that no program, and nobody who writes one, takes the memory of others."""
+    with suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -247,6 +257,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="a page to add the result to")
     parser.add_argument("--worker", nargs=2, type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    limit_memory()
     if given.worker:
         worker(*given.worker)
         return 0

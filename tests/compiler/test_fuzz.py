@@ -143,6 +143,7 @@ def test_an_interrupted_hunt_is_recorded(
 
     page = tmp_path / "FUZZ.md"
     monkeypatch.setattr(fuzz, "hunt", interrupted)
+    monkeypatch.setattr(fuzz, "limit_memory", lambda: None)
     monkeypatch.setattr("sys.argv", ["fuzz", "--seed", "100", "--record", str(page)])
     assert fuzz.main() == 0
     assert "| 100 to 111 | 12 |" in page.read_text("utf-8")
@@ -216,6 +217,18 @@ def test_what_is_left_of_a_difference_may_be_nothing() -> None:
         "v1 = schuss.floor(schuss.var(v0, axis=(0,), keepdims=True)[None] @ x1)",
     )
     assert check(Program(inputs, lines, ("v1",))) is None
+
+
+def test_products_may_overflow_on_the_way() -> None:
+    """The factors are large, then small: it matters in which order they are multiplied."""
+    inputs = {"x0": "np.repeat(np.array([1e2, 1e-2], np.float32), 64)[None]"}
+    program = Program(inputs, ("v0 = x0.prod(axis=1)",), ("v0",))
+    assert check(program) is None
+    moved = [
+        with_noise(lambda: run(program, program.function(), 0, program.arrays(0)).values, seed)[0]
+        for seed in range(8)
+    ]
+    assert any(not np.isfinite(each).all() for each in moved)
 
 
 def test_what_cancels_in_attention_is_no_failure() -> None:

@@ -163,6 +163,7 @@ class Noise:
             ulps = _OFF if name in _FUNCTIONS else 1.0
             if name in ("prod", "cumprod"):
                 ulps = max(1.0, inputs[0].size / max(1, value.size)) ** 0.5 + 1
+                value = self._of_product(op, inputs[0], attributes, value)
             size = np.abs(value).astype(np.float64) * (ulps * _epsilon(value.dtype))
             moved = self._moved(value, size if reach is None else reach + size)
             if name == "subtract" and self.cancels:
@@ -203,6 +204,16 @@ class Noise:
             if min(value.shape[:2] if is_weight else value.shape[1:2]) >= 32:
                 return _in_tiles(reach, is_weight)
         return reach
+
+    def _of_product(
+        self, op: Op, x: np.ndarray, attributes: dict[str, Any], value: np.ndarray
+    ) -> np.ndarray:
+        """A product may overflow or vanish on the way, in an unlucky order of its factors."""
+        sizes, coin = np.abs(x), self.rng.random(value.shape) < 0.5
+        most = op.reference(np.maximum(sizes, 1).astype(sizes.dtype), **attributes)
+        least = op.reference(np.minimum(sizes, 1).astype(sizes.dtype), **attributes)
+        value = np.where(np.isinf(most) & coin, np.inf * value, value)
+        return np.where((least < dtypes_finfo(sizes.dtype).tiny) & coin, 0 * value, value)
 
     def _of_mean(self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
         """The same for attention: its terms are the values, whose sizes may cancel."""
