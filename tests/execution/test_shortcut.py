@@ -81,6 +81,35 @@ def test_what_backward_looks_at_is_kept_within_patterns() -> None:
     assert np.allclose(w.grad.numpy(), 0, atol=1e-6)
 
 
+def test_losses_that_are_looked_at_before_backward_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What backward will look at is computed too, apart from what has a value already."""
+    schuss.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), schuss.ones((2, 3))
+    found = []
+    for step in range(12):
+        if step == 8:
+            monkeypatch.setattr(sys.modules["schuss.execution.evaluate"], "capture", None)
+        loss = model(x).square().mean()
+        found.append(loss.item())
+        loss.backward()
+        found += [each.grad.numpy().sum() for each in model.parameters()]
+        model.zero_grad()
+    assert found[:5] * 12 == found
+
+
+def test_results_of_patterns_with_values_go_in_again() -> None:
+    for _ in range(4):
+        x, bias = schuss.tensor([[1.0, 2.0, 6.0]]), schuss.zeros(3)
+        bias.requires_grad = True
+        y = nn.functional.layer_norm(x, (3,), schuss.ones(3), bias)
+        (y * y).sum().backward()
+        bias.grad = None
+        y.numpy()
+        assert (y * y).sum().item() == pytest.approx(3, abs=1e-4)
+
+
 def test_references_are_counted_by_node() -> None:
     small, large = schuss.zeros(4), schuss.zeros(4096)
     small.numpy()

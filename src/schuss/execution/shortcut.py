@@ -78,7 +78,8 @@ def survey(targets: Sequence[Node]) -> Survey:
             each.expand()
     order = _needed(wanted)
     nodes = [each for each in order if isinstance(each, Node)]
-    return _structure(order, wanted | saved_values(nodes, wanted))
+    saved = {node for node in saved_values(nodes, wanted) if node.value is None}
+    return _structure(order, wanted | saved)
 
 
 def _structure(order: list[Node | Use], wanted: set[Node]) -> Survey:

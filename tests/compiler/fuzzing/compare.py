@@ -212,8 +212,9 @@ class Noise:
         sizes, coin = np.abs(x), self.rng.random(value.shape) < 0.5
         most = op.reference(np.maximum(sizes, 1).astype(sizes.dtype), **attributes)
         least = op.reference(np.minimum(sizes, 1).astype(sizes.dtype), **attributes)
-        value = np.where(np.isinf(most) & coin, np.inf * value, value)
-        return np.where((least < dtypes_finfo(sizes.dtype).tiny) & coin, 0 * value, value)
+        found = np.where(np.isinf(most) & coin, np.inf * value, value)
+        found = np.where((least < dtypes_finfo(sizes.dtype).tiny) & coin, 0 * found, found)
+        return found.astype(value.dtype)
 
     def _of_mean(self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
         """The same for attention: its terms are the values, whose sizes may cancel."""
