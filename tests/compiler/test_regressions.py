@@ -163,3 +163,20 @@ def test_small_groups_whose_taps_meet_no_input() -> None:
         return x.grad
 
     agree(f, numbers(2, 2, 2, 2), numbers(2, 1, 1, 2))
+
+
+@pytest.mark.parametrize("join", [schuss.logical_or, schuss.logical_and])
+def test_truths_that_repeat_every_few_bytes(join: Any) -> None:
+    """LLVM never came to an end."""
+    x, y = np.array([[True, False], [False, False]]), np.array([[False, False], [True, False]])
+    agree(lambda x, y: join(*[schuss.broadcast_to(each, (65, 2, 2)) for each in (x, y)]), x, y)
+
+
+def test_comparisons_of_bytes_that_repeat() -> None:
+    x, y = np.array([1, -1, 0, 3], np.int8), np.array([0, 2, 0, -3], np.int8)
+
+    def f(x: Any, y: Any) -> list[Any]:
+        x, y = (schuss.broadcast_to(each, (65, 4)) for each in (x, y))
+        return [(x > 0) | (y > 0), (x < 0) & (y < 0), (x == 0) & (y == 0)]
+
+    agree(f, x, y)

@@ -123,7 +123,9 @@ def network(seed: int) -> Program:
         layers, d = [], shape[0]
     more, d = _features(rng, d)
     layers += [*more, f"nn.Linear({d}, {o})"]
-    steps = rng.choice([2, 3, 4, 5, 9])  # layers become patterns after some
+    steps = rng.randint(2, 5)
+    if kind == "features" and rng.random() < 0.5:
+        steps = 9  # layers become patterns after some
     inputs = {
         "x0": f"rng(0).standard_normal(({steps}, {n}, {', '.join(map(str, shape))}, ))"
               ".astype(schuss.float32)",
