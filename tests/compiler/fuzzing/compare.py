@@ -221,7 +221,7 @@ class Noise:
         q, k, v, *mask = inputs
         total = op.reference(q, k, np.abs(v), *mask, **attributes)
         rough = _epsilon(dtypes.accumulator(v.dtype))
-        return np.asarray(total, np.float64) * rough * max(2.0, k.shape[-2] ** 0.5 / 4)
+        return np.asarray(total, np.float64) * rough * max(2.0, k.shape[-2] ** 0.5)
 
     def _moved_inputs(
         self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]
