@@ -296,6 +296,15 @@ def test_numbers_of_rules_are_not_those_of_the_user(first: int) -> None:
         assert float(p.grad[0]) == 6 * (1.5 + added)
 
 
+@pytest.mark.usefixtures("nothing_learned")
+def test_numbers_of_patterns_are_not_those_of_the_user() -> None:
+    """`gelu` has a number 0.5 of its own, which is not the one that was multiplied by at first."""
+    for factor in [0.5] * TIMES + [0.25, 2, 0.5]:
+        p = schuss.tensor([0.0, 50.0], requires_grad=True)
+        (nn.functional.gelu(p) * factor).sum().backward()
+        assert p.grad.tolist() == [0.5 * factor, factor]
+
+
 def test_leaves_that_are_gone_collect_nothing() -> None:
     w = schuss.tensor([1.0]).requires_grad_()
     for _ in range(TIMES):

@@ -188,6 +188,7 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
     """
     places = dict(zip(walked, range(len(walked)), strict=True))
     uses: dict[Use, int] = {}
+    fixed: dict[Node, None] = {}
     key: list[int] = []
     for node in walked:
         use, kind = node.use, node.kind
@@ -205,9 +206,12 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
         else:
             inputs = use.inputs
             uses[use] = len(uses)
+            fixed |= use.pattern.fixed
             key += (use.pattern.number, node.place)
         for each in inputs:
             key.append(places.setdefault(each, len(places)))
+    if not fixed.keys().isdisjoint(places):  # a number that stands in a pattern and outside
+        key += [places.get(leaf, -1) for leaf in fixed]
     return tuple(key), places
 
 
