@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from schuss.context import context, numbers_apart, rules
 from schuss.dtypes import is_complex
 from schuss.errors import GradientError, ShapeError, describe_location, fail, user_location
-from schuss.graph import Node, ancestors, apply, next_number, number_of, scalar, wrap
+from schuss.graph import Node, apply, next_number, number_of, scalar, wrap
 from schuss.ops.broadcast import broadcast_to, sum_to
 from schuss.ops.elementwise import add, conj
 from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats
@@ -92,7 +92,7 @@ _derivatives: Memory[_Derivative] = Memory()
 
 def _found_again(root: Tensor) -> Found:
     """As `_found`, out of memory where this has been recorded before."""
-    walked = _short_tape(root._node)
+    walked = tape(root._node, short=True)
     structure = _structure(walked)
     if structure is None:
         return _found(root, None)
@@ -162,23 +162,6 @@ def _between(
         pattern.derived[place] = which, step
     pattern.reads = [place for place in pattern.reads if place not in pattern.inner]
     return _Derivative(pattern, reads, [*uses], [*derived], leaves)
-
-
-def _short_tape(root: Node) -> list[Node]:
-    """The tape, with uses of patterns as they are."""
-    found: set[Node] = {root}
-    order: list[Node] = []
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        order.append(node)
-        if node.owner is None:
-            for each in node.inputs if node.use is None else node.use.inputs:
-                if each.requires_grad and each not in found:
-                    found.add(each)
-                    stack.append(each)
-    order.sort(key=number_of)
-    return order
 
 
 def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
@@ -264,13 +247,25 @@ def _seed(root: Tensor, gradient: Tensor | None) -> Tensor:
     return gradient.astype(root.dtype)
 
 
-def _on_tape(node: Node) -> bool:
-    return node.requires_grad
+def tape(*roots: Node, short: bool = False) -> list[Node]:
+    """All nodes through which a gradient flows from the roots, in the order of recording.
 
-
-def tape(*roots: Node) -> list[Node]:
-    """All nodes through which a gradient flows from the roots, in the order of recording."""
-    return ancestors(roots, _on_tape)
+    It ends at leaves: what a leaf was assigned from is none of its gradient's concern. A `short`
+    one leaves uses of patterns as they are.
+    """
+    order: list[Node] = []
+    found = {root for root in roots if root.requires_grad}
+    stack = [*found]
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        if node.owner is None:
+            for each in node.use.inputs if short and node.use is not None else node.inputs:
+                if each.requires_grad and each not in found:
+                    found.add(each)
+                    stack.append(each)
+    order.sort(key=number_of)
+    return order
 
 
 def is_leaf(node: Node) -> bool:
