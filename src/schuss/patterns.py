@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import os
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,15 @@ if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
 Kept = TypeVar("Kept")
+
+# Threads may share nodes: a walk finds a use as it is or expanded from its start to its end.
+unfolding = threading.RLock()
+if hasattr(os, "register_at_fork"):  # or the child would wait for a thread that it does not have
+    os.register_at_fork(
+        before=unfolding.acquire,
+        after_in_parent=unfolding.release,
+        after_in_child=unfolding.release,
+    )
 
 _numbers = itertools.count(-1, -1)
 _MOST_FIXED = 1024  # elements of data that belongs to a pattern
@@ -249,8 +260,12 @@ class Use:
 
     def expand(self) -> list[Node]:
         """Give all results their op and inputs; return the node of each step: the whole graph."""
-        if self._nodes:
-            return self._nodes
+        with unfolding:
+            if not self._nodes:
+                self._nodes = self._expanded()
+        return self._nodes
+
+    def _expanded(self) -> list[Node]:
         pattern = self.pattern
         there: Any = dict(zip(pattern.reads, self.inputs, strict=True))
         for place, (which, within) in pattern.inner.items():
@@ -272,8 +287,7 @@ class Use:
                 node.spent = self.spent
                 self._describe(node, step.of)
             made.append(node)
-        self._nodes = made[start:]
-        return self._nodes
+        return made[start:]
 
     def _describe(self, node: Node, of: int) -> None:
         """What messages say of a node, which is part of the derivative of the input at `of`."""

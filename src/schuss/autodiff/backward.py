@@ -20,7 +20,7 @@ from schuss.errors import GradientError, ShapeError, describe_location, fail, us
 from schuss.graph import Node, apply, next_number, number_of, scalar, wrap
 from schuss.ops.broadcast import broadcast_to, sum_to
 from schuss.ops.elementwise import add, conj
-from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats
+from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats, unfolding
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -53,8 +53,9 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
         for node in walked:
             if node.owner is None:
                 node.spent = True
-                if node.use is not None:
-                    node.use.spent = True
+                use = node.use
+                if use is not None:
+                    use.spent = True
                 context.spent.append(weakref.ref(node))
 
 
@@ -92,8 +93,10 @@ _derivatives: Memory[_Derivative] = Memory()
 
 def _found_again(root: Tensor) -> Found:
     """As `_found`, out of memory where this has been recorded before."""
-    walked = tape(root._node, short=True)
-    structure = _structure(walked)
+    with unfolding:
+        walked = tape(root._node, short=True)
+        structure = _structure(walked)
+        uses = [node.use for node in walked]
     if structure is None:
         return _found(root, None)
     key, places = structure
@@ -107,10 +110,10 @@ def _found_again(root: Tensor) -> Found:
     use = Use(
         known.pattern,
         tuple([nodes[at] for at in known.reads]),
-        [walked[at].use if is_use else walked[at] for at, is_use in known.derived],  # type: ignore[misc]
+        [uses[at] if is_use else walked[at] for at, is_use in known.derived],  # type: ignore[misc]
         user_location(),
         context.scope,
-        [walked[at].use for at in known.uses],  # type: ignore[misc]
+        [uses[at] for at in known.uses],  # type: ignore[misc]
     )
     results = known.pattern.results
     steps = [*dict.fromkeys(results)]
