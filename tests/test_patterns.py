@@ -305,6 +305,23 @@ def test_numbers_of_patterns_are_not_those_of_the_user() -> None:
         assert p.grad.tolist() == [0.5 * factor, factor]
 
 
+@pytest.mark.usefixtures("nothing_learned")
+def test_a_backlog_waits_while_a_pattern_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed meanwhile would have no inputs in the pattern."""
+    monkeypatch.setattr("schuss.graph._PRUNE_AT", 2)
+    monkeypatch.setattr("schuss.graph._BACKLOG", 10)
+    both = repeating(lambda x: (x.exp() + 1).sum())
+    for i in range(TIMES):
+        p = schuss.tensor([float(i)], requires_grad=True)
+        x = p
+        for _ in range(20):
+            x = x * 1.0 + 1
+        x.sum().backward()
+        assert p.grad.tolist() == [1]
+        with schuss.no_grad():
+            assert both(p).item() == pytest.approx(np.exp(i) + 1)
+
+
 def test_leaves_that_are_gone_collect_nothing() -> None:
     w = schuss.tensor([1.0]).requires_grad_()
     for _ in range(TIMES):

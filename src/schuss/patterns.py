@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from schuss.context import Scope, context
+from schuss.context import Scope, context, learning
 from schuss.errors import Location, user_location
 from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, numbers, prune, wrap
 
@@ -407,14 +407,16 @@ def _first(
     kwargs: Any,
 ) -> Any:
     """Call the function, and keep what it records if it has been called like this before."""
+    if not places or not patterns.comes_again(key):
+        return function(*args, **kwargs)
     first = next_number()
-    result = function(*args, **kwargs)
-    if places and patterns.comes_again(key):
-        alone = isinstance(result, Handle)
-        ends = [each._node for each in ([result] if alone else result)]
-        pattern = pattern_of(places, ends, first)
-        if pattern is not None:
-            pattern.alone = alone
-        pure = pattern is not None and all(step.kind.pure for step in pattern.steps)
-        patterns.keep(key, pattern if pure else None)
+    with learning():
+        result = function(*args, **kwargs)
+    alone = isinstance(result, Handle)
+    ends = [each._node for each in ([result] if alone else result)]
+    pattern = pattern_of(places, ends, first)
+    if pattern is not None:
+        pattern.alone = alone
+    pure = pattern is not None and all(step.kind.pure for step in pattern.steps)
+    patterns.keep(key, pattern if pure else None)
     return result

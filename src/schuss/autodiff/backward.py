@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from schuss.context import context, numbers_apart, rules
+from schuss.context import context, learning, numbers_apart, rules
 from schuss.dtypes import is_complex
 from schuss.errors import GradientError, ShapeError, describe_location, fail, user_location
 from schuss.graph import Node, apply, next_number, number_of, scalar, wrap
@@ -104,7 +104,8 @@ def _found_again(root: Tensor) -> Found:
     if known is None:
         with numbers_apart():  # what a rule calls 2 is not what the user multiplied by this time
             if _derivatives.comes_again(key):
-                return _learn(root, walked, key, places)
+                with learning():
+                    return _learn(root, walked, key, places)
             return _found(root, None)
     nodes = [*places]
     use = Use(

@@ -145,8 +145,11 @@ _BACKLOG_BYTES = 64 * 2**20
 def relieve() -> None:
     """Compute a large backlog; not while a call is recorded whose evaluations wait for its end.
 
-    To wait marks the recording, which must not depend on what was pending before the call.
+    To wait marks the recording, which must not depend on what was pending before the call. Nor
+    while a pattern is recorded.
     """
+    if context.learning:
+        return
     if context.recording is None or not context.recording.defer:
         evaluate_pending()
 

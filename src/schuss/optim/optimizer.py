@@ -142,7 +142,8 @@ class Optimizer:
             former = [each for _, each in before] + _replaced(state)
             evaluate_pending([p._node for p, _ in before], former)
         except BaseException:
-            if not before or any(p._node.value is None for p, _ in before):
+            moved = [p._node.value is not None and p._node is not was._node for p, was in before]
+            if not before or not all(moved):  # or else new values lie where the old ones were
                 for p, value in before:
                     p._point_at(value._node)
                 restore(self.state, state)
