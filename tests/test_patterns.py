@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -426,6 +428,30 @@ def test_memory_forgets_the_least_recently_used() -> None:
     assert not memory.comes_again("n")  # nothing can be kept of it
     memory.clear()
     assert memory.get("a") is None
+
+
+def test_threads_share_a_memory() -> None:
+    memory: Memory[int] = Memory(4)
+    problems: list[Exception] = []
+
+    def fill(start: int) -> None:
+        try:
+            for i in range(5000):
+                memory.keep(start + i, i)
+        except (KeyError, RuntimeError) as problem:
+            problems.append(problem)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=fill, args=(10_000 * k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not problems
 
 
 def test_other_attributes_are_not_promised() -> None:

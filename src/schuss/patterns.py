@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 
-# Threads may share nodes: a walk finds a use as it is or expanded from its start to its end.
-unfolding = threading.RLock()
+# Threads may share nodes: a walk finds a use as it is or expanded from its start to its end. And
+# they share what is kept.
+in_turn = threading.RLock()
 if hasattr(os, "register_at_fork"):  # or the child would wait for a thread that it does not have
     os.register_at_fork(
-        before=unfolding.acquire,
-        after_in_parent=unfolding.release,
-        after_in_child=unfolding.release,
+        before=in_turn.acquire,
+        after_in_parent=in_turn.release,
+        after_in_child=in_turn.release,
     )
 
 _numbers = itertools.count(-1, -1)
@@ -189,12 +190,13 @@ class Memory(Generic[Kept]):
 
     def keep(self, key: Any, made: Kept | None) -> None:
         """Keep something of a structure; None: nothing can be kept."""
-        while len(self._kept) >= self._most:
-            oldest = next(iter(self._kept))
-            was, asked_for = self._kept.pop(oldest)
-            if asked_for:
-                self._kept[oldest] = [was, False]
-        self._kept[key] = [made, False]
+        with in_turn:
+            while len(self._kept) >= self._most:
+                oldest = next(iter(self._kept))
+                was, asked_for = self._kept.pop(oldest)
+                if asked_for:
+                    self._kept[oldest] = [was, False]
+            self._kept[key] = [made, False]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -260,7 +262,7 @@ class Use:
 
     def expand(self) -> list[Node]:
         """Give all results their op and inputs; return the node of each step: the whole graph."""
-        with unfolding:
+        with in_turn:
             if not self._nodes:
                 self._nodes = self._expanded()
         return self._nodes

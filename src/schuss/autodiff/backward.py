@@ -20,7 +20,7 @@ from schuss.errors import GradientError, ShapeError, describe_location, fail, us
 from schuss.graph import Node, apply, next_number, number_of, scalar, wrap
 from schuss.ops.broadcast import broadcast_to, sum_to
 from schuss.ops.elementwise import add, conj
-from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats, unfolding
+from schuss.patterns import Memory, Pattern, Use, in_turn, pattern_of, repeats
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -93,7 +93,7 @@ _derivatives: Memory[_Derivative] = Memory()
 
 def _found_again(root: Tensor) -> Found:
     """As `_found`, out of memory where this has been recorded before."""
-    with unfolding:
+    with in_turn:
         walked = tape(root._node, short=True)
         structure = _structure(walked)
         uses = [node.use for node in walked]
