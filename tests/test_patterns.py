@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -296,6 +298,32 @@ def test_numbers_of_rules_are_not_those_of_the_user(first: int) -> None:
         assert float(p.grad[0]) == 6 * (1.5 + added)
 
 
+@pytest.mark.usefixtures("nothing_learned")
+def test_numbers_of_patterns_are_not_those_of_the_user() -> None:
+    """`gelu` has a number 0.5 of its own, which is not the one that was multiplied by at first."""
+    for factor in [0.5] * TIMES + [0.25, 2, 0.5]:
+        p = schuss.tensor([0.0, 50.0], requires_grad=True)
+        (nn.functional.gelu(p) * factor).sum().backward()
+        assert p.grad.tolist() == [0.5 * factor, factor]
+
+
+@pytest.mark.usefixtures("nothing_learned")
+def test_a_backlog_waits_while_a_pattern_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed meanwhile would have no inputs in the pattern."""
+    monkeypatch.setattr("schuss.graph._PRUNE_AT", 2)
+    monkeypatch.setattr("schuss.graph._BACKLOG", 10)
+    both = repeating(lambda x: (x.exp() + 1).sum())
+    for i in range(TIMES):
+        p = schuss.tensor([float(i)], requires_grad=True)
+        x = p
+        for _ in range(20):
+            x = x * 1.0 + 1
+        x.sum().backward()
+        assert p.grad.tolist() == [1]
+        with schuss.no_grad():
+            assert both(p).item() == pytest.approx(np.exp(i) + 1)
+
+
 def test_leaves_that_are_gone_collect_nothing() -> None:
     w = schuss.tensor([1.0]).requires_grad_()
     for _ in range(TIMES):
@@ -400,6 +428,30 @@ def test_memory_forgets_the_least_recently_used() -> None:
     assert not memory.comes_again("n")  # nothing can be kept of it
     memory.clear()
     assert memory.get("a") is None
+
+
+def test_threads_share_a_memory() -> None:
+    memory: Memory[int] = Memory(4)
+    problems: list[Exception] = []
+
+    def fill(start: int) -> None:
+        try:
+            for i in range(5000):
+                memory.keep(start + i, i)
+        except (KeyError, RuntimeError) as problem:
+            problems.append(problem)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=fill, args=(10_000 * k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not problems
 
 
 def test_other_attributes_are_not_promised() -> None:

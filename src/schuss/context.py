@@ -45,6 +45,7 @@ class Context(threading.local):
         self.unsettled: list[weakref.ref[Handle]] = []  # tensors with a state, changed since then
         self.spent: list[weakref.ref[Node]] = []  # what backward passes went through since then
         self.recording: Trace | None = None  # while `schuss.jit` watches a function run
+        self.learning: bool = False  # while a pattern is recorded: see `learning`
         self.numbers: dict[Any, Node] = _numbers  # among operands: one node for all their uses
 
 
@@ -81,6 +82,16 @@ def numbers_apart() -> Iterator[None]:
         yield
     finally:
         context.numbers = previous
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """While a pattern is recorded: a backlog waits, for what is computed loses its inputs."""
+    previous, context.learning = context.learning, True
+    try:
+        yield
+    finally:
+        context.learning = previous
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import os
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from schuss.context import Scope, context
+from schuss.context import Scope, context, learning
 from schuss.errors import Location, user_location
 from schuss.graph import Handle, Kind, Node, Op, ancestors, next_number, numbers, prune, wrap
 
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
     from schuss.tensor import Tensor
 
 Kept = TypeVar("Kept")
+
+# Threads may share nodes: a walk finds a use as it is or expanded from its start to its end. And
+# they share what is kept.
+in_turn = threading.RLock()
+if hasattr(os, "register_at_fork"):  # or the child would wait for a thread that it does not have
+    os.register_at_fork(
+        before=in_turn.acquire,
+        after_in_parent=in_turn.release,
+        after_in_child=in_turn.release,
+    )
 
 _numbers = itertools.count(-1, -1)
 _MOST_FIXED = 1024  # elements of data that belongs to a pattern
@@ -178,12 +190,13 @@ class Memory(Generic[Kept]):
 
     def keep(self, key: Any, made: Kept | None) -> None:
         """Keep something of a structure; None: nothing can be kept."""
-        while len(self._kept) >= self._most:
-            oldest = next(iter(self._kept))
-            was, asked_for = self._kept.pop(oldest)
-            if asked_for:
-                self._kept[oldest] = [was, False]
-        self._kept[key] = [made, False]
+        with in_turn:
+            while len(self._kept) >= self._most:
+                oldest = next(iter(self._kept))
+                was, asked_for = self._kept.pop(oldest)
+                if asked_for:
+                    self._kept[oldest] = [was, False]
+            self._kept[key] = [made, False]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -249,8 +262,12 @@ class Use:
 
     def expand(self) -> list[Node]:
         """Give all results their op and inputs; return the node of each step: the whole graph."""
-        if self._nodes:
-            return self._nodes
+        with in_turn:
+            if not self._nodes:
+                self._nodes = self._expanded()
+        return self._nodes
+
+    def _expanded(self) -> list[Node]:
         pattern = self.pattern
         there: Any = dict(zip(pattern.reads, self.inputs, strict=True))
         for place, (which, within) in pattern.inner.items():
@@ -272,8 +289,7 @@ class Use:
                 node.spent = self.spent
                 self._describe(node, step.of)
             made.append(node)
-        self._nodes = made[start:]
-        return self._nodes
+        return made[start:]
 
     def _describe(self, node: Node, of: int) -> None:
         """What messages say of a node, which is part of the derivative of the input at `of`."""
@@ -393,14 +409,16 @@ def _first(
     kwargs: Any,
 ) -> Any:
     """Call the function, and keep what it records if it has been called like this before."""
+    if not places or not patterns.comes_again(key):
+        return function(*args, **kwargs)
     first = next_number()
-    result = function(*args, **kwargs)
-    if places and patterns.comes_again(key):
-        alone = isinstance(result, Handle)
-        ends = [each._node for each in ([result] if alone else result)]
-        pattern = pattern_of(places, ends, first)
-        if pattern is not None:
-            pattern.alone = alone
-        pure = pattern is not None and all(step.kind.pure for step in pattern.steps)
-        patterns.keep(key, pattern if pure else None)
+    with learning():
+        result = function(*args, **kwargs)
+    alone = isinstance(result, Handle)
+    ends = [each._node for each in ([result] if alone else result)]
+    pattern = pattern_of(places, ends, first)
+    if pattern is not None:
+        pattern.alone = alone
+    pure = pattern is not None and all(step.kind.pure for step in pattern.steps)
+    patterns.keep(key, pattern if pure else None)
     return result

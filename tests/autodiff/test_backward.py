@@ -199,6 +199,16 @@ def test_assign_keeps_a_leaf_a_leaf() -> None:
     assert x.grad.tolist() == [2]
 
 
+def test_what_a_leaf_was_assigned_from_is_not_gone_through() -> None:
+    v, x = leaf([2.0]), leaf([1.0])
+    y = v * v
+    y.sum().backward()
+    schuss.optim.SGD([v], lr=0.5).step()
+    x.assign(y * y)  # of whose graph the step has let go
+    (x * 2).sum().backward()
+    assert x.grad.tolist() == [2]
+
+
 def test_a_graph_recorded_before_assign_still_reaches_the_leaf() -> None:
     x = leaf([2.0])
     y = (x * x).sum()

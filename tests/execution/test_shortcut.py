@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,26 @@ def test_results_that_nobody_asks_for_wait(monkeypatch: pytest.MonkeyPatch) -> N
         assert more._node.value is None
     monkeypatch.undo()
     assert more.item() == pytest.approx(np.exp(7) + 1)
+
+
+def test_another_thread_expands_patterns_before_a_walk_or_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    structure = shortcut._structure
+    for _ in range(4):
+        y = two_and_a_half(schuss.tensor([1.0]))
+        z = y * 2
+    use = y._node.use
+    assert use is not None
+    other = threading.Thread(target=use.expand)
+
+    def while_another_expands(*args: Any) -> Any:
+        if other.ident is None:
+            other.start()
+            other.join(0.05)
+        return structure(*args)
+
+    monkeypatch.setattr(shortcut, "_structure", while_another_expands)
+    assert z.item() == pytest.approx(2 * (np.exp(2.5) + 1))
+    other.join()
+    assert y._node.use is None

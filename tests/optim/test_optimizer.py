@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import weakref
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import schuss
 from schuss import nn, optim
+from schuss.compiler.program import Program
 from schuss.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -22,6 +24,7 @@ from schuss.errors import (
     ShapeError,
     StateDictError,
 )
+from schuss.execution import tiers
 
 KINDS: list[tuple[Any, dict[str, Any]]] = [
     (optim.SGD, {"lr": 0.1, "momentum": 0.9}),
@@ -433,6 +436,43 @@ def test_a_step_that_fails_changes_nothing() -> None:
     step([0, 1, 2, 1])
     assert optimizer.state["weight"]["step"] == 2
     assert not np.array_equal(model.weight.numpy(), weight)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_leaves_no_half_step(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New values take over the memory of the old ones: large ones, in compiled steps."""
+    run = Program.run
+
+    def interrupted(self: Program, *args: Any) -> Any:
+        if when == "before":
+            signal.raise_signal(signal.SIGINT)
+        values = run(self, *args)
+        signal.raise_signal(signal.SIGINT)
+        return values
+
+    def trained(stop: int) -> list[np.ndarray]:
+        p, q = (schuss.ones((n, n)).requires_grad_() for n in (2, 64))
+        optimizer = optim.SGD([p, q], lr=0.1, momentum=0.9)
+        for i in range(8):
+            optimizer.zero_grad()
+            ((p * p).sum() + (q * q).sum()).backward()
+            with monkeypatch.context() as patch:
+                if i == stop:
+                    patch.setattr(Program, "run", interrupted)
+                try:
+                    optimizer.step()
+                except KeyboardInterrupt:
+                    assert i == stop
+        return [
+            p.numpy(),
+            q.numpy(),
+            *[each["momentum"].numpy() for each in optimizer.state.values()],
+        ]
+
+    with tiers.using("compiled"):
+        whole, stopped = trained(-1), trained(6)
+    for a, b in zip(whole, stopped, strict=True):
+        assert np.array_equal(a, b)
 
 
 def test_a_mistake_that_merely_waits_does_not_stop_a_step() -> None:

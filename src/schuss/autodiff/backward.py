@@ -14,13 +14,13 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from schuss.context import context, numbers_apart, rules
+from schuss.context import context, learning, numbers_apart, rules
 from schuss.dtypes import is_complex
 from schuss.errors import GradientError, ShapeError, describe_location, fail, user_location
-from schuss.graph import Node, ancestors, apply, next_number, number_of, scalar, wrap
+from schuss.graph import Node, apply, next_number, number_of, scalar, wrap
 from schuss.ops.broadcast import broadcast_to, sum_to
 from schuss.ops.elementwise import add, conj
-from schuss.patterns import Memory, Pattern, Use, pattern_of, repeats
+from schuss.patterns import Memory, Pattern, Use, in_turn, pattern_of, repeats
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -53,8 +53,9 @@ def backward(root: Tensor, gradient: Tensor | None, retain_graph: bool, create_g
         for node in walked:
             if node.owner is None:
                 node.spent = True
-                if node.use is not None:
-                    node.use.spent = True
+                use = node.use
+                if use is not None:
+                    use.spent = True
                 context.spent.append(weakref.ref(node))
 
 
@@ -92,8 +93,10 @@ _derivatives: Memory[_Derivative] = Memory()
 
 def _found_again(root: Tensor) -> Found:
     """As `_found`, out of memory where this has been recorded before."""
-    walked = _short_tape(root._node)
-    structure = _structure(walked)
+    with in_turn:
+        walked = tape(root._node, short=True)
+        structure = _structure(walked)
+        uses = [node.use for node in walked]
     if structure is None:
         return _found(root, None)
     key, places = structure
@@ -101,16 +104,17 @@ def _found_again(root: Tensor) -> Found:
     if known is None:
         with numbers_apart():  # what a rule calls 2 is not what the user multiplied by this time
             if _derivatives.comes_again(key):
-                return _learn(root, walked, key, places)
+                with learning():
+                    return _learn(root, walked, key, places)
             return _found(root, None)
     nodes = [*places]
     use = Use(
         known.pattern,
         tuple([nodes[at] for at in known.reads]),
-        [walked[at].use if is_use else walked[at] for at, is_use in known.derived],  # type: ignore[misc]
+        [uses[at] if is_use else walked[at] for at, is_use in known.derived],  # type: ignore[misc]
         user_location(),
         context.scope,
-        [walked[at].use for at in known.uses],  # type: ignore[misc]
+        [uses[at] for at in known.uses],  # type: ignore[misc]
     )
     results = known.pattern.results
     steps = [*dict.fromkeys(results)]
@@ -164,23 +168,6 @@ def _between(
     return _Derivative(pattern, reads, [*uses], [*derived], leaves)
 
 
-def _short_tape(root: Node) -> list[Node]:
-    """The tape, with uses of patterns as they are."""
-    found: set[Node] = {root}
-    order: list[Node] = []
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        order.append(node)
-        if node.owner is None:
-            for each in node.inputs if node.use is None else node.use.inputs:
-                if each.requires_grad and each not in found:
-                    found.add(each)
-                    stack.append(each)
-    order.sort(key=number_of)
-    return order
-
-
 def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
     """What the derivative of a tape depends on, and the places of its nodes and their inputs.
 
@@ -188,6 +175,7 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
     """
     places = dict(zip(walked, range(len(walked)), strict=True))
     uses: dict[Use, int] = {}
+    fixed: dict[Node, None] = {}
     key: list[int] = []
     for node in walked:
         use, kind = node.use, node.kind
@@ -205,9 +193,12 @@ def _structure(walked: Sequence[Node]) -> tuple[Any, dict[Node, int]] | None:
         else:
             inputs = use.inputs
             uses[use] = len(uses)
+            fixed |= use.pattern.fixed
             key += (use.pattern.number, node.place)
         for each in inputs:
             key.append(places.setdefault(each, len(places)))
+    if not fixed.keys().isdisjoint(places):  # a number that stands in a pattern and outside
+        key += [places.get(leaf, -1) for leaf in fixed]
     return tuple(key), places
 
 
@@ -260,13 +251,25 @@ def _seed(root: Tensor, gradient: Tensor | None) -> Tensor:
     return gradient.astype(root.dtype)
 
 
-def _on_tape(node: Node) -> bool:
-    return node.requires_grad
+def tape(*roots: Node, short: bool = False) -> list[Node]:
+    """All nodes through which a gradient flows from the roots, in the order of recording.
 
-
-def tape(*roots: Node) -> list[Node]:
-    """All nodes through which a gradient flows from the roots, in the order of recording."""
-    return ancestors(roots, _on_tape)
+    It ends at leaves: what a leaf was assigned from is none of its gradient's concern. A `short`
+    one leaves uses of patterns as they are.
+    """
+    order: list[Node] = []
+    found = {root for root in roots if root.requires_grad}
+    stack = [*found]
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        if node.owner is None:
+            for each in node.use.inputs if short and node.use is not None else node.inputs:
+                if each.requires_grad and each not in found:
+                    found.add(each)
+                    stack.append(each)
+    order.sort(key=number_of)
+    return order
 
 
 def is_leaf(node: Node) -> bool:

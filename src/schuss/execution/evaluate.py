@@ -24,6 +24,7 @@ from schuss.errors import BadValueError, CheckFailedError, SchussError
 from schuss.execution import tiers
 from schuss.execution.capture import Capture, capture
 from schuss.execution.compare import compare
+from schuss.execution.interrupts import in_one_piece
 from schuss.execution.memory import check_allocation, out_of_memory
 from schuss.execution.reference import run
 from schuss.execution.report import Run
@@ -144,8 +145,11 @@ _BACKLOG_BYTES = 64 * 2**20
 def relieve() -> None:
     """Compute a large backlog; not while a call is recorded whose evaluations wait for its end.
 
-    To wait marks the recording, which must not depend on what was pending before the call.
+    To wait marks the recording, which must not depend on what was pending before the call. Nor
+    while a pattern is recorded.
     """
+    if context.learning:
+        return
     if context.recording is None or not context.recording.defer:
         evaluate_pending()
 
@@ -221,6 +225,15 @@ def _on_program(
     program: tiers.Program, leaves: list[Node], outputs: list[Node], dying: list[bool] | None
 ) -> bool:
     """One call. False where a check failed: the reference tier finds out what to say."""
+    if dying is None:
+        return _call(program, leaves, outputs, None)
+    with in_one_piece():
+        return _call(program, leaves, outputs, dying)
+
+
+def _call(
+    program: tiers.Program, leaves: list[Node], outputs: list[Node], dying: list[bool] | None
+) -> bool:
     try:
         values = program.run([leaf.value for leaf in leaves], dying)  # type: ignore[misc]
     except (CheckFailedError, BadValueError):

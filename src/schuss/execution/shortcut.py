@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from schuss.execution import tiers
 from schuss.execution.capture import Capture, Key, leaf_kind
 from schuss.graph import OUTPUT, Node, number_of
-from schuss.patterns import Memory, Use
+from schuss.patterns import Memory, Use, in_turn
 
 if TYPE_CHECKING:
     from schuss.compiler.program import Program
@@ -66,7 +66,11 @@ _shortcuts: Memory[Shortcut] = Memory(256)
 
 def survey(targets: Sequence[Node]) -> Survey:
     """What the targets need that has no value yet, with patterns as they are."""
-    wanted = {*targets}
+    with in_turn:
+        return _survey({*targets})
+
+
+def _survey(wanted: set[Node]) -> Survey:
     order = _needed(wanted)
     found = _structure(order, wanted)
     if not _on_tape(found.outputs, wanted):

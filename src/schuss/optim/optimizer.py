@@ -129,7 +129,8 @@ class Optimizer:
     def step(self) -> None:
         """Move every parameter that has a gradient, and compute all values that wait.
 
-        Where that fails (a label was out of range, say), parameters and state are as before.
+        Where that fails (a label was out of range, say), parameters and state are as before; so
+        they are after Ctrl-C, unless the step was complete.
         Warns once where no parameter has a gradient.
         """
         before: list[tuple[Tensor, Tensor]] = []  # parameters and what they were
@@ -141,9 +142,11 @@ class Optimizer:
             former = [each for _, each in before] + _replaced(state)
             evaluate_pending([p._node for p, _ in before], former)
         except BaseException:
-            for p, value in before:
-                p._point_at(value._node)
-            restore(self.state, state)
+            moved = [p._node.value is not None and p._node is not was._node for p, was in before]
+            if not before or not all(moved):  # or else new values lie where the old ones were
+                for p, value in before:
+                    p._point_at(value._node)
+                restore(self.state, state)
             raise
         finally:
             context.location = line
