@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from signal import SIGINT
 from typing import Any
 
+try:  # what `signal` has around these, for the sake of enums, takes ten times as long
+    from _signal import getsignal, signal  # type: ignore[import-not-found]
+except ImportError:
+    from signal import getsignal, signal
 
-@contextmanager
-def in_one_piece() -> Iterator[None]:
+
+class in_one_piece:  # noqa: N801
     """Put Ctrl-C off until the end of the block; then the handler that was there is called."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *args: came.append(args))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if came:
-            handler(*came[0])
+
+    __slots__ = ("_came", "_handler")
+
+    def __enter__(self) -> None:
+        self._came: list[Any] = []
+        here = threading.current_thread() is threading.main_thread()
+        self._handler = getsignal(SIGINT) if here else None
+        if callable(self._handler):
+            signal(SIGINT, self._note)
+
+    def __exit__(self, *problem: object) -> None:
+        if callable(self._handler):
+            signal(SIGINT, self._handler)
+            if self._came:
+                self._handler(*self._came)
+
+    def _note(self, *args: Any) -> None:
+        self._came[:] = args

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from schuss.errors import BadValueError, CheckFailedError
 from schuss.execution.evaluate import evaluate
+from schuss.execution.interrupts import in_one_piece
 from schuss.execution.jit_numbers import Operand
 from schuss.execution.jit_places import ITEM, MISSING, At, Place, same
 from schuss.execution.jit_record import Found, NewNode, Recording, Source
@@ -47,12 +49,26 @@ class Replay:
         writer = _Writer(recording)
         self.text = writer.text(recording.verified)
         function = _compiled(self.text, writer.space)
+        if recording.program is not None and writer.dying() != "None":
+            function = _undivided(function)
         self.call = function if recording.verified else _misses
         self.fits = _misses if recording.verified else function
 
 
 def _misses(tensors: list[Tensor]) -> Any:
     return MISS
+
+
+def _undivided(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, during which Ctrl-C waits: what it computes may lie where the old values were,
+    and is yet to be put into its places.
+    """
+
+    def call(tensors: list[Tensor]) -> Any:
+        with in_one_piece():
+            return function(tensors)
+
+    return call
 
 
 def _compiled(text: str, space: dict[str, Any]) -> Any:
@@ -249,14 +265,14 @@ class _Writer:
         run = self.constant(recording.program.run)
         self.add(
             "try:",
-            f"    o = {run}([{', '.join(arrays)}], {self._dying()})",
+            f"    o = {run}([{', '.join(arrays)}], {self.dying()})",
             "except (CheckFailedError, BadValueError, MemoryError):",
         )
         for i, (generator, _) in reversed([*enumerate(recording.draws)]):
             self.add(f"    {self.constant(generator)}.position = p{i}")
         self.add("    return FAILED")
 
-    def _dying(self) -> str:
+    def dying(self) -> str:
         """For each input whether its memory may be overwritten: it is replaced, and nobody else
         can see it. All references are accounted for, as in evaluations."""
         recording = self.recording
