@@ -137,7 +137,7 @@ def _step(f: Function, micro: Micro, offsets: list[str], ahead: tuple[str, str])
     b = []
     for v in range(micro.vectors):
         pointer = f.at(micro.read, "%bp", v * micro.lanes * (2 if micro.pairs else 1))
-        b.append(_read_b(f, micro, pointer))
+        b.append(read_b(f, micro, pointer))
     # Through the empty assembly LLVM does not see that these pointers are a stride apart. It would
     # form each row's address from the one before, and the chain would take longer than the sums.
     starts = [f.let(f'call ptr asm "", "=r,0"(ptr %a{g})') for g in range(-(-micro.rows // _GROUP))]
@@ -147,19 +147,20 @@ def _step(f: Function, micro: Micro, offsets: list[str], ahead: tuple[str, str])
         for pointer in (*lines, *(f.at(micro.read, x, ahead[0]) for x in (starts[0], starts[-1]))):
             f.line(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 3, i32 1)")
     for r in range(micro.rows):
-        a = _read_a(f, micro, f.at(micro.read, starts[r // _GROUP], offsets[r % _GROUP]))
+        a = read_a(f, micro, f.at(micro.read, starts[r // _GROUP], offsets[r % _GROUP]))
         for v in range(micro.vectors):
             f.line(f"%s{r}_{v} = {_multiply_add(f, micro, a, b[v], f'%c{r}_{v}')}")
 
 
-def _read_b(f: Function, micro: Micro, pointer: str) -> str:
+def read_b(f: Function, micro: Micro, pointer: str) -> str:
+    """A vector of B, or of its pairs."""
     if micro.pairs:
         return f.let(f"load <{2 * micro.lanes} x {micro.source}>, ptr {pointer}, align 2")
     value = load(f, micro.read, micro.lanes, pointer)
     return converted(f, micro.read, micro.element, micro.lanes, value, micro.lanes > 4)
 
 
-def _read_a(f: Function, micro: Micro, pointer: str) -> str:
+def read_a(f: Function, micro: Micro, pointer: str) -> str:
     """An element, or a pair, of A in all lanes."""
     lanes = micro.lanes
     if micro.pairs:

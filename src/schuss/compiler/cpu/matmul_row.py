@@ -8,15 +8,12 @@ itself. Meanwhile the row of C, too long for registers, lies in the first-level 
 from __future__ import annotations
 
 from schuss.compiler.cpu.matmul_elements import (
-    broadcast,
     converted,
     declare_masked_load,
-    load,
     masked_load,
     size,
-    stored,
 )
-from schuss.compiler.cpu.matmul_micro import Micro, declare_fma, fma, signature
+from schuss.compiler.cpu.matmul_micro import Micro, declare_fma, fma, read_a, read_b, signature
 from schuss.compiler.cpu.matmul_text import Function
 
 _SIDE_BY_SIDE = 8  # rows of B
@@ -39,7 +36,7 @@ def definition(micro: Micro) -> str:
 
 def _add_rows(f: Function, micro: Micro, rows: list[str]) -> None:
     """Add to the row of C these rows of B, each times its element of A."""
-    factors = [_factor(f, micro, f.at(micro.read, "%a", f.mul(k, "%a_k"))) for k in rows]
+    factors = [read_a(f, micro, f.at(micro.read, "%a", f.mul(k, "%a_k"))) for k in rows]
     sources = [f.at(micro.read, "%b", f.mul(k, "%b_k")) for k in rows]
 
     def add_vector(j: str | int, mask: str = "") -> None:
@@ -61,18 +58,10 @@ def _add_rows(f: Function, micro: Micro, rows: list[str]) -> None:
 
 def _read(f: Function, micro: Micro, pointer: str, mask: str) -> str:
     """A vector of B, or those of its elements that the mask has."""
-    if mask:
-        value = masked_load(f, micro.read, micro.lanes, pointer, mask)
-    else:
-        value = load(f, micro.read, micro.lanes, pointer)
+    if not mask:
+        return read_b(f, micro, pointer)
+    value = masked_load(f, micro.read, micro.lanes, pointer, mask)
     return converted(f, micro.read, micro.element, micro.lanes, value, micro.lanes > 4)
-
-
-def _factor(f: Function, micro: Micro, pointer: str) -> str:
-    """An element of A in all lanes."""
-    kind = stored(micro.read)
-    vector = broadcast(f, f"<{micro.lanes} x {kind}>", f.let(f"load {kind}, ptr {pointer}"))
-    return converted(f, micro.read, micro.element, micro.lanes, vector, micro.lanes > 4)
 
 
 def _in_tile(f: Function, micro: Micro, j: str | int) -> str:
