@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,17 @@ def test_products_may_overflow_on_the_way() -> None:
         for seed in range(8)
     ]
     assert any(not np.isfinite(each).all() for each in moved)
+
+
+def test_products_may_meet_a_zero_before_they_overflow() -> None:
+    """Here NumPy multiplies infinity by zero."""
+    inputs = {"x0": "np.array([1e20] * 8 + [0], np.float32)"}
+    program = Program(inputs, ("v0 = x0.prod(axis=0)",), ("v0",))
+    assert check(program) is None
+    run_once = partial(run, program, program.function(), 0, program.arrays(0))
+    values = [with_noise(lambda: run_once().values, seed)[0] for seed in range(8)]
+    assert np.isnan(run_once().values[0])
+    assert {0.0} == {float(each) for each in values if not np.isnan(each)}
 
 
 def test_what_cancels_in_attention_is_no_failure() -> None:

@@ -276,6 +276,21 @@ def test_many_blocks(dtype, layout):
     check(guarded_copy(a), guarded_copy(b), machine)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("k", [129, 1500])
+def test_parts_pack_columns_for_themselves(dtype, k):
+    """Few rows of A are one block, so that no other part reads the same columns of B."""
+    rng = np.random.default_rng(1)
+    machine = PAIRED[0]
+    a, b = sample(rng, (70, k), dtype), sample(rng, (1050, k), dtype).T
+    product = product_of(a, b)
+    cut = plan(product, machine)
+    assert (cut.row_blocks, cut.b_mode) == (1, "part")
+    assert cut.column_blocks >= 16
+    check(guarded_copy(a), guarded_copy(b), machine)
+    np.testing.assert_array_equal(multiply(a, b), multiply(a, b, backwards=True))
+
+
 @pytest.mark.parametrize("transposed", ["", "A", "B", "AB"])
 def test_rows_a_page_apart_are_packed(transposed):
     """Columns of wide matrices: of A for tiles of two heights, and with a last panel of B that is

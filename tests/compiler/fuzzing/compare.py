@@ -212,7 +212,9 @@ class Noise:
         sizes, coin = np.abs(x), self.rng.random(value.shape) < 0.5
         most = op.reference(np.maximum(sizes, 1).astype(sizes.dtype), **attributes)
         least = op.reference(np.minimum(sizes, 1).astype(sizes.dtype), **attributes)
-        found = np.where(np.isinf(most) & coin, np.inf * value, value)
+        wide = op.reference(x.astype(np.result_type(x, np.longdouble)), **attributes)
+        unlike = np.where(np.isnan(value), wide, np.inf * value)  # infinity after a zero, or before
+        found = np.where(np.isinf(most) & coin, unlike, value)
         found = np.where((least < dtypes_finfo(sizes.dtype).tiny) & coin, 0 * found, found)
         return found.astype(value.dtype)
 

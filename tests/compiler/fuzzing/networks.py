@@ -16,7 +16,7 @@ _LOOKS = (
     "net.train(step % 2 == 0)", "del y", "kept += [b.detach() for b in net.buffers()][:2]",
     "kept.append([p.grad for p in net.parameters()][-1])",
     "optimizer.param_groups[0]['lr'] *= 0.5", "total = total + loss.detach()",
-    "schuss.evaluate(loss)", "kept.append(y.mean().item()) if float(loss) < 1 else None",
+    "schuss.evaluate(loss)", "kept.append(y.mean().item() if float(loss) < 1 else 0.0)",
     "optim.clip_grad_norm(net.parameters(), 1.0)", "state = net.state_dict()",
     "net.load_state_dict(state)", "kept.append(list(net.parameters())[0].numpy())",
     "list(net.parameters())[0].requires_grad_(step % 2 == 1)",

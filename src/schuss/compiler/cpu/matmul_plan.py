@@ -199,9 +199,11 @@ def plan(product: Product, machine: Machine) -> Plan:
     slices, slice_k, k_block = _k_blocks(
         replace(product, k=steps), tiles * panels, parts, lanes, kernel
     )
+    packs_b = not product.b_packed and not _reads_b_in_place(product, reads)
     block_tiles, block_panels, group = _blocks(
-        product, (tiles, height + (tall > 0)), (panels, vectors * lanes), parts, slices, kernel
-    )
+        product, (tiles, height + (tall > 0)), (panels, vectors * lanes), parts, slices, kernel,
+        packs_b,
+    )  # fmt: skip
     a_mode, b_mode = "direct", "direct"
     alone = slices > 1 or parts == 1
     if kernel == "tile" and not _reads_a_in_place(product, reads):
@@ -212,7 +214,7 @@ def plan(product: Product, machine: Machine) -> Plan:
         product.n % lanes or product.m >= _OUTER_ROWS // 2 or not _reads_b_in_place(product, reads)
     ):
         b_mode = "part"  # also to align vectors, which are loaded for every row
-    if kernel == "tile" and not _reads_b_in_place(product, reads):
+    if kernel == "tile" and packs_b:
         again = ceil_div(tiles, block_tiles) - 1
         is_small = again * product.n * product.k <= _NOT_A_STAGE
         b_mode = "part" if alone or is_small else "stage"
@@ -402,6 +404,7 @@ def _blocks(
     parts: int,
     slices: int,
     kernel: str,
+    packs_b: bool,
 ) -> tuple[int, int, int]:
     """Tiles and panels of a block, and batches of a part. `tiles` and `panels` say how many there
     are, and how high or wide they are.
@@ -415,6 +418,11 @@ def _blocks(
     rows = 1 if is_outer else ceil_div(tiles[0], ceil_div(_BLOCK_ROWS, tiles[1]))
     most_columns = _OUTER_VALUES // product.k if is_outer else _BLOCK_COLUMNS
     columns = ceil_div(panels[0], ceil_div(most_columns, panels[1]))
+    enough = ceil_div(min(parts, _MOST_PARTS), batches)
+    if packs_b and kernel == "tile" and rows == 1 and panels[0] >= enough:
+        # Each part packs columns that no other reads: nothing is packed in a stage before.
+        columns = min(panels[0], max(columns, ceil_div(parts, batches)))
+        parts = batches * columns
     while batches * rows * columns < parts and rows * columns < tiles[0] * panels[0]:
         # Cut what is longer, so that blocks become square in tiles.
         longer = ceil_div(tiles[0], rows) >= 2 * ceil_div(panels[0], columns)
