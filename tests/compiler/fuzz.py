@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -262,6 +263,8 @@ def main() -> int:
     if given.worker:
         worker(*given.worker)
         return 0
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where who started this ignores them
+        signal.signal(number, signal.default_int_handler)
     shown, at, result = 0, 0.0, Result()
     try:
         for result in hunt(given.seed, given.graphs, given.jobs, 60 * given.minutes):

@@ -10,6 +10,7 @@ import pytest
 import schuss
 from schuss import dtypes
 from schuss.errors import ArgumentError, DTypeError, ShapeError
+from schuss.execution.tiers import using
 from schuss.functions import elementwise
 
 POSITIVE = np.array([0.1, 0.5, 1.0, 2.5])
@@ -339,3 +340,19 @@ def test_every_dtype_adds_and_multiplies() -> None:
         assert (x + x).dtype == dtype
         assert (x * x).dtype == dtype
         assert (x == x).tolist() == [True] * 3
+
+
+@pytest.mark.parametrize("tier", ["reference", "compiled"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_sigmoid_of_all_sizes(tier: str, dtype: str) -> None:
+    """Also where exp(-x) overflows and the result does not vanish: from -11.1 down in float16."""
+    info = schuss.finfo(dtype)
+    sizes = np.concatenate([np.linspace(0, 120, 997), [700, 740, np.inf]])
+    x = schuss.tensor(np.concatenate([-sizes, sizes])).astype(dtype)
+    wide = x.astype(schuss.float64).numpy().astype(np.longdouble)
+    with np.errstate(over="ignore"):
+        true = 1 / (1 + np.exp(-wide))
+    with using(tier):
+        found = schuss.sigmoid(schuss.tensor(x.numpy())).astype(schuss.float64).numpy()
+    unit = np.maximum(true, info.smallest_normal) * info.eps
+    assert (np.abs(found - true) / unit).max() < 2

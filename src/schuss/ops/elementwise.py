@@ -182,8 +182,8 @@ erf: Op = unary("erf", "error function", erf_reference,
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    one = np.ones((), x.dtype)
-    return one / (one + np.exp(-x))  # where exp overflows to infinity, 1 / inf = 0 is right
+    one, power = np.ones((), x.dtype), np.exp(-np.abs(x))  # which does not overflow
+    return np.where(x < 0, power, one) / (one + power)
 
 
 # Primitives although they could be composed: the composed gradients are inf * 0 far from 0

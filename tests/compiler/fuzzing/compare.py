@@ -169,6 +169,9 @@ class Noise:
             if name == "subtract" and self.cancels:
                 sides = np.abs(widely(inputs[0])) + np.abs(widely(inputs[1]))
                 moved = np.where(np.abs(moved) <= sides * _epsilon(value.dtype), 0 * moved, moved)
+            if name in _SUMS and reach is not None:  # terms may cancel, one rounding or another
+                cancels = (np.abs(value) <= reach) & (self.rng.random(moved.shape) < 0.5)
+                moved = np.where(cancels, 0 * moved, moved)
             if name in _SUMS or name in _WHOLE:  # a sum of zeros may be either of the two zeros
                 turned = np.where(self.rng.random(moved.shape) < 0.5, -moved, moved)
                 moved = np.where(moved == 0, turned, moved)

@@ -110,7 +110,7 @@ class _Kernel:
         self.name = f"{name}_{sha256(f'{spec}{m}'.encode()).hexdigest()[:16]}"
         signature = f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
         self.f = Printer(signature, m)
-        self.top, self.total, self.dots = (steps.block(self.f) for _ in range(3))
+        self.top, self.some, self.total, self.dots = (steps.block(self.f) for _ in range(4))
         self.head, self.chunk = self.f.divide("%part", chunks)
 
     def take(self, count: int) -> str:
@@ -313,7 +313,7 @@ class _Forward(_Kernel):
         if not self.single:
             self.correct(before, self.factors)
             steps.rescale(f, self.out, self.factors, width)
-        steps.powers(f, scores.pointer, (0, present), self.top, self.total)
+        steps.powers(f, scores.pointer, present, self.top, self.some, self.total)
         values, span = f.from_row(self.v, key), self.keys_seen(f.sub(query, key), present)
         steps.product(f, scores.turned, values, self.out, rows=WIDTH, below=WIDTH, columns=width,
                       span=span, add=not self.single)  # fmt: skip
@@ -397,7 +397,7 @@ class _Backward(_Kernel):
         self.start()
         bias = self.bias(self.room, query, count, 0, spec.tk)
         self.find_largest(self.weights.pointer, keys, query, 0, bias)
-        steps.powers(f, self.weights.pointer, (0, keys), self.top, self.total)
+        steps.powers(f, self.weights.pointer, keys, self.top, self.some, self.total)
 
     def find_slopes(self, g: Matrix, y: Matrix, count: Index, keys: Index) -> None:
         """P in `weights` and scale dS in `towards`: the factor comes in with g."""

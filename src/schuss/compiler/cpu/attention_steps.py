@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from schuss.compiler.cpu.attention_text import SIZES, Index, Matrix, Printer
+from schuss.compiler.cpu.cascade import BLOCK
 
 WIDTH = 32  # queries in a block
 GROUP = 2  # vectors side by side in a register tile
@@ -91,16 +92,18 @@ def _tile(f: Printer, a: Matrix, b: Matrix, c: Matrix, height: int, wide: int, a
 def _print_tile(
     f: Printer, a: Matrix, b: Matrix, c: Matrix, height: int, wide: int, add: bool
 ) -> None:
-    """`height` rows of `wide` vectors stay in registers while the sum over `%depth` runs."""
+    """`height` rows of `wide` vectors stay in registers while the sum over `%depth` runs.
+
+    It is added to what was there in the end, so that rounding errors grow less with many blocks.
+    """
     lanes = f.machine.lanes
     cells = [(r, v) for r in range(height) for v in range(wide)]
     place = {(r, v): f.add(f.mul(r, c.row), v * lanes) for r, v in cells}
-    start = {cell: f.load("%c", place[cell]) if add else "zeroinitializer" for cell in cells}
     f.line("br label %head")
     f.label("head")
     for kind, name, first in [
         ("i64", "%k", "0"), ("ptr", "%ap", "%a"), ("ptr", "%bp", "%b"),
-        *((f.vector, f"%c{r}.{v}", start[r, v]) for r, v in cells),
+        *((f.vector, f"%c{r}.{v}", "zeroinitializer") for r, v in cells),
     ]:  # fmt: skip
         f.line(f"{name} = phi {kind} [{first}, %entry], [{name}.next, %body]")
     f.line("%more = icmp slt i64 %k, %depth")
@@ -117,7 +120,10 @@ def _print_tile(
     f.line("br label %head")
     f.label("end")
     for r, v in cells:
-        f.store(f"%c{r}.{v}", "%c", place[r, v])
+        total = f"%c{r}.{v}"
+        if add:
+            total = f.op("fadd", f.load("%c", place[r, v]), total)
+        f.store(total, "%c", place[r, v])
 
 
 # --- moving between the caller's layouts and scratch ---
@@ -310,17 +316,23 @@ def _cut(f: Printer, value: str, key: Index, query: Index) -> str:
     return f.where(hidden, f.constant(float("-inf")), value)
 
 
-def powers(f: Printer, scores: str, keys: tuple[Index, Index], top: Block, total: Block) -> None:
-    """Scores become exp(score - top), and are added to `total`."""
+def powers(f: Printer, scores: str, keys: Index, top: Block, some: Block, total: Block) -> None:
+    """The first `keys` rows of scores become exp(score - top), and are added to `total`: so many
+    at a time in `some`.
+    """
     tops = top.get(f)
-    with f.loop(*keys) as key:
-        row = f.at(f.machine.element, scores, f.mul(key, WIDTH))
-        sums = total.get(f)
-        for v, place in enumerate(range(0, WIDTH, f.machine.lanes)):
-            power = f.exp(f.op("fsub", f.load(row, place), tops[v]))
-            f.store(power, row, place)
-            sums[v] = f.op("fadd", sums[v], power)
-        total.set(f, sums)
+    with f.loop(0, keys, BLOCK) as first:
+        some.set(f, ["zeroinitializer"] * len(some.slots))
+        with f.loop(first, f.smaller(f.add(first, BLOCK), keys)) as key:
+            row = f.at(f.machine.element, scores, f.mul(key, WIDTH))
+            sums = some.get(f)
+            for v, place in enumerate(range(0, WIDTH, f.machine.lanes)):
+                power = f.exp(f.op("fsub", f.load(row, place), tops[v]))
+                f.store(power, row, place)
+                sums[v] = f.op("fadd", sums[v], power)
+            some.set(f, sums)
+        pairs = zip(total.get(f), some.get(f), strict=True)
+        total.set(f, [f.op("fadd", one, other) for one, other in pairs])
 
 
 def inverses(f: Printer, total: Block) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from schuss.compiler.cpu.elementwise import kind_of
+from schuss.compiler.cpu.cascade import Cascade, nest
 from schuss.compiler.cpu.printer import GRAIN, MOST_PARTS, Printed, Printer, cost_of
-from schuss.compiler.kernel import Kernel, Line
+from schuss.compiler.kernel import Kernel
 
 _MANY = 64  # vectors of columns
-_LONGEST_SUM = 128  # so many numbers of a column are added up one after the other
 
 
 class Columns(Printer):
@@ -79,7 +78,8 @@ class Columns(Printer):
         for u in range(wide):
             rest = t.plus(left, str(-u * lanes))
             masks.append(None if whole else t.mask(rest, lanes))
-        totals = self._reduce(low, wide, masks)
+        sums = self._reduce(low, wide, masks)
+        totals = {i: sums.totals(i) for i in self.reductions}
         for u in range(wide):
             self.at[self.vector_axis] = t.plus(low, str(u * lanes))
             with self.scope(), self.masked(masks[u]):
@@ -87,48 +87,14 @@ class Columns(Printer):
                     self.set(i, lanes, self.as_stored(self.kernel.lines[i], totals[i][u], lanes))
                 self.store_all(self.kernel.stores, lanes)
 
-    def _reduce(self, low: str, wide: int, masks: list[str | None]) -> dict[int, list[str]]:
+    def _reduce(self, low: str, wide: int, masks: list[str | None]) -> Cascade:
         t, lanes = self.t, self.lanes
-        lines = self.kernel.lines
-        held: dict[int, list[str]] = {}
-        block: dict[int, list[str]] = {}
-        for i in self.reductions:
-            kind = kind_of(lines[i].dtype, lanes)
-            held[i] = [t.alloca(kind) for _ in range(wide)]
-            block[i] = [t.alloca(kind) for _ in range(wide)]
-            for each in held[i]:
-                t.put(f"store {kind} {self.identity(lines[i])}, ptr {each}, align 64")
-        *others, last = self.reduced
-        n = self.kernel.sizes[last]
-        with self.nested(others), t.loop("0", str(n), _LONGEST_SUM) as start, self.scope():
-            for i in self.reductions:
-                kind = kind_of(lines[i].dtype, lanes)
-                for each in block[i]:
-                    t.put(f"store {kind} {self.identity(lines[i])}, ptr {each}, align 64")
-            stop = t.smaller(t.plus(start, str(_LONGEST_SUM)), str(n))
-            with t.loop(start, stop) as r:
-                self.at[last] = r
-                for u in range(wide):
-                    self.at[self.vector_axis] = t.plus(low, str(u * lanes))
-                    with self.scope(), self.masked(masks[u]):
-                        for i in self.reductions:
-                            value = self.reduced_value(lines[i], lanes)
-                            self._into(block[i][u], lines[i], value)
-            for i in self.reductions:
-                kind = kind_of(lines[i].dtype, lanes)
-                for total, part in zip(held[i], block[i], strict=True):
-                    self._into(total, lines[i], t.new(f"load {kind}, ptr {part}, align 64"))
-        return {
-            i: [
-                t.new(f"load {kind_of(lines[i].dtype, lanes)}, ptr {each}, align 64")
-                for each in held[i]
-            ]
-            for i in self.reductions
-        }
-
-    def _into(self, accumulator: str, line: Line, value: str) -> None:
-        t = self.t
-        kind = kind_of(line.dtype, self.lanes)
-        before = t.new(f"load {kind}, ptr {accumulator}, align 64")
-        total = self.combine(line, before, value, self.lanes)
-        t.put(f"store {kind} {total}, ptr {accumulator}, align 64")
+        nests, _, levels = nest([(axis, self.kernel.sizes[axis], 1) for axis in self.reduced])
+        sums = Cascade(self, self.reductions, wide, wide, levels)
+        with sums.loops(nests):
+            for u in range(wide):
+                self.at[self.vector_axis] = t.plus(low, str(u * lanes))
+                with self.scope(), self.masked(masks[u]):
+                    for i in self.reductions:
+                        sums.add(i, u, self.reduced_value(self.kernel.lines[i], lanes))
+        return sums

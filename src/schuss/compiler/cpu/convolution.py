@@ -11,7 +11,7 @@ product are (n, depth, height, width), its columns all outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from itertools import product as combinations
@@ -29,7 +29,7 @@ from schuss.compiler.cpu.convolution_plan import (
 from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Slab, sums, table
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
-from schuss.compiler.cpu.matmul_micro import size
+from schuss.compiler.cpu.matmul_micro import plus, size
 from schuss.compiler.cpu.matmul_plan import ALIGN, ELEMENTS, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
@@ -41,6 +41,8 @@ Phases = tuple[Phase, Phase, Phase]
 # Epilogues of few lines are printed for each vector of a tile, which they find in a register, where
 # its sum has few terms: others would take long to compile, and gain little.
 _LINES, _TERMS = 40, 256
+# Sums of more terms are formed of sums of so many, whose rounding errors are smaller.
+_LONG, _PIECE = 1024, 512
 
 
 def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
@@ -78,10 +80,13 @@ class _Printer:
         self.a_strides = c.x_strides[:4] if cut.in_place else self.slab.strides
         self.width = c.axes[2]
         merged = self.a_strides[3] == c.channels and self._taps_side_by_side()
-        self.merged = merged  # taps along the width are more channels
+        # Taps along the width are more channels, where these are few.
+        self.merged = merged and c.channels <= _PIECE // 4
         self.functions: dict[str, str] = {}
         self.tables: list[str] = []
         self.bytes = size(c.element)
+        self._kind = f"<{self.tiling.lanes} x {c.element}>"
+        self._align = self.tiling.lanes * self.bytes
 
     def _taps_side_by_side(self) -> bool:
         return all(p.place_step == 1 and p.tap_step == 1 for p in self.width.phases)
@@ -335,30 +340,52 @@ class _Printer:
                 for v in range(vectors):
                     n = f.add("%n", v * lanes)
                     f.line(f"call void @epilogue_ahead(ptr %args, i64 0, i64 {m}, i64 {n})")
-        made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width))
-        if self.epilogue.count("\n") <= _LINES and c.taps * c.channels <= _TERMS:
-            for cell, values in zip(cells, made, strict=True):
-                self._finish(f, self._row_of_tile(f, *cell), values)
+        if c.taps * c.channels > _LONG and c.taps > 1:
+            self._sum_in_pieces(f, places, vectors)
+            self._finish_later(f, (images, rows, columns), vectors)
         else:
-            self._finish_later(f, made, (images, rows, columns))
+            made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width))
+            if self.epilogue.count("\n") <= _LINES and c.taps * c.channels <= _TERMS:
+                for cell, values in zip(cells, made, strict=True):
+                    self._finish(f, self._row_of_tile(f, *cell), values)
+            else:
+                self._store_tile(f, made)
+                self._finish_later(f, (images, rows, columns), vectors)
         f.line("ret void")
         return str(f)
 
-    def _finish_later(
-        self, f: Function, made: list[list[str]], shape: tuple[int, int, int]
-    ) -> None:
-        """Store a tile and give it to the epilogue row by row."""
-        vectors, lanes = len(made[0]), self.tiling.lanes
-        kind, align = f"<{lanes} x {self.c.element}>", lanes * self.bytes
-        for r, v in combinations(range(len(made)), range(vectors)):
-            place = f.at(self.c.element, "%tile", (r * vectors + v) * lanes)
-            f.line(f"store {kind} {made[r][v]}, ptr {place}, align {align}")
+    def _sum_in_pieces(self, f: Function, places: Sequence[int], vectors: int) -> None:
+        """Sum up some taps at a time in registers, and these sums in the tile."""
+        c, lanes = self.c, self.tiling.lanes
+        self._store_tile(f, [["zeroinitializer"] * vectors for _ in places])
+        terms = c.channels * (self.width.kernel if self.merged else 1)
+        piece = max(1, _PIECE // terms)
+        with f.loop(0, "%entries", piece) as e:
+            some, left = f.at("{i64, i64}", "%table", e), f.sub("%entries", e)
+            made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width),
+                        some, f.smaller(left, piece))  # fmt: skip
+            self._store_tile(f, made, add=True)
+
+    def _store_tile(self, f: Function, made: list[list[str]], add: bool = False) -> None:
+        """Store rows of vectors, or add them to what is there."""
+        for number, value in enumerate(value for row in made for value in row):
+            place = f.at(self.c.element, "%tile", number * self.tiling.lanes)
+            if add:
+                before = self._load_vector(f, place)
+                value = f.let(f"{plus(self.c.element)} {self._kind} {before}, {value}")
+            f.line(f"store {self._kind} {value}, ptr {place}, align {self._align}")
+
+    def _load_vector(self, f: Function, place: str) -> str:
+        return f.let(f"load {self._kind}, ptr {place}, align {self._align}")
+
+    def _finish_later(self, f: Function, shape: tuple[int, int, int], vectors: int) -> None:
+        """Give a tile that is stored to the epilogue, row by row."""
+        lanes = self.tiling.lanes
         with self._rows_of_tile(f, *shape) as (number, m):
             values = []
             for v in range(vectors):
                 place = f.add(f.mul(number, vectors * lanes), v * lanes)
-                source = f.at(self.c.element, "%tile", place)
-                values.append(f.let(f"load {kind}, ptr {source}, align {align}"))
+                values.append(self._load_vector(f, f.at(self.c.element, "%tile", place)))
             self._finish(f, m, values)
 
     def _finish(self, f: Function, m: str, values: list[str]) -> None:

@@ -25,10 +25,12 @@ def sums(
     places: Sequence[int],
     vectors: int,
     steps: tuple[int, int],
+    table: str = "%table",
+    entries: str = "%entries",
 ) -> list[list[str]]:
     """A tile of sums of products, held in registers; returns the names of its rows of vectors.
 
-    For each of %entries pairs of offsets (i, j) in %table and each k < %inner, row r adds the
+    For each of `entries` pairs of offsets (i, j) in `table` and each k < %inner, row r adds the
     element at %a + i + k * steps[0] + places[r], times the vectors at %b + j + k * steps[1]. That
     offsets of rows are constants lets the machine's addressing modes form all addresses from one
     pointer. %inner is at least 1; the current block must end before.
@@ -36,13 +38,13 @@ def sums(
     kind = f"<{lanes} x {element}>"
     cells = [(r, v) for r in range(len(places)) for v in range(vectors)]
     before = f.block
-    f.line("%any = icmp sgt i64 %entries, 0")
+    f.line(f"%any = icmp sgt i64 {entries}, 0")
     f.line("br i1 %any, label %entries.head, label %entries.end")
     f.label("entries.head")
     f.line(f"%e = phi i64 [0, %{before}], [%e.next, %entries.step]")
     for r, v in cells:
         f.line(f"%o{r}_{v} = phi {kind} [zeroinitializer, %{before}], [%s{r}_{v}, %entries.step]")
-    f.line("%pair = getelementptr {i64, i64}, ptr %table, i64 %e")
+    f.line(f"%pair = getelementptr {{i64, i64}}, ptr {table}, i64 %e")
     f.line("%i.offset = load i64, ptr %pair")
     f.line("%pair.second = getelementptr i64, ptr %pair, i64 1")
     f.line("%j.offset = load i64, ptr %pair.second")
@@ -71,7 +73,7 @@ def sums(
     f.line("br i1 %k.done, label %entries.step, label %k.head")
     f.label("entries.step")
     f.line("%e.next = add i64 %e, 1")
-    f.line("%e.more = icmp slt i64 %e.next, %entries")
+    f.line(f"%e.more = icmp slt i64 %e.next, {entries}")
     f.line("br i1 %e.more, label %entries.head, label %entries.end")
     f.label("entries.end")
     named = []

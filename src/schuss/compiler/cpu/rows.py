@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from schuss.compiler.cpu.cascade import BLOCK, Cascade, Nest, nest
 from schuss.compiler.cpu.elementwise import kind_of, number
 from schuss.compiler.cpu.printer import (
     GRAIN,
@@ -23,6 +24,8 @@ from schuss.compiler.cpu.text import memory_type, register_type, vector
 from schuss.compiler.kernel import Kernel, Line
 
 _FEW_PARTS = 16
+_UNROLL = 4  # vectors that are worked out at once ...
+_CHEAP = 12  # ... where all lines for one cost no more than this
 _DEAR = 8  # lines of this cost are kept between passes
 
 
@@ -181,7 +184,6 @@ class Rows(Printer):
         self.store_all(rows, 1)
 
     def _print_pass(self, step: int, low: str, high: str, length: int | None) -> None:
-        t = self.t
         reductions, stores = self.roots(step)
         if self.length == 0:
             for i in reductions:
@@ -192,45 +194,24 @@ class Rows(Printer):
         for i in sorted(self._row_level_inputs(step)):
             self.line(i, 1)
             self.line(i, self.lanes)
-        few = sum(cost_of(self.kernel.lines[i]) for i in self._needed(step)) <= 12
-        unroll = 4 if few and (length is None or length >= 4 * self.lanes) else 1
-        accumulators: dict[int, list[str]] = {}
+        if length is None:
+            self._piece(step, stores, Cascade(self, [], 0, 0, 0), low, high)
+            return
+        unroll = _UNROLL if self._is_cheap(step) and length >= _UNROLL * self.lanes else 1
+        width, sizes = unroll * self.lanes, self.kernel.sizes
+        most = BLOCK if reductions else math.inf
+        row, added, level = nest([(len(sizes) - 1, length // width * width, width)], most=most)
+        added += -(-(length % width) // self.lanes)
+        middle = [(axis, sizes[axis], 1) for axis in range(self.first, len(sizes) - 1)]
+        around, _, levels = nest(middle, added, level, most)
+        sums = Cascade(self, reductions, unroll, 1, levels)
+        with sums.loops(around):
+            self._whole_row(step, stores, sums, row, unroll)
+            for each in range(level):
+                sums.move(each)
         for i in reductions:
             line = self.kernel.lines[i]
-            kind = kind_of(line.dtype, self.lanes)
-            accumulators[i] = [t.alloca(kind) for _ in range(unroll)]
-            for each in accumulators[i]:
-                t.put(f"store {kind} {self.identity(line)}, ptr {each}, align 64")
-        middle = list(range(self.first, len(self.kernel.sizes) - 1))
-        totals = self._totals(reductions) if middle else {}
-        with self.nested(middle):
-            self._vectors(step, reductions, stores, accumulators, low, high, length, unroll)
-            for i in totals:
-                self._move(self.kernel.lines[i], accumulators[i], totals[i])
-        for i in reductions:
-            held = [totals[i]] if middle else accumulators[i]
-            line = self.kernel.lines[i]
-            self.set(i, 1, self.as_stored(line, self._folded(line, held), 1))
-
-    def _totals(self, reductions: list[int]) -> dict[int, str]:
-        """Accumulators of the accumulators of each inner row: rounding errors grow less."""
-        found = {}
-        for i in reductions:
-            line = self.kernel.lines[i]
-            kind = kind_of(line.dtype, self.lanes)
-            found[i] = self.t.alloca(kind)
-            self.t.put(f"store {kind} {self.identity(line)}, ptr {found[i]}, align 64")
-        return found
-
-    def _move(self, line: Line, accumulators: list[str], total: str) -> None:
-        """Add accumulators to their total and empty them."""
-        t, kind = self.t, kind_of(line.dtype, self.lanes)
-        held = t.new(f"load {kind}, ptr {total}, align 64")
-        for each in accumulators:
-            part = t.new(f"load {kind}, ptr {each}, align 64")
-            held = self.combine(line, held, part, self.lanes)
-            t.put(f"store {kind} {self.identity(line)}, ptr {each}, align 64")
-        t.put(f"store {kind} {held}, ptr {total}, align 64")
+            self.set(i, 1, self.as_stored(line, self._folded(line, sums.totals(i)), 1))
 
     def _row_level_inputs(self, step: int) -> set[int]:
         needed = self._needed(step)
@@ -240,50 +221,54 @@ class Rows(Printer):
         found |= {self.kernel.stores[i].line for i in stores}
         return {i for i in found if not self.full(i)}
 
-    def _vectors(
-        self, step: int, reductions: list[int], stores: list[int],
-        accumulators: dict[int, list[str]], low: str, high: str, length: int | None, unroll: int,
-    ) -> None:  # fmt: skip
+    def _whole_row(
+        self, step: int, stores: list[int], sums: Cascade, nests: list[Nest], unroll: int
+    ) -> None:
         """The last axis: several vectors at once, single ones, and a masked one at the end."""
+        lanes, axis = self.lanes, self.vector_axis
+        several, single = (self.last // width * width for width in (unroll * lanes, lanes))
+        if several:
+            with sums.loops(nests):
+                first = self.at[axis]
+                for u in range(unroll):
+                    self.at[axis] = self.t.plus(first, str(u * lanes))
+                    self._vector(step, stores, sums, u)
+        if several < single:  # three rounds at most, but written out they are slower
+            with self.t.loop(str(several), str(single), lanes) as self.at[axis]:
+                self._vector(step, stores, sums, 0)
+        if single < self.last:
+            self.at[axis] = str(single)
+            with self.masked(self._static_mask(self.last - single)):
+                self._vector(step, stores, sums, 0)
+
+    def _piece(self, step: int, stores: list[int], sums: Cascade, low: str, high: str) -> None:
+        """The same for a piece of the last axis of a kernel without reductions."""
         t, lanes, axis = self.t, self.lanes, self.vector_axis
         start = low
-        for count in (unroll, 1) if unroll > 1 else (1,):
-            width = count * lanes
-            if length is not None:
-                stop = str(length // width * width)
-                if int(start) >= int(stop):
-                    continue
-            else:
-                span = t.new(f"sub i64 {high}, {start}")
-                whole = t.new(f"and i64 {span}, {-width}") if width & (width - 1) == 0 else span
-                stop = t.plus(start, whole)
-            with t.loop(start, stop, width) as j:
+        for count in (_UNROLL, 1) if self._is_cheap(step) else (1,):
+            span = t.new(f"sub i64 {high}, {start}")
+            stop = t.plus(start, t.new(f"and i64 {span}, {-count * lanes}"))
+            with t.loop(start, stop, count * lanes) as j:
                 for u in range(count):
                     self.at[axis] = t.plus(j, str(u * lanes))
-                    self._vector(step, reductions, stores, accumulators, u)
+                    self._vector(step, stores, sums, u)
             start = stop
-        if length is not None:
-            rest = length - int(start)
-            if rest:
-                self.at[axis] = start
-                with self.masked(self._static_mask(rest)):
-                    self._vector(step, reductions, stores, accumulators, 0)
-            return
-        rest_name = t.new(f"sub i64 {high}, {start}")
-        more = t.new(f"icmp sgt i64 {rest_name}, 0")
-        with t.when(more):
+        rest = t.new(f"sub i64 {high}, {start}")
+        with t.when(t.new(f"icmp sgt i64 {rest}, 0")):
             self.at[axis] = start
-            with self.masked(t.mask(rest_name, lanes)):
-                self._vector(step, reductions, stores, accumulators, 0)
+            with self.masked(t.mask(rest, lanes)):
+                self._vector(step, stores, sums, 0)
+
+    def _is_cheap(self, step: int) -> bool:
+        """Whether several vectors are worked out at once."""
+        return sum(cost_of(self.kernel.lines[i]) for i in self._needed(step)) <= _CHEAP
 
     def _static_mask(self, count: int) -> str:
         bits = ", ".join(f"i1 {'true' if i < count else 'false'}" for i in range(self.lanes))
         return f"<{bits}>"
 
-    def _vector(
-        self, step: int, reductions: list[int], stores: list[int],
-        accumulators: dict[int, list[str]], u: int,
-    ) -> None:  # fmt: skip
+    def _vector(self, step: int, stores: list[int], sums: Cascade, u: int) -> None:
+        """The loads, stores and sums of a vector, the `u`-th of those worked out at once."""
         t, lanes = self.t, self.lanes
         with self.scope():
             needed = self._needed(step)
@@ -299,17 +284,13 @@ class Rows(Printer):
                     value = self.line(i, lanes)
                     t.store(self._kept_pointer(i, place), value, dtype, lanes, self.mask)
             self.store_all([self.kernel.stores[i] for i in stores], lanes)
-            for i in reductions:
+            for i in sums.reductions:
                 line = self.kernel.lines[i]
-                value = self.reduced_value(line, lanes)
-                kind = kind_of(line.dtype, lanes)
+                value, kind = self.reduced_value(line, lanes), kind_of(line.dtype, lanes)
                 if self.mask is not None:
-                    nothing = self.identity(line)
-                    bits = vector("i1", lanes)
+                    nothing, bits = self.identity(line), vector("i1", lanes)
                     value = t.new(f"select {bits} {self.mask}, {kind} {value}, {kind} {nothing}")
-                held = t.new(f"load {kind}, ptr {accumulators[i][u]}, align 64")
-                total = self.combine(line, held, value, lanes)
-                t.put(f"store {kind} {total}, ptr {accumulators[i][u]}, align 64")
+                sums.add(i, u, value)
 
     def _row_position(self) -> str:
         """Where the vector stands in its row."""
@@ -319,11 +300,9 @@ class Rows(Printer):
             step *= self.kernel.sizes[axis]
         return total
 
-    def _folded(self, line: Line, accumulators: list[str]) -> str:
+    def _folded(self, line: Line, held: list[str]) -> str:
         """All accumulators and lanes in one number, halving the lanes: always in one order."""
-        t, lanes = self.t, self.lanes
-        kind = kind_of(line.dtype, lanes)
-        held = [t.new(f"load {kind}, ptr {each}, align 64") for each in accumulators]
+        lanes = self.lanes
         while len(held) > 1:
             held = [self.combine(line, a, b, lanes) for a, b in zip(held[::2], held[1::2])]  # noqa: B905
         return folded_lanes(self, line, held[0], lanes)
