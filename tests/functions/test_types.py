@@ -8,6 +8,7 @@ import pytest
 import schuss
 from schuss import dtypes
 from schuss.errors import ArgumentError
+from schuss.execution.tiers import using
 
 
 def test_finfo() -> None:
@@ -57,3 +58,25 @@ def test_can_cast_agrees_with_promotion() -> None:
     assert not schuss.can_cast(schuss.float64, schuss.float32)
     assert not schuss.can_cast(schuss.uint64, schuss.int64)
     assert all(schuss.can_cast(each, each) for each in dtypes.ALL)
+
+
+@pytest.mark.parametrize("tier", ["reference", "compiled"])
+def test_doubles_are_rounded_to_bfloat16_once(tier: str) -> None:
+    """Beside the middle of two numbers, a rounding to float32 first would lead to the middle."""
+    rng = np.random.default_rng(0)
+    low = np.concatenate([rng.integers(128, 256, 200) / 64.0, [2.0**127, 2.0**-120]])
+    unit = 2.0 ** (np.floor(np.log2(low)) - 7)
+    for side, expected in ((-1, low), (1, low + unit)):
+        x = (low + unit / 2) * (1 + side * 2.0**-40)
+        for sign in (-1, 1):
+            with using(tier):
+                cast = schuss.tensor(sign * x).astype(schuss.bfloat16).astype(schuss.float64)
+                made = schuss.tensor(sign * x, dtype=schuss.bfloat16).astype(schuss.float64)
+                np.testing.assert_array_equal(cast.numpy(), sign * expected)
+                np.testing.assert_array_equal(made.numpy(), sign * expected)
+    special = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e300, -1e300, 1e-300, 3.4e38])
+    with using(tier):
+        found = schuss.tensor(special).astype(schuss.bfloat16).astype(schuss.float64).numpy()
+    expected = [np.inf, -np.inf, np.nan, 0.0, -0.0, np.inf, -np.inf, 0.0, np.inf]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.signbit(found[3:5]), [False, True])

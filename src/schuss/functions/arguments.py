@@ -16,6 +16,7 @@ from schuss.execution.evaluate import admit
 from schuss.graph import EXACT, Handle, Node, apply, data, scalar, shared_scalar, wrap
 from schuss.ops.elementwise import alias
 from schuss.ops.elementwise import astype as astype_op
+from schuss.ops.ieee import astype_reference
 
 if TYPE_CHECKING:
     from schuss.tensor import Tensor
@@ -95,7 +96,7 @@ def host_array(value: ArrayLike, dtype: DType | None, where: str) -> np.ndarray:
     if dtype is None:
         return array
     with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
-        return array.astype(dtype, copy=False)
+        return array if array.dtype == dtype else astype_reference(array, dtype)
 
 
 def _default_dtype(array: np.ndarray) -> DType:

@@ -24,7 +24,12 @@ from schuss.graph import (
     wrap,
 )
 from schuss.ops.erf import erf_reference
-from schuss.ops.ieee import expm1_reference, floor_divide_reference, tanh_reference
+from schuss.ops.ieee import (
+    astype_reference,
+    expm1_reference,
+    floor_divide_reference,
+    tanh_reference,
+)
 from schuss.ops.infer import (
     SHAPES,
     Rng,
@@ -182,8 +187,9 @@ erf: Op = unary("erf", "error function", erf_reference,
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    one, power = np.ones((), x.dtype), np.exp(-np.abs(x))  # which does not overflow
-    return np.where(x < 0, power, one) / (one + power)
+    one, falls = np.ones((), x.dtype), x.real < 0
+    power = np.exp(np.where(falls, x, -x))  # which does not overflow
+    return np.where(falls, power, one) / (one + power)
 
 
 # Primitives although they could be composed: the composed gradients are inf * 0 far from 0
@@ -483,7 +489,7 @@ where: Op = define(
 def _astype(x: np.ndarray, dtype: DType) -> np.ndarray:
     if x.dtype.kind == "c" and not dtypes.is_complex(dtype):
         x = x.real
-    return x.astype(dtype)
+    return astype_reference(x, dtype)
 
 
 astype: Op = define(

@@ -38,3 +38,20 @@ def tanh_reference(x: np.ndarray) -> np.ndarray:
             y = y.copy()
             y.imag[flat] = np.copysign(0, x.imag[flat])
     return y
+
+
+def astype_reference(x: np.ndarray, dtype: dtypes.DType) -> np.ndarray:
+    """`x.astype(dtype)`, rounded once.
+
+    ml_dtypes makes a bfloat16 of a double by way of a float, which rounds what lies beside the
+    middle of two numbers to the wrong one. A float whose last bit says that something was cut off
+    does not (Boldo and Melquiond, "When double rounding is odd", 2005).
+    """
+    if x.dtype != np.float64 or dtype != dtypes.bfloat16:
+        return x.astype(dtype)
+    with np.errstate(over="ignore"):
+        near = np.array(x, np.float32)
+    bits = near.view(np.uint32)
+    bits -= np.abs(near) > np.abs(x)
+    bits |= near != x
+    return near.astype(dtype)
