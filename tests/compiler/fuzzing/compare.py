@@ -165,7 +165,7 @@ class Noise:
                 ulps = max(1.0, inputs[0].size / max(1, value.size)) ** 0.5 + 1
                 value = self._of_product(op, inputs[0], attributes, value)
             size = np.abs(value).astype(np.float64) * (ulps * _epsilon(value.dtype))
-            moved = self._moved(value, size if reach is None else reach + size)
+            moved = self._moved(value, size if reach is None else reach + size, name in _FUNCTIONS)
             if name == "subtract" and self.cancels:
                 sides = np.abs(widely(inputs[0])) + np.abs(widely(inputs[1]))
                 moved = np.where(np.abs(moved) <= sides * _epsilon(value.dtype), 0 * moved, moved)
@@ -186,10 +186,17 @@ class Noise:
             values.append(self.moved(step.op, inputs, attributes, made))
         return [values[i] for i in body.outputs]
 
-    def _moved(self, value: np.ndarray, reach: np.ndarray | float) -> np.ndarray:
+    def _moved(
+        self, value: np.ndarray, reach: np.ndarray | float, alike: bool = False
+    ) -> np.ndarray:
+        """Values moved within their reach; with `alike` those that are equal stay equal."""
         wide = value.astype(np.complex128 if value.dtype.kind == "c" else np.float64)
         reach = np.where(np.isfinite(reach), reach, 0.0)
-        return (wide + self.rng.uniform(-1, 1, value.shape) * reach).astype(value.dtype)
+        by = self.rng.uniform(-1, 1, value.shape)
+        if alike and value.size:
+            _, first, places = np.unique(wide, return_index=True, return_inverse=True)
+            by = by.reshape(-1)[first][places].reshape(value.shape)
+        return (wide + by * reach).astype(value.dtype)
 
     def _of_sum(
         self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any], value: np.ndarray
