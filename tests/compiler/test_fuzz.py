@@ -253,6 +253,21 @@ def test_functions_move_equal_numbers_alike() -> None:
         assert len(set(moved[:50].tolist())) == len(set(moved[50:].tolist())) == 1
 
 
+def test_weights_of_attention_may_vanish() -> None:
+    """A weight of 1e-45 times infinity is infinite; where it comes out as 0, the product is NaN."""
+    inputs = {
+        "x0": "np.array([[[1]]], np.float32)",
+        "x1": "np.array([[[0], [-103.5], [-1]]], np.float32)",
+        "x2": "np.array([[[1], [np.inf], [2]]], np.float32)",
+    }
+    line = "v0 = nn.functional.scaled_dot_product_attention(x0, x1, x2)"
+    program = Program(inputs, (line,), ("v0",))
+    assert check(program) is None
+    run_once = partial(run, program, program.function(), 0, program.arrays(0))
+    values = [with_noise(lambda: run_once().values, seed)[0] for seed in range(16)]
+    assert any(np.isinf(each).all() for each in values)
+
+
 def test_what_cancels_in_attention_is_no_failure() -> None:
     shapes = [(1, 2), (65531, 2), (65531, 1), (1, 65531)]
     inputs = {

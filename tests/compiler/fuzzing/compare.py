@@ -156,7 +156,7 @@ class Noise:
             if name in _SUMS:
                 reach = self._of_sum(op, inputs, attributes, value)
             elif name in _WHOLE:
-                value = self._moved_inputs(op, inputs, attributes)
+                value = self._moved_inputs(op, inputs, attributes).astype(value.dtype)
                 reach = _epsilon(value.dtype) * 2 * float(np.abs(value).max())
                 if name == "attention":
                     reach = np.maximum(reach, self._of_mean(op, inputs, attributes))
@@ -238,11 +238,14 @@ class Noise:
     def _moved_inputs(
         self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]
     ) -> np.ndarray:
+        """What inputs beside these give; or in more digits, in which less overflows or vanishes."""
         moved = [
             self._moved(x, np.abs(x).astype(np.float64) * (4 * _epsilon(x.dtype)))
             if dtypes.is_inexact(x.dtype) else x
             for x in inputs
         ]  # fmt: skip
+        if self.rng.random() < 0.5:
+            moved = [widely(x) for x in moved]
         return np.asarray(op.reference(*moved, **attributes))
 
 

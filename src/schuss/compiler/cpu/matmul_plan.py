@@ -210,9 +210,7 @@ def plan(product: Product, machine: Machine) -> Plan:
         again = ceil_div(panels, block_panels) - 1
         is_small = again * product.m * product.k <= _NOT_A_STAGE
         a_mode = "part" if alone or is_small else "stage"
-    if kernel == "outer" and (
-        product.n % lanes or product.m >= _OUTER_ROWS // 2 or not _reads_b_in_place(product, reads)
-    ):
+    if kernel == "outer" and (product.n % lanes or product.m >= _OUTER_ROWS // 2 or packs_b):
         b_mode = "part"  # also to align vectors, which are loaded for every row
     if kernel == "tile" and packs_b:
         again = ceil_div(tiles, block_tiles) - 1
