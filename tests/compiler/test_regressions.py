@@ -10,6 +10,7 @@ import pytest
 
 import schuss
 from schuss import nn
+from schuss.compiler.cpu import translate
 from schuss.execution.tiers import using
 
 from .graphs import agree, numbers
@@ -180,3 +181,16 @@ def test_comparisons_of_bytes_that_repeat() -> None:
         return [(x > 0) | (y > 0), (x < 0) & (y < 0), (x == 0) & (y == 0)]
 
     agree(f, x, y)
+
+
+@pytest.mark.parametrize("length", [2, 7, 19])
+@pytest.mark.parametrize("dtype", [schuss.uint16, schuss.int8])
+def test_quotients_beside_the_end_of_a_row(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any, length: int
+) -> None:
+    """Where LLVM only translates, it took 0 / 0 for 0 in lanes that count for nothing."""
+    monkeypatch.setattr(translate, "_LEVEL", 0)
+    monkeypatch.setattr(translate, "_ORDER", ("always_inliner", "sroa"))
+    monkeypatch.setenv("SCHUSS_CACHE", "0")
+    x = (np.arange(2 * length) % 5 + 1).astype(dtype)[::2]
+    agree(lambda x: (x / x).sum(), x)

@@ -27,6 +27,12 @@ _FEW_PARTS = 16
 _UNROLL = 4  # vectors that are worked out at once ...
 _CHEAP = 12  # ... where all lines for one cost no more than this
 _DEAR = 8  # lines of this cost are kept between passes
+# Ops without a quotient in them. LLVM 22 takes one of two lanes that it knows to be zero for zero,
+# not NaN, and leaves out the mask that does away with it.
+_PLAIN = frozenset(
+    ["load", "constant", "iota", "astype", "add", "subtract", "multiply", "negative", "abs",
+     "relu", "maximum", "minimum", "where"]
+)  # fmt: skip
 
 
 class Rows(Printer):
@@ -289,7 +295,9 @@ class Rows(Printer):
                 value, kind = self.reduced_value(line, lanes), kind_of(line.dtype, lanes)
                 if self.mask is not None:
                     nothing, bits = self.identity(line), vector("i1", lanes)
-                    value = t.new(f"select {bits} {self.mask}, {kind} {value}, {kind} {nothing}")
+                    is_plain = all(self.kernel.lines[each].op in _PLAIN for each in needed)
+                    mask = self.mask if is_plain else t.hidden(self.mask, lanes)
+                    value = t.new(f"select {bits} {mask}, {kind} {value}, {kind} {nothing}")
                 sums.add(i, u, value)
 
     def _row_position(self) -> str:
