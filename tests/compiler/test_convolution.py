@@ -5,6 +5,7 @@ import pytest
 
 import schuss
 from schuss.compiler.convolution import winograd
+from schuss.compiler.cpu.winograd_filter import F2, F4
 from schuss.compiler.geometry import UNIT, forward_axis, input_axis
 
 
@@ -39,7 +40,7 @@ def test_minimal_filtering_is_as_near_as_sums_are(shape, outputs, padding):
 @pytest.mark.parametrize("dtype", [schuss.float16, schuss.bfloat16])
 def test_minimal_filtering_of_half_precision_is_rounded_once(dtype):
     rng = np.random.default_rng(0)
-    shapes = (3, 32, 9, 10), (48, 32, 3, 3), (3, 48, 9, 10)
+    shapes = (8, 32, 9, 10), (48, 32, 3, 3), (8, 48, 9, 10)
     halves = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     near = results(*halves, 1)
     for found, expected in zip(near, results(*[x.astype(float) for x in halves], 1), strict=True):
@@ -52,11 +53,13 @@ def test_what_is_filtered_minimally():
     forward, backward = forward_axis(16, 3, 1, 1, 1, 16), input_axis(16, 3, 1, 1, 1, 16)
 
     def applies(dtype=schuss.float32, images=8, channels=32, outputs=32, axis=forward, other=None):
-        return winograd.applies(dtype, images, channels, outputs, (UNIT, axis, other or axis))
+        return winograd.choose(dtype, images, channels, outputs, (UNIT, axis, other or axis))
 
-    assert applies()
-    assert applies(axis=backward)
-    assert applies(dtype=schuss.bfloat16)
+    assert applies() == F2
+    assert applies(axis=backward) == F2
+    assert applies(dtype=schuss.bfloat16) == F4
+    assert applies(dtype=schuss.float16, axis=backward) == F4
+    assert applies(dtype=schuss.bfloat16, images=1) == F2  # larger weights for so few tiles
     assert not applies(other=backward)
     assert not applies(dtype=schuss.float64)
     assert not applies(channels=33)

@@ -2,7 +2,8 @@
 
 geometry.py has what `axes` mean. Rows of `convolution` (x, w) are positions, (N * counts, outputs);
 its w is in `panels`: weights (groups, outputs, channels, taps) as (groups, panels, taps, channels,
-width), in the type of the sums, with zeros behind the last output. The gradient for the input is a
+width), in the type of the sums, with zeros behind the last output. With `minimal` both are for the
+filter of so many outputs (cpu/winograd_filter.py). The gradient for the input is a
 convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs). Positions
 outside of the input add nothing: kernels leave them out or multiply zeros there, as it suits the
 tile, so that beside the border an infinite weight may or may not make NaN.
@@ -22,7 +23,7 @@ from schuss import dtypes
 from schuss.compiler.cpu import winograd
 from schuss.compiler.cpu.convolution import panel_width
 from schuss.compiler.cpu.depthwise import applies as has_small_groups
-from schuss.compiler.cpu.winograd_text import TAPS
+from schuss.compiler.cpu.winograd_filter import Filter
 from schuss.compiler.geometry import UNIT, Axis, forward_axis, input_axis
 from schuss.compiler.values import VIEWS, Shape, Value
 
@@ -78,8 +79,9 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
     )  # fmt: skip
     axes = _three(geometry)
     named = {"axes": axes, "groups": groups, "outputs": outputs}
-    if groups == 1 and winograd.applies(x.dtype, x.shape[0], channels, outputs, axes):
-        named["minimal"] = True
+    minimal = winograd.choose(x.dtype, x.shape[0], channels, outputs, axes)
+    if groups == 1 and minimal is not None:
+        named["minimal"] = minimal.outputs
         x, g = _with_channels_together(b, x), _with_channels_together(b, g)
     taps = math.prod(kernel)
     sizes = groups, taps, channels, outputs
@@ -193,8 +195,9 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     three, dtype = _three(axes), dtypes.accumulator(x.dtype)
     named = {"axes": three, "groups": groups, "outputs": outputs}
     rows = (math.prod(result[:-1]), groups * outputs)
-    if groups == 1 and winograd.applies(x.dtype, x.shape[0], channels, outputs, three):
-        return _minimal(b, x, w, three, result)
+    minimal = winograd.choose(x.dtype, x.shape[0], channels, outputs, three)
+    if groups == 1 and minimal is not None:
+        return _minimal(b, x, w, minimal, three, result)
     if has_small_groups(x.dtype, groups, channels, outputs):
         taps = permuted(b, w, (3, 2, 0, 1))
         if dtype == x.dtype:
@@ -209,16 +212,17 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     return b.reshape(y, result)
 
 
-def _minimal(b: Builder, x: Value, w: Value, axes: tuple[Axis, Axis, Axis], result: Shape) -> Value:
-    """The same by minimal filtering: the transformed weights have 16 taps."""
+def _minimal(
+    b: Builder, x: Value, w: Value, filter: Filter, axes: tuple[Axis, Axis, Axis], result: Shape
+) -> Value:
+    """The same by minimal filtering, with as many taps of weights as the filter has."""
     _, outputs, channels, _ = w.shape
     width = winograd.panel_width(outputs)
-    packed = (1, -(-outputs // width), TAPS, channels, width)
-    minimal = "backwards" if winograd.is_backwards(axes[1]) else "forwards"
-    dtype = dtypes.accumulator(x.dtype)
-    w = b.add("panels", (w,), {"width": width, "minimal": minimal}, packed, dtype)
+    packed = (1, -(-outputs // width), filter.taps, channels, width)
+    named = {"width": width, "minimal": filter.outputs, "turned": winograd.is_backwards(axes[1])}
+    w = b.add("panels", (w,), named, packed, dtypes.accumulator(x.dtype))
     x = _with_channels_together(b, x)
-    named = {"axes": axes, "groups": 1, "outputs": outputs, "minimal": True}
+    named = {"axes": axes, "groups": 1, "outputs": outputs, "minimal": filter.outputs}
     y = b.add("convolution", (x, w), named, (math.prod(result[:-1]), outputs), x.dtype)
     return b.reshape(y, result)
 

@@ -29,6 +29,7 @@ from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import print_loops
 from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
+from schuss.compiler.cpu.winograd_filter import FILTERS
 from schuss.compiler.cpu.winograd_gradient import lower_gradient as lower_minimal_gradient
 from schuss.compiler.cpu.winograd_weights import lower_weights as lower_minimal_weights
 from schuss.compiler.index import Affine
@@ -221,19 +222,25 @@ def _convolution(unit: Convolution) -> Calls:
         x_strides=_image_strides(unit.operands[0][1]),
     )
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
-    minimal = "minimal" in named
+    minimal = FILTERS.get(named.get("minimal", 0))
     # A row has the outputs of all groups, each of which may end in the middle of a vector.
     epilogue = partial(_epilogue, unit.kernel, in_lines=groups == 1)
+    is_far = value.nbytes > _FAR
     if backward:
-        rule = lower_minimal_gradient if minimal else lower_weight
-        rule = lower_depthwise_weight if small else rule
-        lowered = rule(spec, _image_strides(unit.operands[1][1]), epilogue())
-    elif not (small or minimal) and convolution_images.applies(spec):
+        g_strides = _image_strides(unit.operands[1][1])
+        if minimal:
+            lowered = lower_minimal_gradient(spec, minimal, g_strides, epilogue())
+        else:
+            rule = lower_depthwise_weight if small else lower_weight
+            lowered = rule(spec, g_strides, epilogue())
+    elif minimal:
+        lowered = winograd.lower(spec, minimal, epilogue(ahead=True, writes=is_far))
+    elif small:
+        lowered = depthwise.lower(spec, epilogue(ahead=is_far, writes=is_far))
+    elif convolution_images.applies(spec):
         lowered = convolution_images.lower(spec, epilogue())
     else:
-        template = depthwise if small else winograd if minimal else convolution
-        is_far = value.nbytes > _FAR
-        lowered = template.lower(spec, epilogue(ahead=is_far or not small, writes=is_far))
+        lowered = convolution.lower(spec, epilogue(ahead=True, writes=is_far))
     return _staged(lowered, _product_words(unit.kernel, *unit.operands))
 
 
@@ -242,9 +249,9 @@ def _panels(unit: Panels) -> Calls:
     groups, outputs, channels, taps = value.inputs[0].shape
     spec = Weights(str(memory.dtype), groups, outputs, channels, taps, value.shape[-1], affine[:-1])
     words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
-    minimal = value.attributes.get("minimal")
-    if minimal is not None:
-        return _staged(lower_minimal_weights(spec, minimal == "backwards"), words)
+    if "minimal" in value.attributes:
+        named = value.attributes
+        return _staged(lower_minimal_weights(spec, FILTERS[named["minimal"]], named["turned"]), words)
     return _staged(lower_panels(spec), words)
 
 

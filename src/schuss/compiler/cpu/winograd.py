@@ -4,12 +4,10 @@ Each 4 x 4 positions d of the input, in tiles that overlap by two, give 2 x 2 ou
 
     y = A^T ((G g G^T) * (B^T d B)) A
 
-with 16 multiplications for a channel and an output in place of 36 (S. Winograd, Arithmetic
-Complexity of Computations, 1980; A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural
-Networks, 2016). For all channels these are 16 products of matrices, (tiles, channels) with
-(channels, outputs). Coefficients are 1, -1 and, for weights, 1/2, so that errors stay within a few
-units of the last place of the largest terms of the sum. But outputs that see an infinite input may
-be NaN where the sum is infinite.
+with 16 multiplications for a channel and an output in place of 36; operands of half precision may
+go by 6 x 6 positions, which give 4 x 4 outputs with 36 in place of 144 (winograd_filter.py). For
+all channels these are as many products of matrices, (tiles, channels) with (channels, outputs). But
+outputs that see an infinite input may be NaN where the sum is infinite.
 
 A part of the work makes the products of some tiles with one or all panels of outputs, and then its
 outputs of them. Where there are few tiles, so that panels must be shared out too, a launch before
@@ -31,33 +29,41 @@ from schuss.compiler.cpu.matmul_micro import Micro
 from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to, most_rows
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
-from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Form, Tiles
+from schuss.compiler.cpu.winograd_filter import F2, F4, Filter, both_ways
+from schuss.compiler.cpu.winograd_text import BYTES, Form, Tiles
 from schuss.compiler.geometry import UNIT, Axis
 from schuss.dtypes import DType
-
-_A = ((1, 1, 1, 0), (0, 1, -1, -1))  # transposed
 
 _PARTS = 16  # that a convolution should have
 _BLOCK = 56  # tiles of a part, at most
 _INPUTS = 480 << 10  # bytes of the inputs that a part transforms for itself
 _FEWEST_TILES = 36  # that make reading 16 numbers in place of 9 for each weight worth while
+_WEIGHT = 27  # tiles whose products take as long as transforming a weight and reading it
 _FEWEST_CHANNELS = 32  # or outputs, that make transforming worth while
 
 
-def applies(
+def choose(
     dtype: DType, images: int, channels: int, outputs: int, axes: tuple[Axis, Axis, Axis]
-) -> bool:
-    """Whether this template should compute a convolution, of a single group."""
+) -> Filter | None:
+    """The filter by which this template should compute a convolution, of a single group."""
     lanes = this_machine().vector_bytes // BYTES
     whole = channels % lanes == 0 and outputs % lanes == 0
     if dtypes.accumulator(dtype) != dtypes.float32 or axes[0] != UNIT or not whole:
-        return False
+        return None
     if not all(axis.kernel == 3 and _is_dense(axis) for axis in axes[1:]):
-        return False
+        return None
     if is_backwards(axes[1]) != is_backwards(axes[2]):
-        return False
-    tiles = images * ceil_div(axes[1].outputs, 2) * ceil_div(axes[2].outputs, 2)
-    return tiles >= _FEWEST_TILES and min(channels, outputs) >= _FEWEST_CHANNELS
+        return None
+
+    def tiles(filter: Filter) -> int:
+        down, across = (ceil_div(axis.outputs, filter.outputs) for axis in axes[1:])
+        return images * down * across
+
+    if tiles(F2) < _FEWEST_TILES or min(channels, outputs) < _FEWEST_CHANNELS:
+        return None
+    if dtype == dtypes.float32:
+        return F2
+    return min(F2, F4, key=lambda filter: filter.taps * (tiles(filter) + _WEIGHT))
 
 
 def _is_dense(axis: Axis) -> bool:
@@ -103,15 +109,15 @@ class Plan:
         return self.lanes * self.vectors
 
 
-def plan(c: Convolution, machine: Machine) -> Plan:
+def plan(c: Convolution, filter: Filter, machine: Machine) -> Plan:
     """Cut a convolution."""
     lanes = machine.vector_bytes // BYTES
     vectors = min(2, c.outputs // lanes)
-    tiles = Tiles(c, lanes).count
+    tiles = Tiles(c, filter, lanes).count
     pieces = ceil_div(tiles, most_rows(machine.registers, vectors))
     height, tall = divmod(tiles, pieces)
     tallest = height + (tall > 0)
-    block = max(1, min(_BLOCK, _INPUTS // (TAPS * c.channels * BYTES)) // tallest)
+    block = max(1, min(_BLOCK, _INPUTS // (filter.taps * c.channels * BYTES)) // tallest)
     block = min(block, max(1, pieces // _PARTS))
     staged = pieces < 2 * _PARTS
     if staged:
@@ -122,22 +128,26 @@ def plan(c: Convolution, machine: Machine) -> Plan:
     return Plan(lanes, vectors, pieces, height, tall, block, staged)
 
 
-def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None = None) -> Lowered:
+def lower(
+    c: Convolution, filter: Filter, print_epilogue: PrintEpilogue, machine: Machine | None = None
+) -> Lowered:
     """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
 
-    Weights are dense, (panels, 16, channels, width of a panel): see winograd_weights.py.
+    Weights are dense, (panels, taps, channels, width of a panel): see winograd_weights.py.
     """
-    cut = plan(c, machine or this_machine())
+    cut = plan(c, filter, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
-    key = sha256(f"{c}{cut}{epilogue}".encode()).hexdigest()[:16]
-    return _Printer(c, cut, epilogue, f"winograd_{key}").print()
+    key = sha256(f"{c}{filter}{cut}{epilogue}".encode()).hexdigest()[:16]
+    return _Printer(c, filter, cut, epilogue, f"winograd_{key}").print()
 
 
 class _Printer:
-    def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
+    def __init__(
+        self, c: Convolution, filter: Filter, cut: Plan, epilogue: str, name: str
+    ) -> None:
         assert c.x_strides[4] == 1, "channels lie apart"
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
-        self.tiles = Tiles(c, cut.lanes)
+        self.tiles, self.taps = Tiles(c, filter, cut.lanes), filter.taps
         self.panels = ceil_div(c.outputs, cut.width)
         # Rows, and planes of rows, a power of two apart would push each other out of the caches.
         self.row = c.channels + cut.lanes
@@ -153,7 +163,7 @@ class _Printer:
         stages = [self._products()]
         if self.cut.staged:
             stages.insert(0, self._inputs())
-        workspace = TAPS * self.plane * BYTES if self.cut.staged else 0
+        workspace = self.taps * self.plane * BYTES if self.cut.staged else 0
         return Lowered(tuple(dict.fromkeys(shared)), tuple(stages), workspace)
 
     def _micro(self, tall: bool, vectors: int) -> Micro:
@@ -182,7 +192,7 @@ class _Printer:
         panel, block = f.divide("%part", blocks) if cut.staged else ("", "%part")
         piece0 = f.mul(block, cut.block)
         piece1 = f.smaller(f.add(piece0, cut.block), cut.pieces)
-        sums = ceil_to(TAPS * cut.block * self.cell * BYTES, ALIGN)
+        sums = ceil_to(self.taps * cut.block * self.cell * BYTES, ALIGN)
         first = self._tile(f, piece0)
         if cut.staged:
             rows = f.at("float", f.word(2), f.mul(first, self.row))
@@ -200,7 +210,7 @@ class _Printer:
             *([] if cut.staged else [self.tiles.of_input(Form(self.plane, 0, self.row))]),
             *[self._panel(vectors) for vectors in self.widths], str(f), "",
         ])  # fmt: skip
-        scratch = sums if cut.staged else sums + TAPS * self.plane * BYTES
+        scratch = sums if cut.staged else sums + self.taps * self.plane * BYTES
         return Stage(text, self.name, blocks * (self.panels if cut.staged else 1), scratch)
 
     def _tile(self, f: Function, piece: str) -> str:
@@ -212,7 +222,7 @@ class _Printer:
         if len(self.widths) > 1:
             is_last = f.let(f"icmp eq i64 {panel}, {self.panels - 1}")
             name = f.choose(is_last, "ptr", f"@panel{self.widths[1]}", name)
-        weights = f.mul(panel, TAPS * self.c.channels * self.cut.width)
+        weights = f.mul(panel, self.taps * self.c.channels * self.cut.width)
         weights = f.at("float", f.word(1), weights)
         f.line(
             f"call void {name}(ptr %args, ptr {rows}, ptr {weights}, i64 {piece0}, i64 {piece1}, "
@@ -234,7 +244,7 @@ class _Printer:
                 n = f.add("%n", f.mul(vector, cut.lanes))
                 for m, _ in self._rows(f, tile):
                     f.line(f"call void @epilogue_ahead(ptr %args, i64 0, i64 {m}, i64 {n})")
-        with f.loop(0, TAPS) as tap, f.loop(0, pieces) as at:
+        with f.loop(0, self.taps) as tap, f.loop(0, pieces) as at:
             piece = f.add("%piece0", at)
             row = f.mul(f.sub(self._tile(f, piece), first), self.row)
             a = f.at("float", "%rows", f.add(f.mul(tap, self.plane), row))
@@ -260,8 +270,8 @@ class _Printer:
     def _outputs(self, f: Function, tile: str, n: str, sums: str) -> None:
         """Give a vector of outputs of each position of a tile to the epilogue."""
         plane = self.cut.block * self.cell
-        d = [self.tiles.load(f, f.at("float", sums, tap * plane)) for tap in range(TAPS)]
-        made = self.tiles.both_ways(f, _A, d)
+        d = [self.tiles.load(f, f.at("float", sums, tap * plane)) for tap in range(self.taps)]
+        made = both_ways(f, self.tiles.kind, self.tiles.filter.a_transposed, d)
         for value, (m, is_there) in zip(made, self._rows(f, tile), strict=True):
             with f.when(is_there):
                 f.line(
@@ -273,15 +283,16 @@ class _Printer:
         """For each position of a tile its row of the result, and whether it is there."""
         image, i, j = self.tiles.place(f, tile)
         height, width = (axis.outputs for axis in self.c.axes[1:])
-        y, x = f.mul(i, 2), f.mul(j, 2)
+        side = self.tiles.filter.outputs
+        y, x = f.mul(i, side), f.mul(j, side)
         m = f.add(f.mul(f.add(f.mul(image, height), y), width), x)
         found = []
-        for down, across in combinations((0, 1), (0, 1)):
+        for down, across in combinations(range(side), range(side)):
             inside = []
-            if down and height % 2:
-                inside.append(f.let(f"icmp slt i64 {y}, {height - 1}"))
-            if across and width % 2:
-                inside.append(f.let(f"icmp slt i64 {x}, {width - 1}"))
+            if down >= height % side > 0:
+                inside.append(f.let(f"icmp slt i64 {y}, {height - down}"))
+            if across >= width % side > 0:
+                inside.append(f.let(f"icmp slt i64 {x}, {width - across}"))
             is_there = f.let(f"and i1 {inside[0]}, {inside[-1]}") if inside else "true"
             found.append((f.add(m, down * width + across), is_there))
         return found

@@ -1,11 +1,11 @@
 """The gradient of a 3 x 3 convolution for its weights, by minimal filtering.
 
-It is the transposed algorithm of winograd.py: with g the gradient of the 2 x 2 outputs of a tile,
+It is the transposed algorithm of winograd.py: with g the gradient of the outputs of a tile,
 
     dw = G^T (sum over tiles of (A g A^T) * (B^T d B)) G
 
-For all channels and outputs the sum is 16 products of matrices, (channels, tiles) times (tiles,
-outputs), with 16 multiplications where 9 taps of 4 outputs would have 36.
+For all channels and outputs the sum is as many products of matrices, (channels, tiles) times
+(tiles, outputs), as the filter has multiplications: 16 where 9 taps of 4 outputs would have 36.
 
 Where what is transformed fits into a third-level cache, a launch transforms all of it, and parts
 share out channels and panels of outputs. Else they share out the tiles: each part sums over slices
@@ -26,9 +26,8 @@ from schuss.compiler.cpu.matmul_micro import Micro
 from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
-from schuss.compiler.cpu.winograd_text import BYTES, TAPS, Form, Tiles
-
-_G = ((1, 0.5, 0.5, 0), (0, 0.5, -0.5, 0), (0, 0.5, 0.5, 1))  # transposed
+from schuss.compiler.cpu.winograd_filter import Filter, both_ways
+from schuss.compiler.cpu.winograd_text import BYTES, Form, Tiles
 
 _SHARED = 28 << 20  # bytes of all that is transformed, which stay in a third-level cache
 _PARTS = 32  # that transform what is shared
@@ -63,15 +62,15 @@ class Plan:
         return self.lanes * self.vectors
 
 
-def plan(c: Convolution, machine: Machine) -> Plan:
+def plan(c: Convolution, filter: Filter, machine: Machine) -> Plan:
     """Cut a gradient."""
     lanes = machine.vector_bytes // BYTES
     vectors = min(2, c.outputs // lanes)
     height = min(lanes, 8)  # whole pieces to a vector of channels
     pieces = c.channels // height
-    tiles = Tiles(c, lanes).count
-    staged = TAPS * tiles * (c.channels + c.outputs) * BYTES <= _SHARED
-    sums = TAPS * c.channels * c.outputs * BYTES
+    tiles = Tiles(c, filter, lanes).count
+    staged = filter.taps * tiles * (c.channels + c.outputs) * BYTES <= _SHARED
+    sums = filter.taps * c.channels * c.outputs * BYTES
     slices = max(_FEWEST_SLICES, min(_MOST_SLICES, _SUMS // sums))
     slices = 1 if staged else min(slices, ceil_div(tiles, _CHUNK))
     block = ceil_div(pieces, ceil_div(pieces, _BLOCK))
@@ -79,27 +78,28 @@ def plan(c: Convolution, machine: Machine) -> Plan:
 
 
 def lower_gradient(
-    c: Convolution, g_strides: Strides, print_epilogue: PrintEpilogue,
+    c: Convolution, filter: Filter, g_strides: Strides, print_epilogue: PrintEpilogue,
     machine: Machine | None = None,
 ) -> Lowered:  # fmt: skip
     """The launches; words are x, the gradient of y, the workspace and those of the epilogue.
 
     `g_strides` are those of the gradient's images, three axes and outputs.
     """
-    cut = plan(c, machine or this_machine())
+    cut = plan(c, filter, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
-    key = sha256(f"{c}{g_strides}{cut}{epilogue}".encode()).hexdigest()[:16]
-    return _Printer(c, g_strides, cut, epilogue, f"winograd_gradient_{key}").print()
+    key = sha256(f"{c}{filter}{g_strides}{cut}{epilogue}".encode()).hexdigest()[:16]
+    return _Printer(c, filter, g_strides, cut, epilogue, f"winograd_gradient_{key}").print()
 
 
 class _Printer:
     def __init__(
-        self, c: Convolution, g_strides: Strides, cut: Plan, epilogue: str, name: str
-    ) -> None:
+        self, c: Convolution, filter: Filter, g_strides: Strides, cut: Plan, epilogue: str,
+        name: str,
+    ) -> None:  # fmt: skip
         assert c.x_strides[4] == g_strides[4] == 1, "channels lie apart"
         self.c, self.g_strides, self.cut = c, g_strides, cut
         self.epilogue, self.name = epilogue, name
-        self.tiles = Tiles(c, cut.lanes)
+        self.tiles, self.taps = Tiles(c, filter, cut.lanes), filter.taps
         self.panels = ceil_div(c.outputs, cut.width)
         # What a product reads lies together: the tiles of a vector of channels, and of a panel.
         rows = self.tiles.count if cut.staged else _CHUNK
@@ -107,7 +107,7 @@ class _Printer:
             Form(rows * ceil_to(n, row) + cut.lanes, rows * row, row)
             for n, row in ((c.channels, cut.lanes), (c.outputs, cut.width))
         )
-        self.transformed = ceil_to(TAPS * self.x_form.plane * BYTES, ALIGN)
+        self.transformed = ceil_to(self.taps * self.x_form.plane * BYTES, ALIGN)
         self.cell = cut.height * cut.width  # elements that a piece and a panel give for a tap
         last = ceil_div(c.outputs - (self.panels - 1) * cut.width, cut.lanes)
         self.widths = list(dict.fromkeys([*([cut.vectors] if self.panels > 1 else []), last]))
@@ -115,10 +115,10 @@ class _Printer:
     def print(self) -> Lowered:
         micros = self._micros()
         shared = tuple(Source(matmul_micro.definition(m), (m.name,), shared=True) for m in micros)
-        both = self.transformed + TAPS * self.g_form.plane * BYTES
+        both = self.transformed + self.taps * self.g_form.plane * BYTES
         if self.cut.staged:
             return Lowered(shared, (self._transforms(), self._products()), both)
-        sums = self.cut.slices * self.panels * self.cut.pieces * TAPS * self.cell * BYTES
+        sums = self.cut.slices * self.panels * self.cut.pieces * self.taps * self.cell * BYTES
         return Lowered(shared, (self._slices(both), self._add()), sums)
 
     def _micros(self) -> list[Micro]:
@@ -173,7 +173,7 @@ class _Printer:
         panel, block = f.divide("%part", blocks)
         piece0 = f.mul(block, cut.block)
         piece1 = f.smaller(f.add(piece0, cut.block), cut.pieces)
-        with f.loop(0, TAPS) as tap, f.loop(0, self.tiles.count, _LONGEST) as k:
+        with f.loop(0, self.taps) as tap, f.loop(0, self.tiles.count, _LONGEST) as k:
             length = f.smaller(f.sub(self.tiles.count, k), _LONGEST)
             more = f.let(f"icmp sgt i64 {k}, 0")
             with f.loop(piece0, piece1) as piece:
@@ -184,7 +184,7 @@ class _Printer:
             cell = self._cell(f, "%scratch", f.sub(piece, piece0), "0")
             self._finish(f, piece, panel, [cell])
         f.line("ret void")
-        scratch = cut.block * TAPS * self.cell * BYTES
+        scratch = cut.block * self.taps * self.cell * BYTES
         return Stage(self._module(f, False, True, True), name, self.panels * blocks, scratch)
 
     def _slices(self, scratch: int) -> Stage:
@@ -197,7 +197,7 @@ class _Printer:
             self._call_transforms(f, chunk, f.add(chunk, length), "%scratch")
             more = f.let(f"icmp sgt i64 {chunk}, {first}")
             with (
-                f.loop(0, TAPS) as tap,
+                f.loop(0, self.taps) as tap,
                 f.loop(0, self.panels) as panel,
                 f.loop(0, cut.pieces) as piece,
             ):
@@ -224,7 +224,7 @@ class _Printer:
 
     def _cell(self, f: Function, memory: str, index: str, tap: str) -> str:
         """Where the sums of a piece and a panel are, for a tap."""
-        return f.at("float", memory, f.mul(f.add(f.mul(index, TAPS), tap), self.cell))
+        return f.at("float", memory, f.mul(f.add(f.mul(index, self.taps), tap), self.cell))
 
     def _call_micro(
         self, f: Function, memory: str, place: tuple[str, str, str], tiles: tuple[str, str],
@@ -260,7 +260,7 @@ class _Printer:
         with f.loop(0, self.cut.height) as r, f.loop(0, vectors) as v:
             place = f.mul(f.add(f.mul(r, vectors), v), lanes)
             sums = []
-            for tap in range(TAPS):
+            for tap in range(self.taps):
                 total = ""
                 for cell in cells:
                     here = f.at("float", cell, f.add(place, tap * self.cell))
@@ -268,7 +268,7 @@ class _Printer:
                     total = f.let(f"fadd {kind} {total}, {term}") if total else term
                 sums.append(total)
             n = f.add(f.mul(panel, self.cut.width), f.mul(v, lanes))
-            for tap, value in enumerate(self.tiles.both_ways(f, _G, sums)):
+            for tap, value in enumerate(both_ways(f, kind, self.tiles.filter.g_transposed, sums)):
                 m = f.add(f.add(channel, r), tap * self.c.channels)
                 f.line(
                     f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, {kind} {value}, "

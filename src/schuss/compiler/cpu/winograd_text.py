@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.matmul_elements import converted, load
 from schuss.compiler.cpu.matmul_plan import ALIGN, ceil_div
 from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.cpu.winograd_filter import Filter, Matrix, both_ways
 
-TAPS = 16  # of what is transformed
 BYTES = 4  # of what is transformed: float32
-
-Matrix = Sequence[Sequence[float]]
-
-# The matrices B and A of winograd.py, as rows of coefficients.
-_B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # transposed
-_A = ((1, 0), (1, 1), (1, -1), (0, -1))
 
 
 class Form(NamedTuple):
-    """How transformed tiles lie in memory: 16 planes of blocks of rows, one row for each tile, with
-    as many channels as fit into a row; in elements.
+    """How transformed tiles lie in memory: a plane for each tap, of blocks of rows, one row for each
+    tile, with as many channels as fit into a row; in elements.
     """
 
     plane: int
@@ -31,13 +24,13 @@ class Form(NamedTuple):
 
 
 class Tiles:
-    """The tiles of a convolution with kernels of 3 x 3: each gives 2 x 2 outputs, from 4 x 4
-    positions of the input.
+    """The tiles of a convolution with kernels of 3 x 3 and a filter: each gives a square of outputs,
+    from a square of positions of the input that is larger by 2.
     """
 
-    def __init__(self, c: Convolution, lanes: int) -> None:
-        self.c, self.lanes = c, lanes
-        self.down, self.across = (ceil_div(axis.outputs, 2) for axis in c.axes[1:])
+    def __init__(self, c: Convolution, filter: Filter, lanes: int) -> None:
+        self.c, self.filter, self.lanes = c, filter, lanes
+        self.down, self.across = (ceil_div(axis.outputs, filter.outputs) for axis in c.axes[1:])
         self.count = c.images * self.down * self.across
         self.kind = f"<{lanes} x float>"
 
@@ -47,19 +40,20 @@ class Tiles:
         return image, *f.divide(rest, self.across)
 
     def of_input(self, form: Form) -> str:
-        """The function @of_input, which makes B^T d B of 4 x 4 positions d of the input."""
+        """The function @of_input, which makes B^T d B of the positions d of the input."""
         c, (_, height, width) = self.c, self.c.axes
         lows, sizes = (height.lowest, width.lowest), (height.size, width.size)
         strides = c.x_strides[0], *c.x_strides[2:4]
-        return self._transform("of_input", _B, lows, sizes, strides, c.channels, form)
+        return self._transform("of_input", self.filter.b_transposed, lows, sizes, strides, c.channels, form)
 
     def of_gradient(self, strides: tuple[int, int, int], form: Form) -> str:
-        """The function @of_gradient: A g A^T of 2 x 2 positions g of the output's gradient.
+        """The function @of_gradient: A g A^T of the positions g of the output's gradient.
 
         `strides` are those of images, rows and columns.
         """
         sizes = self.c.axes[1].outputs, self.c.axes[2].outputs
-        return self._transform("of_gradient", _A, (0, 0), sizes, strides, self.c.outputs, form)
+        matrix = self.filter.a
+        return self._transform("of_gradient", matrix, (0, 0), sizes, strides, self.c.outputs, form)
 
     def _transform(
         self, name: str, matrix: Matrix, lows: tuple[int, int], sizes: tuple[int, int],
@@ -79,7 +73,10 @@ class Tiles:
         span = len(matrix[0])
         with f.loop("%first", "%last") as tile:
             image, i, j = self.place(f, tile)
-            corner = [f.add(f.mul(at, 2), low) for at, low in zip((i, j), lows, strict=True)]
+            corner = [
+                f.add(f.mul(at, self.filter.outputs), low)
+                for at, low in zip((i, j), lows, strict=True)
+            ]
             offset = f.mul(image, strides[0])
             for at, step in zip(corner, strides[1:], strict=True):
                 offset = f.add(offset, f.mul(at, step))
@@ -101,39 +98,11 @@ class Tiles:
                 if channels > form.row:
                     block, inside = f.divide(channel, form.row)
                 here = f.at("float", to, f.add(f.mul(block, form.block), inside))
-                for number, value in enumerate(self.both_ways(f, matrix, d)):
+                for number, value in enumerate(both_ways(f, self.kind, matrix, d)):
                     self.store(f, value, f.at("float", here, number * form.plane))
         f.line("ret void")
         zeros = f"[{channels} x {self.c.source}] zeroinitializer, align {ALIGN}"
         return f"@zeros_{name} = internal constant {zeros}\n{f}"
-
-    def both_ways(self, f: Function, matrix: Matrix, d: list[str]) -> list[str]:
-        """M d M^T of a square matrix of vectors d, row by row."""
-        span = len(matrix[0])
-        columns = [self._times(f, matrix, d[s::span]) for s in range(span)]
-        return [
-            value
-            for r in range(len(matrix))
-            for value in self._times(f, matrix, [column[r] for column in columns])
-        ]
-
-    def _times(self, f: Function, matrix: Matrix, d: list[str]) -> list[str]:
-        """M d of vectors; coefficients are 0, 1, -1, 1/2 and -1/2."""
-        return [self._sum(f, [(c, x) for c, x in zip(row, d, strict=True) if c]) for row in matrix]
-
-    def _sum(self, f: Function, terms: list[tuple[float, str]]) -> str:
-        halves = [(2 * c, x) for c, x in terms if abs(c) != 1]
-        ones = [(c, x) for c, x in terms if abs(c) == 1]
-        if halves:
-            half = "splat (float 0.5)"
-            ones.append((1, f.let(f"fmul {self.kind} {self._sum(f, halves)}, {half}")))
-        ones.sort(key=lambda term: -term[0])
-        (first, total), *rest = ones
-        if first < 0:
-            total = f.let(f"fneg {self.kind} {total}")
-        for c, x in rest:
-            total = f.let(f"{'fadd' if c > 0 else 'fsub'} {self.kind} {total}, {x}")
-        return total
 
     def _read(self, f: Function, place: str) -> str:
         """A vector of an operand, in float32."""

@@ -11,14 +11,17 @@ from schuss.compiler.cpu.matmul import Lowered, this_machine
 from schuss.compiler.cpu.matmul_plan import ELEMENTS, Machine, ceil_div
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
-from schuss.compiler.cpu.winograd_text import BYTES, TAPS
+from schuss.compiler.cpu.winograd_filter import Filter, both_ways
+from schuss.compiler.cpu.winograd_text import BYTES
 
 _PART = 2048  # kernels of a part, about
 _KERNEL = 9
 
 
-def lower_weights(w: Weights, backwards: bool, machine: Machine | None = None) -> Lowered:
-    """The launch that writes (1, panels, 16, channels, width); words are w and that.
+def lower_weights(
+    w: Weights, filter: Filter, backwards: bool, machine: Machine | None = None
+) -> Lowered:
+    """The launch that writes (1, panels, taps, channels, width); words are w and that.
 
     With `backwards`, kernels are turned around first. What lies behind the last output is not
     written.
@@ -31,13 +34,13 @@ def lower_weights(w: Weights, backwards: bool, machine: Machine | None = None) -
     panels = ceil_div(w.outputs, w.width)
     share = min(w.channels, max(1, _PART // w.width))
     pieces = ceil_div(w.channels, share)
-    name = f"winograd_{sha256(f'{w}{lanes}{backwards}'.encode()).hexdigest()[:16]}"
+    name = f"winograd_{sha256(f'{w}{filter}{lanes}{backwards}'.encode()).hexdigest()[:16]}"
     f = Function(f"define void @{name}(ptr noalias %args, i64 %part, ptr noalias %scratch)")
     panel, piece = f.divide("%part", pieces)
     first = f.mul(panel, w.width)
     count = f.smaller(f.sub(w.outputs, first), w.width)
     start = f.at(source, f.word(0), f.mul(first, o_stride))
-    target = f.at("float", f.word(1), f.mul(panel, TAPS * w.channels * w.width))
+    target = f.at("float", f.word(1), f.mul(panel, filter.taps * w.channels * w.width))
     channel0 = f.mul(piece, share)
     channel1 = f.smaller(f.add(channel0, share), w.channels)
     with f.loop(channel0, channel1) as c, f.loop(0, count, lanes) as o:
@@ -48,7 +51,8 @@ def lower_weights(w: Weights, backwards: bool, machine: Machine | None = None) -
         )
         g = [_load(f, lanes, t) for t in range(_KERNEL)]
         there = f.at("float", target, f.add(f.mul(c, w.width), o))
-        for tap, value in enumerate(_transformed(f, lanes, g[::-1] if backwards else g)):
+        turned = g[::-1] if backwards else g
+        for tap, value in enumerate(both_ways(f, f"<{lanes} x float>", filter.g, turned)):
             place = f.at("float", there, tap * w.channels * w.width)
             f.line(f"store <{lanes} x float> {value}, ptr {place}, align {BYTES}")
     f.line("ret void")
@@ -61,21 +65,3 @@ def lower_weights(w: Weights, backwards: bool, machine: Machine | None = None) -
 def _load(f: Function, lanes: int, tap: int) -> str:
     place = f.at("float", "%scratch", tap * lanes)
     return f.let(f"load <{lanes} x float>, ptr {place}, align {BYTES}")
-
-
-def _transformed(f: Function, lanes: int, g: list[str]) -> list[str]:
-    """G g G^T of vectors g (3, 3), row by row: (4, 4)."""
-    columns = [_times(f, lanes, g[s::3]) for s in range(3)]
-    return [
-        value for r in range(4) for value in _times(f, lanes, [column[r] for column in columns])
-    ]
-
-
-def _times(f: Function, lanes: int, g: list[str]) -> list[str]:
-    """G g of three vectors, where G is (1, 0, 0), (1, 1, 1) / 2, (1, -1, 1) / 2, (0, 0, 1)."""
-    kind = f"<{lanes} x float>"
-    half = f"splat (float {0.5})"
-    ends = f.let(f"fmul {kind} {f.let(f'fadd {kind} {g[0]}, {g[2]}')}, {half}")
-    middle = f.let(f"fmul {kind} {g[1]}, {half}")
-    plus, minus = (f.let(f"{op} {kind} {ends}, {middle}") for op in ("fadd", "fsub"))
-    return [g[0], plus, minus, g[2]]
