@@ -2,7 +2,8 @@
 
 geometry.py has what `axes` mean. Rows of `convolution` (x, w) are positions, (N * counts, outputs);
 its w is in `panels`: weights (groups, outputs, channels, taps) as (groups, panels, taps, channels,
-width), in the type of the sums, with zeros behind the last output. With `minimal` both are for the
+width), in the type of the sums, with zeros behind the last output. Where the machine multiplies
+numbers of half precision in pairs, w has (..., channels / 2, width, 2) of them. With `minimal` both are for the
 filter of so many outputs (cpu/winograd_filter.py). The gradient for the input is a
 convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs). Positions
 outside of the input add nothing: kernels leave them out or multiply zeros there, as it suits the
@@ -21,7 +22,7 @@ from typing import Any
 
 from schuss import dtypes
 from schuss.compiler.cpu import winograd
-from schuss.compiler.cpu.convolution import panel_width
+from schuss.compiler.cpu.convolution import has_pairs, panel_width
 from schuss.compiler.cpu.depthwise import applies as has_small_groups
 from schuss.compiler.cpu.winograd_filter import Filter
 from schuss.compiler.geometry import UNIT, Axis, forward_axis, input_axis
@@ -77,6 +78,8 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
+    if math.prod(kernel) == 1 and x.op == "slice" and has_pairs(x.dtype, 2):
+        x = b.map("copy", x)  # it is a product of matrices: cpu/convolution_weight.py
     axes = _three(geometry)
     named = {"axes": axes, "groups": groups, "outputs": outputs}
     minimal = winograd.choose(x.dtype, x.shape[0], channels, outputs, axes)
@@ -205,9 +208,13 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
         else:
             taps = b.map("astype", taps, dtype=dtype, attributes={"dtype": dtype})
         return b.reshape(b.add("convolution", (x, taps), named, rows, x.dtype), result)
-    width = panel_width(x.dtype, x.shape[0], channels, outputs, three)
-    packed = (groups, -(-outputs // width), count, channels, width)
-    w = b.add("panels", (w,), {"width": width}, packed, dtype)
+    pairs = has_pairs(x.dtype, channels)
+    width = panel_width(x.dtype, x.shape[0], channels, outputs, three, pairs)
+    packed: Shape = (groups, -(-outputs // width), count, channels, width)
+    if pairs:
+        packed, dtype = (*packed[:3], channels // 2, width, 2), x.dtype
+        x, named["pairs"] = _with_channels_together(b, x), True
+    w = b.add("panels", (w,), {"width": width, "pairs": pairs}, packed, dtype)
     y = b.add("convolution", (x, w), named, rows, x.dtype)
     return b.reshape(y, result)
 
@@ -230,9 +237,13 @@ def _minimal(
 def _with_channels_together(b: Builder, x: Value) -> Value:
     """A copy, if x is a view in which the channels of a position may lie apart."""
     memory = x
-    while memory.op == "reshape":
+    while memory.op == "reshape" or (memory.op == "slice" and _takes_all_channels(memory)):
         memory = memory.inputs[0]
     return b.map("copy", x) if memory.op in (*VIEWS, "input") else x
+
+
+def _takes_all_channels(x: Value) -> bool:
+    return x.attributes["cut"][-1] == (0, x.inputs[0].shape[-1], 1)
 
 
 def _flat(b: Builder, w: Value, groups: int) -> Value:

@@ -26,7 +26,7 @@ from schuss.compiler.cpu.convolution_plan import (
     slab_shape,
     tiling,
 )
-from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Slab, sums, table
+from schuss.compiler.cpu.convolution_text import Slab, sums, sums_need, table
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import plus, size
@@ -49,7 +49,7 @@ def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None
     """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
 
     Weights are dense: (groups, panels, taps of the three axes, channels, width of a panel), in the
-    type of the sums, with zeros behind the last output.
+    type of the sums or in pairs, with zeros behind the last output.
     """
     cut = plan(c, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.tiling.lanes, c.accumulator)
@@ -57,9 +57,16 @@ def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None
     return _Printer(c, cut, epilogue, f"convolution_{key}").print()
 
 
-def panel_width(dtype: DType, images: int, channels: int, outputs: int, axes: Axes) -> int:
+def has_pairs(dtype: DType, channels: int) -> bool:
+    """Whether numbers are multiplied in pairs of channels, for so many in a group."""
+    return str(dtype) in this_machine().pairs and channels % 2 == 0
+
+
+def panel_width(
+    dtype: DType, images: int, channels: int, outputs: int, axes: Axes, pairs: bool
+) -> int:
     """Outputs of a panel of weights, which `convolution` wants for these shapes."""
-    element = ELEMENTS[str(dtype)][1]
+    element, channels = ELEMENTS[str(dtype)][1], channels // (2 if pairs else 1)
     return tiling(this_machine(), element, images, channels, outputs, axes).width
 
 
@@ -127,7 +134,7 @@ class _Printer:
         parts = self.image_blocks * c.axes[0].most * c.groups * self.row_blocks * self.panel_blocks
         text = "\n".join([
             *[matmul_pack.declaration(pack) for pack in self._packs()],
-            SUMS_NEEDS(c.element, self.tiling.lanes), self.epilogue, *self.tables,
+            sums_need(c, self.tiling.lanes), self.epilogue, *self.tables,
             *self.functions.values(), str(f), "",
         ])  # fmt: skip
         shared = tuple(
@@ -344,7 +351,7 @@ class _Printer:
             self._sum_in_pieces(f, places, vectors)
             self._finish_later(f, (images, rows, columns), vectors)
         else:
-            made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width))
+            made = sums(f, c, lanes, places, vectors, (1, self.tiling.width))
             if self.epilogue.count("\n") <= _LINES and c.taps * c.channels <= _TERMS:
                 for cell, values in zip(cells, made, strict=True):
                     self._finish(f, self._row_of_tile(f, *cell), values)
@@ -362,7 +369,7 @@ class _Printer:
         piece = max(1, _PIECE // terms)
         with f.loop(0, "%entries", piece) as e:
             some, left = f.at("{i64, i64}", "%table", e), f.sub("%entries", e)
-            made = sums(f, c.element, lanes, places, vectors, (1, self.tiling.width),
+            made = sums(f, c, lanes, places, vectors, (1, self.tiling.width),
                         some, f.smaller(left, piece))  # fmt: skip
             self._store_tile(f, made, add=True)
 

@@ -14,7 +14,7 @@ from itertools import product as combinations
 
 from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_plan import Convolution, lanes_for, segments, tiling
-from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, sums, table
+from schuss.compiler.cpu.convolution_text import sums, sums_need, table
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import size
@@ -146,7 +146,7 @@ class _Printer:
         packs = list(dict.fromkeys([self.into, self.out_of]))
         text = "\n".join([
             *[matmul_pack.declaration(pack) for pack in packs],
-            SUMS_NEEDS(c.element, cut.lanes), self.epilogue, *self.tables.values(),
+            sums_need(c, cut.lanes), self.epilogue, *self.tables.values(),
             *self.functions.values(), str(f), "",
         ])  # fmt: skip
         shared = tuple(Source(matmul_pack.definition(p), (p.name,), shared=True) for p in packs)
@@ -260,7 +260,7 @@ class _Printer:
             f"define internal void @{name}(ptr noalias readonly %a, ptr noalias readonly %b, "
             "ptr readonly %table, i64 %entries, i64 %inner, ptr noalias %target) noinline"
         )
-        made = sums(f, c.element, cut.lanes, range(outputs), vectors, steps)
+        made = sums(f, c, cut.lanes, range(outputs), vectors, steps)
         kind, align = f"<{cut.lanes} x {c.element}>", cut.lanes * size(c.element)
         for r, v in combinations(range(outputs), range(vectors)):
             place = f.at(c.element, "%target", r * cut.images + v * cut.lanes)

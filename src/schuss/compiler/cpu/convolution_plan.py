@@ -6,7 +6,7 @@ As for matrix products the cuts depend on the shapes and the machine's vectors a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from schuss.compiler.cpu.matmul_micro import size
@@ -40,6 +40,8 @@ class Convolution:
         channels, outputs: of a group.
         axes: three of them, depth, height and width.
         x_strides: in elements, of the images, the three axes and the channels.
+        pairs: numbers of x and of the weights come in pairs of channels, which are multiplied at
+            once (matmul_pairs.py): a pair counts as one channel and one element, of 32 bits.
     """
 
     dtype: str
@@ -49,10 +51,25 @@ class Convolution:
     outputs: int
     axes: Axes
     x_strides: tuple[int, int, int, int, int]
+    pairs: bool = False
+
+    def in_pairs(self) -> Convolution:
+        """The same in pairs; channels must lie side by side, and be even in number."""
+        *strides, last = self.x_strides
+        assert last == 1 and not any(n % 2 for n in (*strides, self.channels)), self
+        n, depth, height, width = (stride // 2 for stride in strides)
+        steps = n, depth, height, width, 1
+        return replace(self, channels=self.channels // 2, x_strides=steps, pairs=True)
 
     @property
     def source(self) -> str:
-        return ELEMENTS[self.dtype][0]
+        """The LLVM type of x; pairs are moved as if they were floats."""
+        return "float" if self.pairs else ELEMENTS[self.dtype][0]
+
+    @property
+    def paired(self) -> str:
+        """The LLVM type of the numbers of a pair, if there are any."""
+        return ELEMENTS[self.dtype][0] if self.pairs else ""
 
     @property
     def element(self) -> str:

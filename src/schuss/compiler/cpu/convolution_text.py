@@ -8,6 +8,7 @@ from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.matmul_micro import broadcast, declare_fma, fma, size
 from schuss.compiler.cpu.matmul_pack import Pack
+from schuss.compiler.cpu.matmul_pairs import add_products, declare_add_products
 from schuss.compiler.cpu.matmul_text import Function
 
 
@@ -20,7 +21,7 @@ def table(name: str, entries: Sequence[tuple[int, int]]) -> str:
 
 def sums(
     f: Function,
-    element: str,
+    c: Convolution,
     lanes: int,
     places: Sequence[int],
     vectors: int,
@@ -33,8 +34,11 @@ def sums(
     For each of `entries` pairs of offsets (i, j) in `table` and each k < %inner, row r adds the
     element at %a + i + k * steps[0] + places[r], times the vectors at %b + j + k * steps[1]. That
     offsets of rows are constants lets the machine's addressing modes form all addresses from one
-    pointer. %inner is at least 1; the current block must end before.
+    pointer. %inner is at least 1; the current block must end before. Of pairs both products are
+    added.
     """
+    element, paired = c.element, c.paired
+    align = size(paired or element)
     kind = f"<{lanes} x {element}>"
     cells = [(r, v) for r in range(len(places)) for v in range(vectors)]
     before = f.block
@@ -57,15 +61,22 @@ def sums(
     f.line("%bp = phi ptr [%b.first, %entries.head], [%bp.next, %k.head]")
     for r, v in cells:
         f.line(f"%c{r}_{v} = phi {kind} [%o{r}_{v}, %entries.head], [%s{r}_{v}, %k.head]")
+    pairs = f"<{2 * lanes} x {paired}>"
     b = [
-        f.let(f"load {kind}, ptr {f.at(element, '%bp', v * lanes)}, align {size(element)}")
-        for v in range(vectors)
+        f.let(f"load {pairs if paired else kind}, ptr {place}, align {align}")
+        for place in [f.at(element, "%bp", v * lanes) for v in range(vectors)]
     ]
     for r, place in enumerate(places):
-        one = f.let(f"load {element}, ptr {f.at(element, '%ap', place)}")
+        one = f.let(f"load {element}, ptr {f.at(element, '%ap', place)}, align {align}")
         a = broadcast(f, kind, one)
+        if paired:
+            a = f.let(f"bitcast {kind} {a} to {pairs}")
         for v in range(vectors):
-            f.line(f"%s{r}_{v} = {fma(f, element, lanes, a, b[v], f'%c{r}_{v}')}")
+            if paired:
+                total = add_products(f, paired, lanes, b[v], a, f"%c{r}_{v}")
+            else:
+                total = fma(f, element, lanes, a, b[v], f"%c{r}_{v}")
+            f.line(f"%s{r}_{v} = {total}")
     f.line(f"%ap.next = getelementptr {element}, ptr %ap, i64 {steps[0]}")
     f.line(f"%bp.next = getelementptr {element}, ptr %bp, i64 {steps[1]}")
     f.line("%left.next = sub i64 %left, 1")
@@ -87,7 +98,9 @@ def sums(
     return named
 
 
-SUMS_NEEDS = declare_fma
+def sums_need(c: Convolution, lanes: int) -> str:
+    """The declarations that `sums` needs."""
+    return declare_add_products(c.paired, lanes) if c.pairs else declare_fma(c.element, lanes)
 
 
 class Packing:

@@ -22,7 +22,7 @@ from schuss.compiler.cpu.convolution_plan import (
     segments,
     weight_plan,
 )
-from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Packing, Slab, sums, table, zeros
+from schuss.compiler.cpu.convolution_text import Packing, Slab, sums, sums_need, table, zeros
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import size
@@ -48,7 +48,7 @@ def lower_weight(
     of the gradient's images, three axes and outputs.
     """
     machine = machine or this_machine()
-    product = as_product(c, g_strides)
+    product = as_product(c, g_strides, machine)
     if product is not None and _is_best_as_product(product, machine):
         return matmul.lower(product, print_epilogue, machine)
     cut = weight_plan(c, machine)
@@ -57,11 +57,12 @@ def lower_weight(
     return _Printer(c, g_strides, cut, epilogue, f"convolution_weight_{key}").print()
 
 
-def as_product(c: Convolution, g_strides: Strides) -> Product | None:
+def as_product(c: Convolution, g_strides: Strides, machine: Machine) -> Product | None:
     """The same as a product of two matrices, (channels, positions) with (positions, outputs)."""
     plain = all(axis.phases[0][2:] == (axis.size, 1, 0, 1, 0, 1, 1) for axis in c.axes)
     x_step, g_step = (_step(c, strides) for strides in (c.x_strides, g_strides))
-    if not plain or c.groups > 1 or c.source != c.element or x_step is None or g_step is None:
+    is_fast = c.source == c.element or c.dtype in machine.pairs
+    if not plain or c.groups > 1 or not is_fast or x_step is None or g_step is None:
         return None
     positions = c.images * prod(axis.size for axis in c.axes)
     left, right = (c.x_strides[4], x_step), (g_step, g_strides[4])
@@ -69,10 +70,12 @@ def as_product(c: Convolution, g_strides: Strides) -> Product | None:
 
 
 def _is_best_as_product(product: Product, machine: Machine) -> bool:
-    """Whether nothing is gained by packing chunks: parts find operands that they share in a cache,
-    or positions are cut into slices, so that each operand is read once, from rows that do not crowd
-    a few lines of the caches.
+    """Whether nothing is gained by packing chunks: numbers are multiplied in pairs, or parts find
+    operands that they share in a cache, or positions are cut into slices, so that each operand is
+    read once, from rows that do not crowd a few lines of the caches.
     """
+    if product.dtype in machine.pairs:
+        return True
     bytes_ = size(product.element)
     if (product.m + product.n) * product.k * bytes_ <= _SHARED:
         return True
@@ -202,7 +205,7 @@ class _Printer:
         parts = c.groups * self.channel_blocks * self.panel_blocks * cut.slices
         text = "\n".join([
             *[matmul_pack.declaration(pack) for pack in self._packs()],
-            SUMS_NEEDS(c.element, self.tiling.lanes), *([self.epilogue] if cut.slices == 1 else []),
+            sums_need(c, self.tiling.lanes), *([self.epilogue] if cut.slices == 1 else []),
             *tables, *self.functions.values(), str(f), "",
         ])  # fmt: skip
         return Stage(text, self.name, parts, scratch)
@@ -339,7 +342,7 @@ class _Printer:
             "ptr readonly %table, i64 %entries, i64 %inner, ptr noalias %tile, i64 %more) noinline"
         )
         steps = c.axes[2].move * self.cut.channels, self.tiling.width
-        made = sums(f, c.element, lanes, places, vectors, steps)
+        made = sums(f, c, lanes, places, vectors, steps)
         kind, align = f"<{lanes} x {c.element}>", lanes * self.bytes
         f.line("%adds = icmp ne i64 %more, 0")
         f.line("br i1 %adds, label %add, label %store")

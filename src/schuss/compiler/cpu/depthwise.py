@@ -22,7 +22,7 @@ from math import prod
 
 from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_plan import Convolution, lanes_for, segments, slab_shape
-from schuss.compiler.cpu.convolution_text import SUMS_NEEDS, Slab, table
+from schuss.compiler.cpu.convolution_text import Slab, sums_need, table
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import fma, size

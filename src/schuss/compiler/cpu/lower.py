@@ -221,6 +221,8 @@ def _convolution(unit: Convolution) -> Calls:
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
+    if "pairs" in named:
+        spec = spec.in_pairs()
     small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     minimal = FILTERS.get(named.get("minimal", 0))
     # A row has the outputs of all groups, each of which may end in the middle of a vector.
@@ -247,10 +249,13 @@ def _convolution(unit: Convolution) -> Calls:
 def _panels(unit: Panels) -> Calls:
     value, (memory, affine) = unit.value, unit.source
     groups, outputs, channels, taps = value.inputs[0].shape
-    spec = Weights(str(memory.dtype), groups, outputs, channels, taps, value.shape[-1], affine[:-1])
+    named = value.attributes
+    spec = Weights(
+        str(memory.dtype), groups, outputs, channels, taps, named["width"], affine[:-1],
+        named.get("pairs", False),
+    )  # fmt: skip
     words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
-    if "minimal" in value.attributes:
-        named = value.attributes
+    if "minimal" in named:
         return _staged(lower_minimal_weights(spec, FILTERS[named["minimal"]], named["turned"]), words)
     return _staged(lower_panels(spec), words)
 
