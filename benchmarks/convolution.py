@@ -2,6 +2,7 @@
 
     pip install -e '.[benchmarks]'
     python benchmarks/convolution.py                       # everything, and CONVOLUTION.md
+    python benchmarks/convolution.py --dtype bfloat16      # the same, and CONVOLUTION_BFLOAT16.md
     python benchmarks/convolution.py --only ResNet-18 --keep measured.json   # piece by piece
 
 Both sides have their images with channels last, weights as users have them, and take turns in
@@ -22,24 +23,30 @@ from common import machine, report
 from common.convolution_sides import DIRECTIONS, LAYERS, Layer
 from common.processes import Cache, Worker
 
-RESULTS = Path(__file__).with_name("CONVOLUTION.md")
+RESULTS = {
+    "float32": Path(__file__).with_name("CONVOLUTION.md"),
+    "bfloat16": Path(__file__).with_name("CONVOLUTION_BFLOAT16.md"),
+}
+ERRORS = {"float32": 1e-4, "bfloat16": 1e-2}  # by which both sides may differ, of the largest
 SIDES = ("schuss", "PyTorch")
 BURST = 0.03  # seconds of a turn
 NETWORKS = list(dict.fromkeys(layer.network for layer in LAYERS))
 Times = dict[str, list[float]]  # by side, microseconds
 
 
-def measure(layer: Layer, direction: str, workers: dict[str, Worker], rounds: int) -> Times:
+def measure(
+    layer: Layer, direction: str, dtype: str, workers: dict[str, Worker], rounds: int
+) -> Times:
     """Both sides on one layer. Raises AssertionError where their results differ."""
     results, repeats = {}, {}
     for side, worker in workers.items():
-        results[side] = worker.ask("build", layer, direction)
+        results[side] = worker.ask("build", layer, direction, dtype)
         once = min(worker.ask("time", 1) for _ in range(2))
         repeats[side] = int(np.clip(BURST * 1e6 / once, 1, 1000))
     ours, theirs = (results[side] for side in SIDES)
     scale = np.abs(theirs).max()
     assert ours.shape == theirs.shape, layer.name
-    assert np.abs(ours - theirs).max() <= 1e-4 * scale, layer.name
+    assert np.abs(ours - theirs).max() <= ERRORS[dtype] * scale, layer.name
     times: Times = {side: [] for side in workers}
     for _ in range(rounds):
         for side, worker in workers.items():
@@ -59,10 +66,10 @@ def lines_of(
     lines = [
         "# Convolutions",
         "",
-        "Written by `python benchmarks/convolution.py`: billions of multiplications and additions "
-        "a second (those with the zeros of the border counted, which may be left out), float32, "
-        f"from medians of {options.rounds} rounds in turns; and how many times as fast as "
-        "PyTorch schuss is.",
+        f"Written by `python benchmarks/convolution.py --dtype {options.dtype}`: billions of "
+        "multiplications and additions a second (those with the zeros of the border counted, which "
+        f"may be left out), {options.dtype}, from medians of {options.rounds} rounds in turns; and "
+        "how many times as fast as PyTorch schuss is.",
         "",
         report.setting(["schuss", "numpy", "torch", "llvmlite"], options.threads),
         "",
@@ -96,15 +103,16 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Convolutions of Schuss and PyTorch, in turns.")
     add = parser.add_argument
     add("--only", nargs="+", metavar="WORD", help=f"of {', '.join(NETWORKS)}, or of a layer's name")
+    add("--dtype", choices=RESULTS, default="float32", help="of images and weights (float32)")
     add("--rounds", type=int, default=5, help="turns of each side (5)")
     add("--threads", type=int, default=min(2, report.available()), help="of each side (2)")
     add("--keep", type=Path, help="a file of layers measured earlier, which the new ones join")
-    add("--output", type=Path, help="where to write; CONVOLUTION.md, if everything was measured")
+    add("--output", type=Path, help="where to write; the page above, if everything was measured")
     options = parser.parse_args()
     if options.rounds < 1 or options.threads < 1:
         parser.error("at least one round and one thread")
     if options.output is None and not (options.only or options.keep):
-        options.output = RESULTS
+        options.output = RESULTS[options.dtype]
     return options
 
 
@@ -135,7 +143,7 @@ def main() -> None:
                 continue
             shown = [label]
             for direction in DIRECTIONS:
-                times = measure(layer, direction, workers, options.rounds)
+                times = measure(layer, direction, options.dtype, workers, options.rounds)
                 found[f"{label} {direction}"] = times
                 shown += cells(layer, times)
             print(" | ".join(shown), flush=True)

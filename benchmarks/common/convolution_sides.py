@@ -95,14 +95,14 @@ class ConvolutionSide:
         self.make = {"schuss": _schuss, "PyTorch": _pytorch}[framework]()
         self.call: Callable[[], Any] = lambda: None
 
-    def build(self, layer: Layer, direction: str) -> np.ndarray:
-        """Prepares the calls; returns the result of the first."""
+    def build(self, layer: Layer, direction: str, dtype: str) -> np.ndarray:
+        """Prepares the calls; returns the result of the first, in float32."""
         rng = np.random.default_rng(0)
         n, k, count = layer.batch, layer.kernel, layer.count
         x = rng.standard_normal((n, layer.channels, layer.size, layer.size), dtype=np.float32)
         w = rng.standard_normal((layer.outputs, layer.channels // layer.groups, k, k), "f4")
         g = rng.standard_normal((n, layer.outputs, count, count), dtype=np.float32)
-        self.call, look = self.make(layer, direction, x, w, g)
+        self.call, look = self.make(layer, direction, dtype, x, w, g)
         for _ in range(3):
             result = self.call()
         return look(result)
@@ -120,11 +120,11 @@ def _schuss() -> Callable[..., Any]:
     from schuss.nn import functional
 
     def prepare(
-        layer: Layer, direction: str, x: np.ndarray, w: np.ndarray, g: np.ndarray
+        layer: Layer, direction: str, dtype: str, x: np.ndarray, w: np.ndarray, g: np.ndarray
     ) -> tuple[Callable[[], Any], Callable[[Any], np.ndarray]]:
         stride, padding, groups = layer.stride, layer.padding, layer.groups
         x, g = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)) for a in (x, g))
-        last, weight, upper = schuss.tensor(x), schuss.tensor(w), schuss.tensor(g)
+        last, weight, upper = (schuss.tensor(a).astype(dtype) for a in (x, w, g))
 
         def forward(x: Any, w: Any) -> Any:
             y = functional.conv2d(
@@ -140,14 +140,14 @@ def _schuss() -> Callable[..., Any]:
 
         if direction == "weight":
             compiled = schuss.jit(of_w)
-            return lambda: compiled(last, weight, upper), lambda y: y.numpy()
+            return lambda: compiled(last, weight, upper), lambda y: y.astype("float32").numpy()
         if direction == "input":
             compiled = schuss.jit(of_x)
             call = lambda: compiled(last, weight, upper)
         else:
             compiled = schuss.jit(forward)
             call = lambda: compiled(last, weight)
-        return call, lambda y: y.numpy().transpose(0, 3, 1, 2)
+        return call, lambda y: y.astype("float32").numpy().transpose(0, 3, 1, 2)
 
     return prepare
 
@@ -158,10 +158,13 @@ def _pytorch() -> Callable[..., Any]:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
     def prepare(
-        layer: Layer, direction: str, x: np.ndarray, w: np.ndarray, g: np.ndarray
+        layer: Layer, direction: str, dtype: str, x: np.ndarray, w: np.ndarray, g: np.ndarray
     ) -> tuple[Callable[[], Any], Callable[[Any], np.ndarray]]:
         last = [
-            torch.from_numpy(a).contiguous(memory_format=torch.channels_last) for a in (x, w, g)
+            torch.from_numpy(a)
+            .to(getattr(torch, dtype))
+            .contiguous(memory_format=torch.channels_last)
+            for a in (x, w, g)
         ]
         stride, padding = [layer.stride] * 2, [layer.padding] * 2
 
@@ -177,6 +180,6 @@ def _pytorch() -> Callable[..., Any]:
             )  # fmt: skip
             return made[0] if direction == "input" else made[1]
 
-        return (forward if direction == "forward" else backward), lambda y: y.numpy()
+        return (forward if direction == "forward" else backward), lambda y: y.float().numpy()
 
     return prepare

@@ -3,8 +3,8 @@
 geometry.py has what `axes` mean. Rows of `convolution` (x, w) are positions, (N * counts, outputs);
 its w is in `panels`: weights (groups, outputs, channels, taps) as (groups, panels, taps, channels,
 width), in the type of the sums, with zeros behind the last output. Where the machine multiplies
-numbers of half precision in pairs, w has (..., channels / 2, width, 2) of them. With `minimal` both are for the
-filter of so many outputs (cpu/winograd_filter.py). The gradient for the input is a
+numbers of half precision in pairs, w is (..., channels / 2, width, 2) of them; with `minimal` it is
+for the filter with so many outputs (cpu/winograd_filter.py). The gradient for the input is a
 convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs). Positions
 outside of the input add nothing: kernels leave them out or multiply zeros there, as it suits the
 tile, so that beside the border an infinite weight may or may not make NaN.

@@ -9,7 +9,7 @@ from schuss.compiler.cpu import winograd
 from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.matmul import plain_epilogue, this_machine
 from schuss.compiler.cpu.matmul_plan import Machine, Product
-from schuss.compiler.cpu.winograd_filter import F2, F4, FILTERS, Filter
+from schuss.compiler.cpu.winograd_filter import F2, FILTERS, Filter
 from schuss.compiler.geometry import UNIT, forward_axis
 
 from .test_convolution import strides

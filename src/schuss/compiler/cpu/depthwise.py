@@ -22,10 +22,10 @@ from math import prod
 
 from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_plan import Convolution, lanes_for, segments, slab_shape
-from schuss.compiler.cpu.convolution_text import Slab, sums_need, table
+from schuss.compiler.cpu.convolution_text import Slab, table
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
-from schuss.compiler.cpu.matmul_micro import fma, size
+from schuss.compiler.cpu.matmul_micro import declare_fma, fma, size
 from schuss.compiler.cpu.matmul_pack import declare_masked_load, mask_below, masked_load, shuffle
 from schuss.compiler.cpu.matmul_plan import ALIGN, ELEMENTS, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
@@ -210,7 +210,7 @@ class Vectors:
 
     def needs(self, epilogue: str) -> str:
         """Declarations beside those of an epilogue."""
-        found = [SUMS_NEEDS(self.element, self.lanes)]
+        found = [declare_fma(self.element, self.lanes)]
         for lanes in dict.fromkeys([self.lanes, self.taken]):
             masked = declare_masked_load(self.element, lanes)
             if f"{masked[masked.index('@') : masked.index('(')]}(" not in epilogue:

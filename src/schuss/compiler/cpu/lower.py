@@ -256,7 +256,8 @@ def _panels(unit: Panels) -> Calls:
     )  # fmt: skip
     words = (Place(memory, affine[-1] * memory.dtype.itemsize), Place(value))
     if "minimal" in named:
-        return _staged(lower_minimal_weights(spec, FILTERS[named["minimal"]], named["turned"]), words)
+        filter = FILTERS[named["minimal"]]
+        return _staged(lower_minimal_weights(spec, filter, named["turned"]), words)
     return _staged(lower_panels(spec), words)
 
 

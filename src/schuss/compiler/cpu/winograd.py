@@ -142,9 +142,7 @@ def lower(
 
 
 class _Printer:
-    def __init__(
-        self, c: Convolution, filter: Filter, cut: Plan, epilogue: str, name: str
-    ) -> None:
+    def __init__(self, c: Convolution, filter: Filter, cut: Plan, epilogue: str, name: str) -> None:
         assert c.x_strides[4] == 1, "channels lie apart"
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
         self.tiles, self.taps = Tiles(c, filter, cut.lanes), filter.taps

@@ -67,9 +67,7 @@ F4 = Filter(
     b_transposed=_matrix(
         "4 0 -5 0 1 0; 0 -4 -4 1 1 0; 0 4 -4 -1 1 0; 0 -2 -1 2 1 0; 0 2 -1 -2 1 0; 0 4 0 -5 0 1"
     ),
-    g=_matrix(
-        "1/4 0 0; -1/6 -1/6 -1/6; -1/6 1/6 -1/6; 1/24 1/12 1/6; 1/24 -1/12 1/6; 0 0 1"
-    ),
+    g=_matrix("1/4 0 0; -1/6 -1/6 -1/6; -1/6 1/6 -1/6; 1/24 1/12 1/6; 1/24 -1/12 1/6; 0 0 1"),
     a_transposed=_matrix("1 1 1 1 1 0; 0 1 -1 2 -2 0; 0 1 1 4 4 0; 0 1 -1 8 -8 1"),
 )
 FILTERS = {each.outputs: each for each in (F2, F4)}
@@ -148,4 +146,3 @@ def _sum(f: Function, kind: str, terms: list[tuple[float, str]]) -> str:
     for c, x in rest:
         total = f.let(f"{'fadd' if c > 0 else 'fsub'} {kind} {total}, {x}")
     return total
-

@@ -14,7 +14,7 @@ BYTES = 4  # of what is transformed: float32
 
 
 class Form(NamedTuple):
-    """How transformed tiles lie in memory: a plane for each tap, of blocks of rows, one row for each
+    """How transformed tiles lie in memory: a plane for each tap, of blocks of rows, one row for a
     tile, with as many channels as fit into a row; in elements.
     """
 
@@ -24,8 +24,8 @@ class Form(NamedTuple):
 
 
 class Tiles:
-    """The tiles of a convolution with kernels of 3 x 3 and a filter: each gives a square of outputs,
-    from a square of positions of the input that is larger by 2.
+    """The tiles of a convolution with kernels of 3 x 3: each gives a square of outputs, from a
+    square of positions of the input that is larger by 2.
     """
 
     def __init__(self, c: Convolution, filter: Filter, lanes: int) -> None:
@@ -44,7 +44,8 @@ class Tiles:
         c, (_, height, width) = self.c, self.c.axes
         lows, sizes = (height.lowest, width.lowest), (height.size, width.size)
         strides = c.x_strides[0], *c.x_strides[2:4]
-        return self._transform("of_input", self.filter.b_transposed, lows, sizes, strides, c.channels, form)
+        matrix = self.filter.b_transposed
+        return self._transform("of_input", matrix, lows, sizes, strides, c.channels, form)
 
     def of_gradient(self, strides: tuple[int, int, int], form: Form) -> str:
         """The function @of_gradient: A g A^T of the positions g of the output's gradient.
