@@ -198,7 +198,8 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     three, dtype = _three(axes), dtypes.accumulator(x.dtype)
     named = {"axes": three, "groups": groups, "outputs": outputs}
     rows = (math.prod(result[:-1]), groups * outputs)
-    minimal = winograd.choose(x.dtype, x.shape[0], channels, outputs, three)
+    pairs = has_pairs(x.dtype, channels)
+    minimal = winograd.choose(x.dtype, x.shape[0], channels, outputs, three, pairs)
     if groups == 1 and minimal is not None:
         return _minimal(b, x, w, minimal, three, result)
     if has_small_groups(x.dtype, groups, channels, outputs):
@@ -208,7 +209,6 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
         else:
             taps = b.map("astype", taps, dtype=dtype, attributes={"dtype": dtype})
         return b.reshape(b.add("convolution", (x, taps), named, rows, x.dtype), result)
-    pairs = has_pairs(x.dtype, channels)
     width = panel_width(x.dtype, x.shape[0], channels, outputs, three, pairs)
     packed: Shape = (groups, -(-outputs // width), count, channels, width)
     if pairs:

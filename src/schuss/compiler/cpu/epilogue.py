@@ -45,6 +45,17 @@ class Epilogue(Printer):
             f"<{self.lanes} x {element}> %value, i64 %count) alwaysinline"
         )
 
+    def store(self, word: int, affine: Affine, value: str, dtype: DType, lanes: int) -> None:
+        """A masked store of narrow numbers is a slow one: most vectors are whole."""
+        if dtype.itemsize >= 4:
+            super().store(word, affine, value, dtype, lanes)
+            return
+        whole = self.t.new(f"icmp eq i64 %count, {lanes}")
+        with self.t.when(whole), self.masked(None):
+            super().store(word, affine, value, dtype, lanes)
+        with self.t.when(self.t.new(f"xor i1 {whole}, true")):
+            super().store(word, affine, value, dtype, lanes)
+
     def is_streamed(self, word: int, affine: Affine, lanes: int) -> bool:
         """Past the caches go vectors that fill a line each.
 

@@ -88,7 +88,7 @@ class Running(Printer):
                     self._store(total, lanes)
 
     def _store(self, total: str, lanes: int) -> None:
-        self.set(self.number, lanes, total)
+        self.set(self.number, lanes, self.as_stored(self.total, total, lanes))
         self.store_all(self.kernel.stores, lanes)
 
     def _print_row(self) -> None:

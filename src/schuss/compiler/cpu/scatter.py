@@ -7,7 +7,7 @@ place are always added up in the same order.
 from __future__ import annotations
 
 from schuss import dtypes
-from schuss.compiler.cpu.elementwise import TABLE
+from schuss.compiler.cpu.elementwise import TABLE, rounded
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.text import Text, memory_type
 from schuss.dtypes import DType
@@ -46,6 +46,8 @@ def print_scatter_add(
                 a = t.load(t.address(to, j, element), dtype, lanes, mask)
                 b = t.load(t.address(what, j, element), dtype, lanes, mask)
                 total = TABLE["add"](t, [a, b], [dtype, dtype], dtype, lanes)
+                if dtype in dtypes.HALF:
+                    total = rounded(t, total, dtypes.float32, dtype, lanes)
                 t.store(t.address(to, j, element), total, dtype, lanes, mask)
     t.put("ret void")
     signature = f"define void @{name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"

@@ -335,11 +335,12 @@ class Text:
         return self.new(f"and {kind} {found}, {self.integer(-65536, lanes)}")
 
     def narrowed(self, value: str, dtype: DType, lanes: int) -> str:
+        """From the type in registers, in which halves are rounded already, to the one in memory."""
         if dtype == dtypes.bool_:
             return self.new(f"zext {vector('i1', lanes)} {value} to {vector('i8', lanes)}")
         if dtype == dtypes.bfloat16:
             kind = vector("i32", lanes)
-            bits = self.bfloat_bits(value, lanes)
+            bits = self.new(f"bitcast {vector('float', lanes)} {value} to {kind}")
             low = self.new(f"lshr {kind} {bits}, {self.integer(16, lanes)}")
             return self.new(f"trunc {kind} {low} to {vector('i16', lanes)}")
         if dtype == dtypes.float16:

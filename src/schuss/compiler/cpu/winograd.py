@@ -38,14 +38,18 @@ _PARTS = 16  # that a convolution should have
 _BLOCK = 56  # tiles of a part, at most
 _INPUTS = 480 << 10  # bytes of the inputs that a part transforms for itself
 _FEWEST_TILES = 36  # that make reading 16 numbers in place of 9 for each weight worth while
-_WEIGHT = 27  # tiles whose products take as long as transforming a weight and reading it
+_TRANSFORM = 11  # products of vectors that take as long as transforming one of inputs or outputs
+_WEIGHT = 40  # tiles whose products take as long as transforming a weight and reading it
 _FEWEST_CHANNELS = 32  # or outputs, that make transforming worth while
 
 
 def choose(
-    dtype: DType, images: int, channels: int, outputs: int, axes: tuple[Axis, Axis, Axis]
-) -> Filter | None:
-    """The filter by which this template should compute a convolution, of a single group."""
+    dtype: DType, images: int, channels: int, outputs: int, axes: tuple[Axis, Axis, Axis],
+    pairs: bool = False,
+) -> Filter | None:  # fmt: skip
+    """The filter by which this template should compute a convolution, of a single group; with
+    `pairs` the direct one would multiply two numbers at once.
+    """
     lanes = this_machine().vector_bytes // BYTES
     whole = channels % lanes == 0 and outputs % lanes == 0
     if dtypes.accumulator(dtype) != dtypes.float32 or axes[0] != UNIT or not whole:
@@ -63,7 +67,15 @@ def choose(
         return None
     if dtype == dtypes.float32:
         return F2
-    return min(F2, F4, key=lambda filter: filter.taps * (tiles(filter) + _WEIGHT))
+
+    def cost(filter: Filter) -> float:
+        """Multiplications for each weight, those included that transforms take the time of."""
+        transforms = _TRANSFORM * (1 / channels + 1 / outputs)
+        return filter.taps * (tiles(filter) * (1 + transforms) + _WEIGHT)
+
+    best = min(F2, F4, key=cost)
+    direct = 4.5 * images * axes[1].outputs * axes[2].outputs
+    return None if pairs and direct < cost(best) else best
 
 
 def _is_dense(axis: Axis) -> bool:
