@@ -78,7 +78,7 @@ def of_weight(b: Builder, x: Value, g: Value, shape: Shape, named: dict[str, Any
             g.shape[1:-1], strict=True,
         )
     )  # fmt: skip
-    if math.prod(kernel) == 1 and x.op == "slice" and has_pairs(x.dtype, 2):
+    if math.prod(kernel) == 1 and x.op == "slice" and has_pairs(x.dtype):
         x = b.map("copy", x)  # it is a product of matrices: cpu/convolution_weight.py
     axes = _three(geometry)
     named = {"axes": axes, "groups": groups, "outputs": outputs}
@@ -198,7 +198,7 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
     three, dtype = _three(axes), dtypes.accumulator(x.dtype)
     named = {"axes": three, "groups": groups, "outputs": outputs}
     rows = (math.prod(result[:-1]), groups * outputs)
-    pairs = has_pairs(x.dtype, channels)
+    pairs = has_pairs(x.dtype)
     minimal = winograd.choose(x.dtype, x.shape[0], channels, outputs, three, pairs)
     if groups == 1 and minimal is not None:
         return _minimal(b, x, w, minimal, three, result)
@@ -209,11 +209,12 @@ def _convolution(b: Builder, x: Value, w: Value, axes: tuple[Axis, ...], result:
         else:
             taps = b.map("astype", taps, dtype=dtype, attributes={"dtype": dtype})
         return b.reshape(b.add("convolution", (x, taps), named, rows, x.dtype), result)
+    pairs = pairs and (channels % 2 == 0 or (groups == 1 and channels > 1))
     width = panel_width(x.dtype, x.shape[0], channels, outputs, three, pairs)
     packed: Shape = (groups, -(-outputs // width), count, channels, width)
     if pairs:
-        packed, dtype = (*packed[:3], channels // 2, width, 2), x.dtype
-        x, named["pairs"] = _with_channels_together(b, x), True
+        packed, dtype = (*packed[:3], -(-channels // 2), width, 2), x.dtype
+        x, named["pairs"] = _with_channels_together(b, _with_even_channels(b, x)), True
     w = b.add("panels", (w,), {"width": width, "pairs": pairs}, packed, dtype)
     y = b.add("convolution", (x, w), named, rows, x.dtype)
     return b.reshape(y, result)
@@ -240,6 +241,13 @@ def _with_channels_together(b: Builder, x: Value) -> Value:
     while memory.op == "reshape" or (memory.op == "slice" and _takes_all_channels(memory)):
         memory = memory.inputs[0]
     return b.map("copy", x) if memory.op in (*VIEWS, "input") else x
+
+
+def _with_even_channels(b: Builder, x: Value) -> Value:
+    """x, with a channel of zeros behind an odd number of others."""
+    *sizes, channels = x.shape
+    even = (*sizes, channels + channels % 2)
+    return placed(b, x, even, [(0, size, 1) for size in x.shape])
 
 
 def _takes_all_channels(x: Value) -> bool:

@@ -57,16 +57,16 @@ def lower(c: Convolution, print_epilogue: PrintEpilogue, machine: Machine | None
     return _Printer(c, cut, epilogue, f"convolution_{key}").print()
 
 
-def has_pairs(dtype: DType, channels: int) -> bool:
-    """Whether numbers are multiplied in pairs of channels, for so many in a group."""
-    return str(dtype) in this_machine().pairs and channels % 2 == 0
+def has_pairs(dtype: DType) -> bool:
+    """Whether the machine multiplies these numbers in pairs of channels, an even number of them."""
+    return str(dtype) in this_machine().pairs
 
 
 def panel_width(
     dtype: DType, images: int, channels: int, outputs: int, axes: Axes, pairs: bool
 ) -> int:
     """Outputs of a panel of weights, which `convolution` wants for these shapes."""
-    element, channels = ELEMENTS[str(dtype)][1], channels // (2 if pairs else 1)
+    element, channels = ELEMENTS[str(dtype)][1], ceil_div(channels, 2) if pairs else channels
     return tiling(this_machine(), element, images, channels, outputs, axes).width
 
 

@@ -95,7 +95,7 @@ def _lower_pairs(w: Weights, machine: Machine) -> Lowered:
     count = f.smaller(f.sub(w.outputs, first), w.width)
     start = f.add(f.mul(group, g_stride), f.mul(first, o_stride))
     start = f.at(source, f.word(0), f.add(start, f.mul(t, t_stride)))
-    pairs = w.channels // 2
+    pairs = ceil_div(w.channels, 2)
     target = f.at(element, f.word(1), f.mul("%part", pairs * w.width))
     with f.loop(0, count, lanes) as o:
         f.line(
