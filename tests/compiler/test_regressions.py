@@ -194,3 +194,19 @@ def test_quotients_beside_the_end_of_a_row(
     monkeypatch.setenv("SCHUSS_CACHE", "0")
     x = (np.arange(2 * length) % 5 + 1).astype(dtype)[::2]
     agree(lambda x: (x / x).sum(), x)
+
+
+def test_attention_over_many_features_loses_no_digits() -> None:
+    rng = np.random.default_rng(0)
+    q, k = (rng.uniform(0, 0.3, (2, 70_001)) for _ in range(2))
+    v = np.array([[1.0], [-1.0]])
+
+    def computed(*arrays: np.ndarray) -> np.ndarray:
+        with using("compiled"):
+            return nn.functional.scaled_dot_product_attention(*map(schuss.tensor, arrays)).numpy()
+
+    scores = q @ k.T / np.sqrt(70_001)
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = weights / weights.sum(1, keepdims=True) @ v
+    found = computed(*[x.astype(np.float32) for x in (q, k, v)])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)

@@ -8,7 +8,7 @@ neighbours in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,11 @@ from schuss.compiler.cpu.cascade import BLOCK
 
 WIDTH = 32  # queries in a block
 GROUP = 2  # vectors side by side in a register tile
+
+_UNROLLED = 16  # vectors of a row, at most
+# Sums that are known to have more terms are formed of sums of so many, whose rounding errors are
+# smaller.
+_LONG, _PIECE = 1024, 512
 
 # span(row, height) -> (first, last): see `product`.
 Span = Callable[[Index, int], tuple[Index, Index]]
@@ -71,10 +76,27 @@ def product(
                     k, stop = span(row, height)
                     left = f.from_row(f.from_row(a, row).turned, k).turned
                     target = f.from_row(out, row)
-                    name = _tile(f, left, right, target, height, wide, add)
-                    pointers = (left.pointer, f.from_row(right, k).pointer, target.pointer)
-                    listed = ", ".join(f"ptr {pointer}" for pointer in pointers)
-                    f.line(f"call void @{name}({listed}, i64 {f.sub(stop, k)})")
+                    shape = height, wide
+                    operands = left, f.from_row(right, k), target
+                    _sum_tile(f, *operands, depth=f.sub(stop, k), shape=shape, add=add)
+
+
+def _sum_tile(
+    f: Printer, a: Matrix, b: Matrix, c: Matrix, *, depth: Index, shape: tuple[int, int], add: bool
+) -> None:
+    """A tile, whose sum is formed of several ones where it is known to have many terms."""
+
+    def call(a: Matrix, b: Matrix, depth: Index, add: bool) -> None:
+        name = _tile(f, a, b, c, *shape, add)
+        f.line(f"call void @{name}(ptr {a.pointer}, ptr {b.pointer}, ptr {c.pointer}, i64 {depth})")
+
+    if not str(depth).isdigit() or int(depth) <= _LONG:
+        call(a, b, depth, add)
+        return
+    call(a, b, _PIECE, add)
+    with f.loop(_PIECE, depth, _PIECE) as k:
+        left, right = f.from_row(a.turned, k).turned, f.from_row(b, k)
+        call(left, right, f.smaller(f.sub(depth, k), _PIECE), add=True)
 
 
 def _tile(f: Printer, a: Matrix, b: Matrix, c: Matrix, height: int, wide: int, add: bool) -> str:
@@ -135,9 +157,9 @@ def copy_rows(f: Printer, x: Matrix, to: str, rows: Index, columns: int) -> Matr
     with f.loop(0, rows) as row:
         source, target = f.from_row(x, row), f.at(element, to, f.mul(row, width))
         if x.column == 1:
-            for start in range(0, columns, lanes):
+            for start, count in _vectors(f, columns):
                 address = f.at(x.kind, source.pointer, start)
-                f.store(f.load_some(x.kind, address, columns - start), target, start)
+                f.store(f.load_some(x.kind, address, count), target, start)
         else:
             clear(f, target, width)
             with f.loop(0, columns) as column:
@@ -150,26 +172,37 @@ def write_rows(
     f: Printer, x: Matrix, to: Matrix, rows: Index, columns: int, factors: str | None = None
 ) -> None:
     """Rows of x, which lies in scratch, to the caller; row i times factors[i], if given."""
-    lanes = f.machine.lanes
     with f.loop(0, rows) as row:
         source, target = f.from_row(x, row), f.from_row(to, row)
         factor = None if factors is None else f.load_splat(factors, row)
-        for start in range(0, columns, lanes):
+        for start, count in _vectors(f, columns):
             value = f.load(source.pointer, start)
             if factor is not None:
                 value = f.op("fmul", value, factor)
-            count = min(lanes, columns - start)
             if to.column == 1:
                 f.store_some(to.kind, value, f.at(to.kind, target.pointer, start), count)
             else:
                 _scatter(f, value, target, start, count)
 
 
-def _scatter(f: Printer, value: str, to: Matrix, start: int, count: int) -> None:
+def _vectors(f: Printer, columns: int) -> Iterator[tuple[Index, int]]:
+    """The vectors of a row: where each starts, and how many elements it has. Few are unrolled."""
+    lanes = f.machine.lanes
+    whole = columns - columns % lanes
+    if whole <= _UNROLLED * lanes:
+        yield from ((start, lanes) for start in range(0, whole, lanes))
+    else:
+        with f.loop(0, whole, lanes) as start:
+            yield start, lanes
+    if columns > whole:
+        yield whole, columns - whole
+
+
+def _scatter(f: Printer, value: str, to: Matrix, start: Index, count: int) -> None:
     vector, value = f"<{f.machine.lanes} x {to.kind}>", f.rounded(value, to.kind)
     for lane in range(count):
         element = f.let(f"extractelement {vector} {value}, i64 {lane}")
-        address = f.at(to.kind, to.pointer, (start + lane) * to.column)
+        address = f.at(to.kind, to.pointer, f.mul(f.add(start, lane), to.column))
         f.line(f"store {to.kind} {element}, ptr {address}, align {SIZES[to.kind]}")
 
 
@@ -239,7 +272,7 @@ def rescale(f: Printer, x: Matrix, factors: str, columns: int) -> None:
     """Row i of x, WIDTH rows in scratch, times factors[i]."""
     with f.loop(0, WIDTH) as row:
         factor, pointer = f.load_splat(factors, row), f.from_row(x, row).pointer
-        for start in range(0, columns, f.machine.lanes):
+        for start, _ in _vectors(f, columns):
             f.store(f.op("fmul", f.load(pointer, start), factor), pointer, start)
 
 
