@@ -7,6 +7,7 @@ import schuss
 from schuss.compiler.convolution import winograd
 from schuss.compiler.cpu.winograd_filter import F2, F4
 from schuss.compiler.geometry import UNIT, forward_axis, input_axis
+from schuss.execution.tiers import using
 
 
 def results(x, w, g, padding):
@@ -49,17 +50,63 @@ def test_minimal_filtering_of_half_precision_is_rounded_once(dtype):
         assert (error <= 0.51 * eps * np.abs(expected) + 1e-5 * np.abs(expected).max()).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "outputs", "kernel", "named"),
+    [
+        ((2, 3, 19, 18), 64, (7, 7), {"stride": 2, "padding": 3}),  # a first layer
+        ((3, 40, 15, 9), 24, (3, 3), {"stride": 2, "padding": 1}),
+        ((2, 12, 9, 9), 80, (5, 5), {"padding": 2, "groups": 2}),
+        ((2, 6, 9, 8), 20, (3, 2), {"dilation": 2, "padding": 1}),
+        ((1, 64, 7, 8), 33, (1, 1), {}),
+        ((2, 48, 7, 6), 40, (1, 1), {"stride": 2}),
+        ((32, 4, 6, 5), 3, (3, 3), {"padding": 1}),  # vectors along the images
+        ((2, 7, 6, 5), 14, (1, 1), {"groups": 7}),
+    ],
+)
+def test_convolutions_of_bfloat16_are_rounded_once(shape, outputs, kernel, named):
+    rng = np.random.default_rng(0)
+    w = (outputs, shape[1] // named.get("groups", 1), *kernel)
+    x, w = (rng.standard_normal(each).astype(schuss.bfloat16) for each in (shape, w))
+
+    def convolved(x, w):
+        return schuss.nn.functional.conv2d(x, w, **named)
+
+    def gradients(x, w, g):
+        return schuss.vjp(convolved, x, w)[1](g)
+
+    def computed(x, w, g):
+        x, w, g = (schuss.tensor(each) for each in (x, w, g))
+        return schuss.jit(convolved)(x, w), *schuss.jit(gradients)(x, w, g)
+
+    g = rng.standard_normal(convolved(schuss.tensor(x), schuss.tensor(w)).shape)
+    g = g.astype(schuss.bfloat16)
+    with using("compiled"):
+        near = computed(x, w, g)
+        exact = computed(*[each.astype(float) for each in (x, w, g)])
+    eps = float(schuss.finfo(schuss.bfloat16).eps)
+    for found, expected in zip(near, exact, strict=True):
+        found, expected = found.numpy().astype(float), expected.numpy()
+        allowed = 0.51 * eps * np.abs(expected) + 1e-5 * np.abs(expected).max()
+        assert (np.abs(found - expected) <= allowed).all()
+
+
 def test_what_is_filtered_minimally():
     forward, backward = forward_axis(16, 3, 1, 1, 1, 16), input_axis(16, 3, 1, 1, 1, 16)
 
-    def applies(dtype=schuss.float32, images=8, channels=32, outputs=32, axis=forward, other=None):
-        return winograd.choose(dtype, images, channels, outputs, (UNIT, axis, other or axis))
+    def applies(
+        dtype=schuss.float32, images=8, channels=32, outputs=32, axis=forward, other=None,
+        pairs=False,
+    ):  # fmt: skip
+        axes = UNIT, axis, other or axis
+        return winograd.choose(dtype, images, channels, outputs, axes, pairs)
 
     assert applies() == F2
     assert applies(axis=backward) == F2
     assert applies(dtype=schuss.bfloat16) == F4
     assert applies(dtype=schuss.float16, axis=backward) == F4
     assert applies(dtype=schuss.bfloat16, images=1) == F2  # larger weights for so few tiles
+    assert applies(dtype=schuss.bfloat16, images=1, pairs=True) is None
+    assert applies(dtype=schuss.bfloat16, images=32, pairs=True) == F4
     assert not applies(other=backward)
     assert not applies(dtype=schuss.float64)
     assert not applies(channels=33)

@@ -1,16 +1,18 @@
 """Direct convolutions of the CPU target against sums written out in NumPy."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from schuss.compiler.cpu.convolution import lower
+from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution, plan, tiling
 from schuss.compiler.cpu.convolution_weight import as_product, lower_weight
 from schuss.compiler.cpu.matmul import plain_epilogue
 from schuss.compiler.cpu.matmul_plan import Machine, Product
 from schuss.compiler.geometry import UNIT, forward_axis, input_axis
 
-from .test_matmul import MACHINES, NAMES, guarded, guarded_copy, run
+from .test_matmul import MACHINES, NAMES, PAIRED, guarded, guarded_copy, run
 
 # images, groups, channels, outputs, then for each axis (size, kernel, stride, before, after,
 # dilation)
@@ -167,6 +169,73 @@ def test_weight_gradient(name, machine):
     close(got, expected.reshape(shape), 4 * np.sqrt(g[..., 0].size))
 
 
+DOTS = [machine for machine in PAIRED if "bfloat16" in machine.pairs]
+
+
+def in_pairs(w, width):
+    """Weights in bfloat16 as the kernel that packs them lays them out."""
+    groups, outputs, channels = w.shape[:3]
+    taps = int(np.prod(w.shape[3:]))
+    stored = guarded_copy(w.reshape(groups, outputs, channels, taps))
+    spec = Weights("bfloat16", groups, outputs, channels, taps, width, strides(stored), pairs=True)
+    shape = groups, -(-outputs // width), taps, -(-channels // 2), width, 2
+    packed = guarded(int(np.prod(shape)) * 2).view(ml_dtypes.bfloat16).reshape(shape)
+    run(lower_panels(spec), [stored.ctypes.data, packed.ctypes.data])
+    whole = np.pad(w, ((0, 0), (0, 0), (0, channels % 2), *[(0, 0)] * 3))
+    expected = panels(whole, width).reshape(*shape[:3], shape[3], 2, width).swapaxes(-1, -2)
+    np.testing.assert_array_equal(packed, expected)
+    return packed
+
+
+@pytest.mark.parametrize("machine", DOTS, ids=[str(8 * x.vector_bytes) for x in DOTS])
+@pytest.mark.parametrize("name", CASES)
+def test_forward_in_pairs(name, machine):
+    x, w, _, spans = operands(CASES[name])
+    n, groups, channels, outputs = CASES[name][:4]
+    if channels % 2:
+        x = np.pad(split(x, groups), (*[(0, 0)] * 5, (0, 1))).reshape(*x.shape[:-1], -1)
+    x, w = (each.astype(ml_dtypes.bfloat16) for each in (x, w))
+    axes = tuple(
+        forward_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    )
+    stored = guarded_copy(x)
+    c = Convolution(
+        "bfloat16", n, groups, x.shape[-1] // groups, outputs, axes, strides(stored)
+    ).in_pairs()
+    packed = in_pairs(w, tiling(machine, "float", n, c.channels, outputs, axes).width)
+    shape = n, *counts(spans), groups * outputs
+    got = guarded(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
+    rows = Product("bfloat16", (), int(np.prod(shape[:-1])), shape[-1], 1, (0, 0), (0, 0))
+    words = [each.ctypes.data for each in (stored, packed, got)]
+    run(lower(c, plain_epilogue(rows), machine), words, backwards=True)
+    windows = split(unfolded(x.astype(float), spans), groups)[..., :channels]
+    expected = np.einsum("nabcijkgq,goqijk->nabcgo", windows, w.astype(float))
+    close(got, expected.reshape(shape), 4 * np.sqrt(w[0, 0].size))
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=NAMES)
+@pytest.mark.parametrize("name", CASES)
+def test_weight_gradient_of_bfloat16(name, machine):
+    x, _, g, spans = operands(CASES[name])
+    n, groups, channels, outputs = CASES[name][:4]
+    x, g = (each.astype(ml_dtypes.bfloat16) for each in (x, g))
+    axes = tuple(
+        forward_axis(size, k, s, b, d, count)
+        for (size, k, s, b, _, d), count in zip(spans, counts(spans), strict=True)
+    )
+    stored, upper = guarded_copy(x), guarded_copy(g)
+    c = Convolution("bfloat16", n, groups, channels, outputs, axes, strides(stored))
+    shape = groups, int(np.prod([span[1] for span in spans])) * channels, outputs
+    got = guarded(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
+    rows = Product("bfloat16", (groups,), *shape[1:], 1, (0, 0, 0), (0, 0, 0))
+    lowered = lower_weight(c, strides(upper), plain_epilogue(rows), machine)
+    run(lowered, [stored.ctypes.data, upper.ctypes.data, got.ctypes.data], backwards=True)
+    windows = split(unfolded(x.astype(float), spans), groups)
+    expected = np.einsum("nabcijkgq,nabcgo->gijkqo", windows, split(g.astype(float), groups))
+    close(got, expected.reshape(shape), 4 * np.sqrt(g[..., 0].size))
+
+
 @pytest.mark.parametrize(
     ("channels", "outputs", "size", "rows"),
     [
@@ -255,12 +324,14 @@ def test_weights_of_one_tap_are_a_product_where_that_reads_little(
 
 
 def test_which_weight_gradients_are_products():
-    def taken(size=8, kernel=1, stride=1, before=0, groups=1, row=128, dtype="float32"):
+    def taken(
+        size=8, kernel=1, stride=1, before=0, groups=1, row=128, dtype="float32", pairs=()
+    ):  # fmt: skip
         axis = forward_axis(
             size, kernel, stride, before, 1, (size + 2 * before - kernel) // stride + 1
         )
         c = Convolution(dtype, 2, groups, 16, 16, (UNIT, axis, axis), (8 * row, 0, row, 16, 1))
-        return as_product(c, (1024, 0, 128, 16, 1)) is not None
+        return as_product(c, (1024, 0, 128, 16, 1), Machine(64, 32, pairs)) is not None
 
     assert taken()
     assert not taken(kernel=3, before=1)
@@ -269,6 +340,7 @@ def test_which_weight_gradients_are_products():
     assert not taken(groups=2)
     assert not taken(row=144)  # rows lie apart
     assert not taken(dtype="bfloat16")
+    assert taken(dtype="bfloat16", pairs=("bfloat16",))
 
 
 def counting(rows):

@@ -153,7 +153,7 @@ def _print_tile(
 
 def copy_rows(f: Printer, x: Matrix, to: str, rows: Index, columns: int) -> Matrix:
     """Rows of x, dense in scratch, each filled up with zeros to whole vectors."""
-    element, lanes, width = f.machine.element, f.machine.lanes, f.machine.padded(columns)
+    element, width = f.machine.element, f.machine.padded(columns)
     with f.loop(0, rows) as row:
         source, target = f.from_row(x, row), f.at(element, to, f.mul(row, width))
         if x.column == 1:

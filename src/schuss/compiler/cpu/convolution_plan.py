@@ -56,7 +56,8 @@ class Convolution:
     def in_pairs(self) -> Convolution:
         """The same in pairs; channels must lie side by side, and be even in number."""
         *strides, last = self.x_strides
-        assert last == 1 and not any(n % 2 for n in (*strides, self.channels)), self
+        assert last == 1, "channels lie apart"
+        assert not any(n % 2 for n in (*strides, self.channels)), "half a pair"
         n, depth, height, width = (stride // 2 for stride in strides)
         steps = n, depth, height, width, 1
         return replace(self, channels=self.channels // 2, x_strides=steps, pairs=True)
@@ -282,6 +283,7 @@ class WeightPlan:
     `slices`-th run of chunks. A chunk is `images` images, `depths` positions along the depth and
     `rows` along the height. Tiles are `runs` runs of `length` elements, side by side in a slab.
     Where it is `trimmed`, each tap leaves out the positions at which it is outside of the input.
+    With `pairs` numbers of neighbouring outputs along the width are multiplied at once.
     """
 
     tiling: Tiling
@@ -295,6 +297,7 @@ class WeightPlan:
     runs: int
     length: int
     trimmed: bool
+    pairs: bool
 
 
 def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
@@ -308,7 +311,9 @@ def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
         outputs = ceil_to(ceil_div(outputs, 2), lanes)
     while c.taps * channels * outputs * bytes_ > _SUMS and channels >= 32:
         channels = ceil_div(channels, 2)
-    trimmed = _is_mostly_border(c) and _chunk(c, channels, outputs)[2] == height.outputs
+    pairs = c.dtype in machine.pairs
+    trimmed = not pairs and _is_mostly_border(c)
+    trimmed = trimmed and _chunk(c, channels, outputs)[2] == height.outputs
     merged = width.phases[0].place_step == 1 and not trimmed
     run = channels * (width.kernel if merged else 1)
     count = c.taps * channels // run
@@ -337,7 +342,7 @@ def weight_plan(c: Convolution, machine: Machine) -> WeightPlan:
     whole = c.groups * c.taps * c.channels * ceil_to(c.outputs, tiles.width) * bytes_
     slices = min(chunks, ceil_div(wanted, parts), max(1, _WORKSPACE // whole))
     return WeightPlan(
-        tiles, channels, panels, slices, images, depths, rows, run, runs, length, trimmed
+        tiles, channels, panels, slices, images, depths, rows, run, runs, length, trimmed, pairs
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from schuss.compiler.cpu import matmul_pack
 from schuss.compiler.cpu.convolution_plan import Convolution
@@ -173,13 +174,19 @@ def zeros(f: Function, element: str, target: str, count: str | int) -> None:
 
 
 class Slab:
-    """Input positions with a border of zeros, packed: (images, depth, height, width, channels)."""
+    """Input positions with a border of zeros, packed: (images, depth, height, width, channels).
+
+    With `second` an element is a pair: a number of 16 bits, and that so many elements behind it in
+    its row; zeros behind its end. They are moved as integers.
+    """
 
     def __init__(
         self, c: Convolution, shape: tuple[int, int, int], channels: int, lanes: int,
-        border: bool = True,
+        border: bool = True, second: int = 0,
     ) -> None:  # fmt: skip
-        self.c, self.shape, self.channels = c, shape, channels
+        if second:
+            c = replace(c, dtype="int16")
+        self.c, self.shape, self.channels, self.second = c, shape, channels, second
         self.packing = Packing(c, lanes, c.x_strides[3], c.x_strides[4])
         self.lows = [axis.lowest if border else 0 for axis in c.axes]
         # Images of a tile are read side by side: their addresses should differ in their last bits.
@@ -196,15 +203,21 @@ class Slab:
         """Of the memory for so many images, a vector more for what packing overwrites."""
         return images * self.strides[0] + self.packing.lanes
 
+    @property
+    def row_bytes(self) -> int:
+        """Of the memory for a row before its numbers are put together in pairs."""
+        return (self.strides[2] + self.second + self.packing.lanes) * size(self.c.element)
+
     def fill(
         self, f: Function, x: str, images: tuple[str, str], starts: tuple[str, str],
         channels: tuple[str, str], counts: tuple[str | int, str | int], target: str,
+        single: str = "",
     ) -> None:  # fmt: skip
         """Pack images from `images[0]` up to `images[1]`.
 
         `starts` are the positions of the first row along depth and height in the input, which may
         lie outside, `counts` how many there are, `channels` the first channel (of all groups) and
-        how many.
+        how many. Pairs need memory for a row of `single` numbers.
         """
         c, element = self.c, self.c.element
         s_image, s_depth, s_row, s_column = self.strides
@@ -222,7 +235,8 @@ class Slab:
             f.loop(0, counts[1]) as y,
         ):
             row = f.add(f.mul(f.sub(n, images[0]), s_image), f.mul(z, s_depth))
-            row = f.at(element, target, f.add(row, f.mul(y, s_row)))
+            pairs = f.at(element, target, f.add(row, f.mul(y, s_row)))
+            row = single or pairs
             iz, iy = f.add(starts[0], z), f.add(starts[1], y)
             good = _both(f, _within(f, iz, depth.size), _within(f, iy, height.size))
             with f.when(good):
@@ -238,6 +252,23 @@ class Slab:
                 zeros(f, element, f.at(element, there, inside * s_column), right * s_column)
             with f.when(f.let(f"xor i1 {good}, true")):
                 zeros(f, element, row, s_row)
+            if self.second:
+                self._put_together(f, row, pairs)
+
+    def _put_together(self, f: Function, row: str, pairs: str) -> None:
+        """Pairs of the numbers of a row, each in an integer of 32 bits."""
+        lanes, length = self.packing.lanes, self.strides[2]
+        kind = f"<{lanes} x i32>"
+        zeros(f, "i32", f.at("i32", row, length), self.second + lanes)
+        with f.loop(0, length, lanes) as i:  # what is written behind the end belongs to later rows
+            first, second = (
+                f.let(f"load {kind}, ptr {f.at('i32', row, place)}, align 4")
+                for place in (i, f.add(i, self.second))
+            )
+            low = f.let(f"and {kind} {first}, splat (i32 65535)")
+            high = f.let(f"shl {kind} {second}, splat (i32 16)")
+            both = f.let(f"or {kind} {low}, {high}")
+            f.line(f"store {kind} {both}, ptr {f.at('i32', pairs, i)}, align 4")
 
 
 def _within(f: Function, position: str, n: int) -> str:

@@ -3,7 +3,8 @@
     dw[t, c, o] = sum over n and positions p of x[n, q(p, t), c] * g[n, p, o]
 
 For each tap it is a product of matrices, (channels, positions) times (positions, outputs), whose
-left side is read from a slab of x as the convolution itself reads it. A part sums over its chunks
+left side is read from a slab of x as the convolution itself reads it; where the machine multiplies
+numbers in pairs, these are of positions side by side along the width. A part sums over its chunks
 of images or rows, which it packs one after the other; the sums of all parts' slices are added in
 order at the end. Rows of the result are (taps, channels), columns the outputs of a group; groups
 are the batch.
@@ -11,6 +12,7 @@ are the batch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from itertools import product as combinations
 from math import prod
@@ -22,7 +24,7 @@ from schuss.compiler.cpu.convolution_plan import (
     segments,
     weight_plan,
 )
-from schuss.compiler.cpu.convolution_text import Packing, Slab, sums, sums_need, table, zeros
+from schuss.compiler.cpu.convolution_text import Slab, sums, sums_need, table, zeros
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
 from schuss.compiler.cpu.matmul_micro import size
@@ -108,13 +110,21 @@ class _Printer:
         self.panel_blocks = ceil_div(self.panels, cut.panels)
         self.channel_blocks = ceil_div(c.channels, cut.channels)
         shape = depth.reach(cut.depths), height.reach(cut.rows), width.reach(width.outputs)
-        self.slab = Slab(c, shape, cut.channels, self.tiling.lanes)
+        self.summed = replace(c, pairs=cut.pairs)
+        lanes, per_step = self.tiling.lanes, 2 if cut.pairs else 1
+        self.steps = ceil_div(width.outputs, per_step)  # of a row of outputs
+        self.step = per_step * width.move * cut.channels  # elements of the slab
+        second = width.move * cut.channels if cut.pairs else 0
+        self.slab = Slab(c, shape, cut.channels, lanes, second=second)
         self.chunks = (
             ceil_div(c.images, cut.images),
             ceil_div(depth.outputs, cut.depths),
             ceil_div(height.outputs, cut.rows),
         )
-        self.gradient = Packing(c, self.tiling.lanes, g_strides[3], g_strides[4])
+        element = "i32" if cut.pairs else c.element
+        self.pack = matmul_pack.choose(
+            c.source, element, lanes, g_strides[4], g_strides[3], cut.pairs
+        )
         # Runs of elements that lie side by side in a slab: of the taps in front, then of channels.
         self.run_count = c.taps * cut.channels // cut.run
         self.run_pieces = list(segments(self.run_count, cut.runs))
@@ -136,7 +146,7 @@ class _Printer:
         return Lowered(shared, tuple(stages), workspace)
 
     def _packs(self) -> list[matmul_pack.Pack]:
-        return list(dict.fromkeys([*self.slab.packing.used(), self.gradient.pack]))
+        return list(dict.fromkeys([*self.slab.packing.used(), self.pack]))
 
     def _sums_of_slice(self) -> int:
         """Elements of the sums of all parts of a slice."""
@@ -145,12 +155,13 @@ class _Printer:
 
     def _multiply(self) -> Stage:
         c, cut = self.c, self.cut
-        depth, height, width = c.axes
-        positions = cut.images * cut.depths * cut.rows * width.outputs
+        depth, height, _ = c.axes
+        positions = cut.images * cut.depths * cut.rows * self.steps
         own_sums = cut.panels * self.cells * self.cell if cut.slices == 1 else 0
         slab_at = ceil_to(own_sums * self.bytes, ALIGN)
         gradient_at = ceil_to(slab_at + self.slab.elements(cut.images) * self.bytes, ALIGN)
-        scratch = gradient_at + cut.panels * positions * self.tiling.width * self.bytes
+        single_at = gradient_at + cut.panels * positions * self.tiling.width * self.bytes
+        scratch = single_at + (self.slab.row_bytes if cut.pairs else 0)
         f = Function(
             f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
         )
@@ -181,8 +192,9 @@ class _Printer:
                 f.add(f.mul(y, height.move), height.lowest),
             )
             first = f.add(f.mul(group, c.channels), channel)
+            single = f.at("i8", "%scratch", single_at) if cut.pairs else ""
             self.slab.fill(f, f.word(0), (image0, image1), starts, (first, channels),
-                           self.slab.shape[:2], slab)  # fmt: skip
+                           self.slab.shape[:2], slab, single)  # fmt: skip
             column = f.add(f.mul(group, c.outputs), f.mul(panel0, self.tiling.width))
             columns = f.smaller(
                 f.sub(c.outputs, f.mul(panel0, self.tiling.width)), cut.panels * self.tiling.width
@@ -205,7 +217,8 @@ class _Printer:
         parts = c.groups * self.channel_blocks * self.panel_blocks * cut.slices
         text = "\n".join([
             *[matmul_pack.declaration(pack) for pack in self._packs()],
-            sums_need(c, self.tiling.lanes), *([self.epilogue] if cut.slices == 1 else []),
+            sums_need(self.summed, self.tiling.lanes),
+            *([self.epilogue] if cut.slices == 1 else []),
             *tables, *self.functions.values(), str(f), "",
         ])  # fmt: skip
         return Stage(text, self.name, parts, scratch)
@@ -226,10 +239,9 @@ class _Printer:
         self, f: Function, images: tuple[str, str], depths: tuple[str, str], rows: tuple[str, str],
         columns: tuple[str, str], target: str, positions: int,
     ) -> None:  # fmt: skip
-        """g for a chunk, in panels of outputs: (panels, positions, width)."""
+        """g for a chunk, in panels of outputs: (panels, positions or pairs of them, width)."""
         c, tiling, width = self.c, self.tiling, self.c.axes[2].outputs
         n_stride, z_stride, y_stride, x_stride, o_stride = self.g_strides
-        pack = self.gradient.pack
         start = f.at(c.source, f.word(1), f.mul(columns[0], o_stride))
         with (
             f.loop(images[0], images[1]) as n,
@@ -241,15 +253,15 @@ class _Printer:
             source = f.at(c.source, start, place)
             line = f.add(f.mul(f.sub(n, images[0]), depths[1]), z)
             line = f.add(f.mul(line, rows[1]), y)
-            there = f.at(c.element, target, f.mul(line, width * tiling.width))
+            there = f.at(c.element, target, f.mul(line, self.steps * tiling.width))
             with f.loop(0, columns[1], tiling.lanes) as o:
                 panel, inside = f.divide(o, tiling.width)
                 here = f.add(f.mul(panel, positions * tiling.width), inside)
                 count = f.smaller(f.sub(columns[1], o), tiling.lanes)
+                first, to = f.at(c.source, source, f.mul(o, o_stride)), f.at(c.element, there, here)
                 f.line(
-                    f"call void @{pack.name}(ptr {f.at(c.source, source, f.mul(o, o_stride))}, "
-                    f"i64 {o_stride}, i64 {x_stride}, i64 {count}, i64 {width}, "
-                    f"ptr {f.at(c.element, there, here)}, i64 {tiling.width})"
+                    f"call void @{self.pack.name}(ptr {first}, i64 {o_stride}, i64 {x_stride}, "
+                    f"i64 {count}, i64 {width}, ptr {to}, i64 {tiling.width})"
                 )
 
     def _tables(self) -> list[str]:
@@ -263,12 +275,12 @@ class _Printer:
 
     def _entries(self, rows: range) -> list[tuple[int, int]]:
         cut, strides = self.cut, self.slab.strides
-        depth, height, width = self.c.axes
+        depth, height, _ = self.c.axes
         entries = []
         for n, z, y in combinations(range(cut.images), range(cut.depths), rows):
             a = n * strides[0] + z * depth.move * strides[1] + y * height.move * strides[2]
             line = (n * cut.depths + z) * cut.rows + y
-            entries.append((a, line * width.outputs * self.tiling.width))
+            entries.append((a, line * self.steps * self.tiling.width))
         return entries
 
     def _inside(self, axis: int, tap: int) -> range:
@@ -311,7 +323,7 @@ class _Printer:
                     name = self._tile(offsets, vectors)
                     if last < vectors:
                         name = f.choose(is_last, "ptr", self._tile(offsets, last), name)
-                    rows, count_of_rows, inner, skipped = "@rows", entries, width.outputs, 0
+                    rows, count_of_rows, inner, skipped = "@rows", entries, self.steps, 0
                     if self.cut.trimmed:
                         tap = divmod(start * self.cut.run // self.cut.channels, width.kernel)
                         down, across = self._inside(1, tap[0]), self._inside(2, tap[1])
@@ -341,8 +353,7 @@ class _Printer:
             f"define internal void @{name}(ptr noalias readonly %a, ptr noalias readonly %b, "
             "ptr readonly %table, i64 %entries, i64 %inner, ptr noalias %tile, i64 %more) noinline"
         )
-        steps = c.axes[2].move * self.cut.channels, self.tiling.width
-        made = sums(f, c, lanes, places, vectors, steps)
+        made = sums(f, self.summed, lanes, places, vectors, (self.step, self.tiling.width))
         kind, align = f"<{lanes} x {c.element}>", lanes * self.bytes
         f.line("%adds = icmp ne i64 %more, 0")
         f.line("br i1 %adds, label %add, label %store")
