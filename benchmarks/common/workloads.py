@@ -273,6 +273,6 @@ def _mixed(workload: Workload) -> Workload:
     return replace(workload, name=name, title=title, precision="bfloat16", tolerance=0.01)
 
 
-_ALL += [_mixed(each) for each in _ALL if each.name in ("mlp-1024", "resnet", "gpt")]
+_ALL += [_mixed(each) for each in _ALL if each.name in ("mlp-1024", "resnet", "lstm", "gpt")]
 
 WORKLOADS: dict[str, Workload] = {each.name: each for each in _ALL}

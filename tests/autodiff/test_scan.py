@@ -125,6 +125,46 @@ def test_carries_of_several_dtypes_and_no_xs() -> None:
     close(grad(total)(start[1]), grad(expected)(start[1]))
 
 
+@pytest.mark.parametrize("tier", ["reference", "compiled"])
+def test_results_of_half_precision_beside_others_are_one_loop(tier: str) -> None:
+    w, h, xs = (tensor(*shape).astype(schuss.float32) for shape in ((H, H), (B, H), (T, B, H)))
+
+    def step(h: Any, x: Any) -> Any:
+        b = h.astype(schuss.bfloat16) @ w.astype(schuss.bfloat16)
+        h = schuss.tanh(x + b.astype(schuss.float32))
+        return h, {"b": b, "h": h * 2, "f": (h * 3).astype(schuss.float16), "i": h > 0}
+
+    def loss(scan: Any) -> Callable[..., Any]:
+        def run(h: Any, xs: Any) -> Any:
+            last, ys = scan(step, h, xs)
+            halves = (ys[name].astype(schuss.float32) for name in "bf")
+            return (last**2).sum() + sum(((x * x).sum() for x in halves), ys["h"].sum())
+
+        return run
+
+    def agree(found: Any, expected: Any) -> None:
+        for x, y in zip(trees.leaves(found), trees.leaves(expected), strict=True):
+            assert x.dtype == y.dtype
+            a, b = (each.numpy().astype(float) for each in (x, y))
+            np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-2)
+
+    def loops(results: Any) -> int:
+        nodes = ancestors([x._node for x in trees.leaves(results)], lambda node: True)
+        return sum(node.op is not None and node.op.name == "scan" for node in nodes)
+
+    found = schuss.scan(step, h, xs)
+    assert loops(found) == 2  # one for truth values
+    slopes = grad(loss(schuss.scan), (0, 1))(h, xs)
+    assert loops(slopes) == 2  # forwards and backwards
+    many = schuss.stack([xs, xs * 2])
+    with using(tier):
+        agree(found, plain(step, h, xs))
+        agree(slopes, grad(loss(plain), (0, 1))(h, xs))
+        agree(*[jvp(loss(each), (h, xs), (h, xs)) for each in (schuss.scan, plain)])
+        agree(*[vmap(lambda xs: each(step, h, xs))(many) for each in (schuss.scan, plain)])  # noqa: B023
+        agree(*[vmap(grad(loss(each), 1), (None, 0))(h, many) for each in (schuss.scan, plain)])
+
+
 def test_nothing_to_do_and_constant_results() -> None:
     start = tensor(2)
     carry, ys = schuss.scan(lambda c, x: (c, x * 2), start, schuss.zeros((0, 3)))

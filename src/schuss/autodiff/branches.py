@@ -45,7 +45,7 @@ def _parts(body: Body, types: tuple[Type, ...], wanted: Flags) -> tuple[list[Par
     parts, start, kinds = [], 0, set()
     for index, (place, wish) in enumerate(zip(body.outputs, wanted, strict=True)):
         if wish:
-            parts.append(Part(index, start, found[place].shape))
+            parts.append(Part(index, start, found[place].shape, found[place].dtype))
             start += parts[-1].size
             kinds.add(found[place].dtype)
     assert len(kinds) == 1, "results of several dtypes in one"

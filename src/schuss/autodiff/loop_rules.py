@@ -30,6 +30,7 @@ from schuss.ops.loop import (
     incoming,
     layout_of,
     outgoing,
+    packed,
     part_of,
 )
 from schuss.ops.structure import repeated
@@ -222,6 +223,8 @@ def _split_gradient(g: Tensor, lay: Layout) -> dict[int, Tensor]:
     for cut, piece in pieces:
         part = cuts[cut]
         shaped = _unshaped(piece, part.shape)
+        if shaped.dtype != part.dtype:
+            shaped = shaped.astype(part.dtype)
         held = found.get(part.number)
         found[part.number] = shaped if held is None else apply(add, held, shaped)
     return found
@@ -408,7 +411,7 @@ def batch_rule(node: Node, size: int, xs: Sequence[Tensor], batched: Sequence[bo
     y = apply(node.op, *inputs, loop=made)
     parts = []
     for part in layout_of(made, inputs).parts:
-        whole = part_of(y, part)
+        whole = packed(y, part)
         stacked = part.number >= len(loop.carries) or loop.carries[part.number] == HISTORY
         if part.number < len(loop.carries) and not wide[part.number]:
             parts.append(repeated(whole.reshape((part.size,)), size))

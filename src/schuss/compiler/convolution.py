@@ -230,8 +230,8 @@ def _minimal(
     named = {"width": width, "minimal": filter.outputs, "turned": winograd.is_backwards(axes[1])}
     w = b.add("panels", (w,), named, packed, dtypes.accumulator(x.dtype))
     x = _with_channels_together(b, x)
-    named = {"axes": axes, "groups": 1, "outputs": outputs, "minimal": filter.outputs}
-    y = b.add("convolution", (x, w), named, (math.prod(result[:-1]), outputs), x.dtype)
+    how = {"axes": axes, "groups": 1, "outputs": outputs, "minimal": filter.outputs}
+    y = b.add("convolution", (x, w), how, (math.prod(result[:-1]), outputs), x.dtype)
     return b.reshape(y, result)
 
 

@@ -114,7 +114,9 @@ class _Builder:
         invariants, xs, carries = loop.sorted(self.value.inputs)
         inputs = [self._invariant(each) for each in invariants] + [self._x(each) for each in xs]
         inputs += [self._carry(k, each) for k, each in enumerate(carries)]
-        graph = layout(simplify(steps_of(loop, self.value.inputs, inputs)))
+        graph = steps_of(loop, self.value.inputs, inputs)
+        self._widen(graph, len(carries))
+        graph = layout(simplify(graph))
         for each in graph.values:
             if each.op == "rows":  # whose index has been checked, unlike that of a gather
                 each.op = "gather"
@@ -184,6 +186,16 @@ class _Builder:
         self.before.append(_copy(memory, affine, target, start, source.shape))
 
     # --- what comes out ---
+
+    def _widen(self, graph: Graph, carries: int) -> None:
+        """Let stacked outputs have the dtype that they are packed in."""
+        dtype = self.value.dtype
+        for i, output in enumerate(graph.outputs[carries:], carries):
+            if output.dtype != dtype:
+                wide = Value("astype", (output,), {"dtype": dtype}, output.shape, dtype)
+                wide.number = len(graph.values)
+                graph.values.append(wide)
+                graph.outputs[i] = wide
 
     def _own_memories(self, graph: Graph) -> None:
         """Let each output be a value of its own, which can be stored where it belongs."""

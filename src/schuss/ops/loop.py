@@ -8,6 +8,9 @@ next carries and *ys*, which are stacked. Results of one dtype are packed into o
     histories           all `length + 1` values of a carry, in the order of time along the xs
     stacked ys
 
+Ys of half precision are packed as float32 where there are results of float32 too: a loop that gives
+results of several dtypes is several loops.
+
 In a loop from front to back, `history[t]` goes into step t and `history[t + 1]` comes out of it; in
 a reversed one it is the other way round.
 """
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from schuss import dtypes
 from schuss.dtypes import DType
 from schuss.graph import REGISTRY, Node, Shape, apply
 from schuss.ops.body import Body, Type, derive_once, types_of
@@ -44,7 +48,7 @@ class Loop:
         length: how many steps there are, at least 1.
         reverse: from the last step to the first.
 
-    All that is wanted has the same dtype.
+    All that is wanted can be packed in one dtype.
     """
 
     body: Body
@@ -76,6 +80,7 @@ class Part(NamedTuple):
     number: int
     start: int
     shape: Shape
+    dtype: DType
 
     @property
     def size(self) -> int:
@@ -100,9 +105,11 @@ def _layout(loop: Loop, inputs: tuple[Type, ...]) -> Layout:
     leads = {LAST: (), HISTORY: (loop.length + 1,), True: (loop.length,)}
     for index, (wish, type_) in enumerate(zip((*loop.carries, *loop.ys), made, strict=True)):
         if wish:
-            parts.append(Part(index, start, (*leads[wish], *type_.shape)))
+            parts.append(Part(index, start, (*leads[wish], *type_.shape), type_.dtype))
             start += parts[-1].size
             kinds.add(type_.dtype)
+    if dtypes.float32 in kinds:
+        kinds -= {part.dtype for part in parts if part.number >= len(carries)} & set(dtypes.HALF)
     assert len(kinds) == 1, "results of several dtypes in one loop"
     return Layout(tuple(parts), start, kinds.pop(), tuple(types))
 
@@ -157,6 +164,14 @@ def in_steps(
 
 def part_of(y: Tensor, part: Part) -> Tensor:
     """A result out of the packed ones."""
+    whole = packed(y, part)
+    if whole.dtype == part.dtype:
+        return whole
+    return apply(REGISTRY["astype"], whole, dtype=part.dtype)
+
+
+def packed(y: Tensor, part: Part) -> Tensor:
+    """The same in the dtype of the packed ones."""
     flat = apply(slice_, y, cut=((part.start, part.size, 1),))
     return flat.reshape(part.shape)
 
@@ -188,7 +203,7 @@ def _along(x: Tensor, start: int, size: int) -> Tensor:
 def apply_loop(
     loop: Loop, invariants: Sequence[Tensor], xs: Sequence[Tensor], carries: Sequence[Tensor]
 ) -> dict[int, Tensor]:
-    """Record a loop, once for each dtype of what is wanted: its results, by their index."""
+    """Record a loop, once for each dtype that results are packed in: its results, by index."""
     inputs = [*invariants, *xs, *carries]
     found: dict[int, Tensor] = {}
     for each in _by_dtype(loop, types_of(inputs)):
@@ -199,14 +214,17 @@ def apply_loop(
 
 
 def _split(loop: Loop, inputs: tuple[Type, ...]) -> tuple[Loop, ...]:
-    """The loop for each dtype of its results."""
+    """The loop for each dtype that results are packed in."""
     invariants, xs, carries = loop.sorted(inputs)
     steps = [Type(x.shape[1:], x.dtype) for x in xs]
     types = loop.body.types([*invariants, *steps, *carries])
     wishes = (*loop.carries, *loop.ys)
     kinds = [types[i].dtype for i in loop.body.outputs]
-    wanted = dict.fromkeys(kind for kind, wish in zip(kinds, wishes, strict=True) if wish)
     n = len(loop.carries)
+    wanted = dict.fromkeys(kind for kind, wish in zip(kinds, wishes, strict=True) if wish)
+    if dtypes.float32 in wanted:
+        kinds[n:] = [dtypes.float32 if kind in dtypes.HALF else kind for kind in kinds[n:]]
+        wanted = dict.fromkeys(kind for kind, wish in zip(kinds, wishes, strict=True) if wish)
     made = []
     for dtype in wanted:
         mine: list[Any] = [
