@@ -61,6 +61,7 @@ def test_minimal_filtering_of_half_precision_is_rounded_once(dtype):
         ((2, 48, 7, 6), 40, (1, 1), {"stride": 2}),
         ((32, 4, 6, 5), 3, (3, 3), {"padding": 1}),  # vectors along the images
         ((2, 7, 6, 5), 14, (1, 1), {"groups": 7}),
+        ((2, 16, 4, 3), 2, (1, 1), {"groups": 2}),  # small groups, if pairs counted as channels
     ],
 )
 def test_convolutions_of_bfloat16_are_rounded_once(shape, outputs, kernel, named):
@@ -88,6 +89,21 @@ def test_convolutions_of_bfloat16_are_rounded_once(shape, outputs, kernel, named
         found, expected = found.numpy().astype(float), expected.numpy()
         allowed = 0.51 * eps * np.abs(expected) + 1e-5 * np.abs(expected).max()
         assert (np.abs(found - expected) <= allowed).all()
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(schuss.bfloat16, 3e-4), (schuss.float16, 4e-3)])
+def test_the_larger_filter_hardly_ever_changes_a_rounding(dtype, share):
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.standard_normal((8, 64, 32, 32)), 0).astype(dtype)
+    w = (rng.standard_normal((64, 64, 3, 3)) / 24).astype(dtype)
+
+    def convolved(x, w):
+        x, w = schuss.tensor(x), schuss.tensor(w)
+        return schuss.nn.functional.conv2d(x, w, padding=1).numpy()
+
+    with using("compiled"):
+        found, exact = convolved(x, w), convolved(x.astype(float), w.astype(float))
+    assert (found != exact.astype(dtype)).mean() < share
 
 
 def test_what_is_filtered_minimally():

@@ -221,9 +221,9 @@ def _convolution(unit: Convolution) -> Calls:
         axes=named["axes"],
         x_strides=_image_strides(unit.operands[0][1]),
     )
+    small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     if "pairs" in named:
         spec = spec.in_pairs()
-    small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
     minimal = FILTERS.get(named.get("minimal", 0))
     # A row has the outputs of all groups, each of which may end in the middle of a vector.
     epilogue = partial(_epilogue, unit.kernel, in_lines=groups == 1)
