@@ -7,7 +7,8 @@ Each 4 x 4 positions d of the input, in tiles that overlap by two, give 2 x 2 ou
 with 16 multiplications for a channel and an output in place of 36; operands of half precision may
 go by 6 x 6 positions, which give 4 x 4 outputs with 36 in place of 144 (winograd_filter.py). For
 all channels these are as many products of matrices, (tiles, channels) with (channels, outputs). But
-outputs that see an infinite input may be NaN where the sum is infinite.
+outputs that see an infinite input may be NaN where the sum is infinite; with the larger tiles, also
+others of the tile.
 
 A part of the work makes the products of some tiles with one or all panels of outputs, and then its
 outputs of them. Where there are few tiles, so that panels must be shared out too, a launch before
