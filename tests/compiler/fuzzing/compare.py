@@ -169,6 +169,9 @@ class Noise:
             if name == "subtract" and self.cancels:
                 sides = np.abs(widely(inputs[0])) + np.abs(widely(inputs[1]))
                 moved = np.where(np.abs(moved) <= sides * _epsilon(value.dtype), 0 * moved, moved)
+            if name.startswith("convolve") and not np.isfinite(reach).all():
+                spoilt = ~np.isfinite(reach) & (self.rng.random(moved.shape) < 0.5)
+                moved = np.where(spoilt, np.asarray(np.nan, moved.dtype), moved)
             if name in _SUMS and reach is not None:  # terms may cancel, one rounding or another
                 cancels = (np.abs(value) <= reach) & (self.rng.random(moved.shape) < 0.5)
                 moved = np.where(cancels, 0 * moved, moved)
@@ -212,7 +215,7 @@ class Noise:
         if op.name.startswith("convolve") and value.ndim == 4:
             is_weight = op.name == "convolve_weight"
             if min(value.shape[:2] if is_weight else value.shape[1:2]) >= 32:
-                return _in_tiles(reach, is_weight)
+                return _in_tiles(reach, is_weight, value.dtype in dtypes.HALF)
         return reach
 
     def _of_product(
@@ -256,16 +259,17 @@ def _is_spread(x: np.ndarray, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _in_tiles(reach: np.ndarray, is_weight: bool) -> np.ndarray:
+def _in_tiles(reach: np.ndarray, is_weight: bool, is_half: bool) -> np.ndarray:
     """Minimal filtering multiplies sums of inputs with sums of weights: its errors grow with
     products that are no terms of the plain sum. Those of all taps, or of neighbouring outputs,
-    stand for them.
+    stand for them: for half precisions more of them, and more of each.
     """
+    times, far = (16, 5) if is_half else (2, 1)
     if is_weight:
-        return np.broadcast_to(2 * reach.max(axis=(2, 3), keepdims=True), reach.shape)
-    around = np.pad(reach, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(around, (3, 3), axis=(2, 3))
-    return 2 * windows.max(axis=(4, 5))
+        return np.broadcast_to(times * reach.max(axis=(2, 3), keepdims=True), reach.shape)
+    around = np.pad(reach, ((0, 0), (0, 0), (far, far), (far, far)))
+    windows = np.lib.stride_tricks.sliding_window_view(around, (2 * far + 1,) * 2, axis=(2, 3))
+    return times * windows.max(axis=(4, 5))
 
 
 def _epsilon(dtype: dtypes.DType) -> float:
