@@ -55,9 +55,12 @@ def measure(
 
 
 def cells(layer: Layer, times: Times) -> list[str]:
-    """Gigaflops of both sides, and PyTorch's time by ours."""
+    """Gigaflops of both sides, and PyTorch's time by ours: the median of the rounds, in each of
+    which they took turns at once, so that a slow phase of the machine falls on both.
+    """
     rates = [2e-3 * layer.multiply_adds / float(np.median(times[side])) for side in SIDES]
-    return [f"{rate:.0f}" for rate in rates] + [f"{rates[0] / rates[1]:.2f}"]
+    ours, theirs = (np.array(times[side]) for side in SIDES)
+    return [f"{rate:.0f}" for rate in rates] + [f"{np.median(theirs / ours):.2f}"]
 
 
 def lines_of(
@@ -69,7 +72,7 @@ def lines_of(
         f"Written by `python benchmarks/convolution.py --dtype {options.dtype}`: billions of "
         "multiplications and additions a second (those with the zeros of the border counted, which "
         f"may be left out), {options.dtype}, from medians of {options.rounds} rounds in turns; and "
-        "how many times as fast as PyTorch schuss is.",
+        "how many times as fast as PyTorch schuss is, the median of the rounds' ratios.",
         "",
         report.setting(["schuss", "numpy", "torch", "llvmlite"], options.threads),
         "",
@@ -104,7 +107,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--only", nargs="+", metavar="WORD", help=f"of {', '.join(NETWORKS)}, or of a layer's name")
     add("--dtype", choices=RESULTS, default="float32", help="of images and weights (float32)")
-    add("--rounds", type=int, default=5, help="turns of each side (5)")
+    add("--rounds", type=int, default=9, help="turns of each side (9)")
     add("--threads", type=int, default=min(2, report.available()), help="of each side (2)")
     add("--keep", type=Path, help="a file of layers measured earlier, which the new ones join")
     add("--output", type=Path, help="where to write; the page above, if everything was measured")

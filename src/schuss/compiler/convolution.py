@@ -7,7 +7,8 @@ numbers of half precision in pairs, w is (..., channels / 2, width, 2) of them; 
 for the filter with so many outputs (cpu/winograd_filter.py). The gradient for the input is a
 convolution too. `convolution_weight` (x, g) is ([groups,] kernel * channels, outputs). Positions
 outside of the input add nothing: kernels leave them out or multiply zeros there, as it suits the
-tile, so that beside the border an infinite weight may or may not make NaN.
+tile, so that beside the border an infinite weight may or may not make NaN; so may an infinite input
+behind the last one of a row, where pairs of positions are multiplied.
 
 Where groups are small, as in depthwise convolutions, the outputs of all of them lie side by side
 instead: w is (taps, channels, groups, outputs), and `convolution_weight` is (kernel * channels,
