@@ -55,12 +55,10 @@ def measure(
 
 
 def cells(layer: Layer, times: Times) -> list[str]:
-    """Gigaflops of both sides, and PyTorch's time by ours: the median of the rounds, in each of
-    which they took turns at once, so that a slow phase of the machine falls on both.
-    """
+    """Gigaflops of both sides, and PyTorch's time by ours."""
     rates = [2e-3 * layer.multiply_adds / float(np.median(times[side])) for side in SIDES]
-    ours, theirs = (np.array(times[side]) for side in SIDES)
-    return [f"{rate:.0f}" for rate in rates] + [f"{np.median(theirs / ours):.2f}"]
+    ours, theirs = (times[side] for side in SIDES)
+    return [f"{rate:.0f}" for rate in rates] + [f"{report.ratio([theirs], ours):.2f}"]
 
 
 def lines_of(

@@ -187,7 +187,7 @@ def lines_of(
         "float32, or with products in bfloat16 where the row says so (`autocast` in PyTorch too), "
         "from the same weights and data. All sides take turns, in processes of their own "
         f"that are halted while others run: medians of {options.rounds} rounds, with their "
-        "quartiles. The losses of the first "
+        "quartiles, and of the ratios of rounds. The losses of the first "
         f"{CURVE} steps follow PyTorch's within a thousandth of the way they go, a hundredth in "
         "bfloat16, or the side does not count.",
         "",

@@ -31,8 +31,13 @@ def spread(times: Sequence[float]) -> str:
 
 
 def ratio(theirs: Sequence[Sequence[float]], ours: Sequence[float]) -> float:
-    """How many times as fast as the best peer we are: medians, above 1 where we are faster."""
-    return float(min(np.median(each) for each in theirs) / np.median(ours))
+    """How many times as fast as the best peer we are, above 1 where we are faster.
+
+    The best peer is that of the lowest median. All sides took turns in each round, so that a slow
+    phase of the machine falls on all of them: the ratio is the median of those of the rounds.
+    """
+    best = min(theirs, key=lambda each: float(np.median(each)))
+    return float(np.median(np.divide(best, ours)))
 
 
 def disagreement(

@@ -28,8 +28,10 @@ def test_spread_shows_the_median_and_the_quartiles() -> None:
     assert report.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == "3.00 (2.00 to 4.00)"
 
 
-def test_ratio_takes_the_best_peer_and_medians() -> None:
-    assert report.ratio([[9.0, 9.0, 9.0], [3.0, 4.0, 99.0]], [2.0, 2.0, 50.0]) == 2.0
+def test_ratio_takes_the_best_peer_and_the_median_of_rounds() -> None:
+    assert report.ratio([[9.0, 9.0, 9.0], [3.0, 4.0, 99.0]], [2.0, 2.0, 99.0]) == 1.5
+    slow = [1.0, 1.0, 2.0, 2.0, 2.0]  # a machine of two speeds: the medians are of either
+    assert report.ratio([[4.0, 4.0, 4.0, 8.0, 8.0]], slow) == 4.0
 
 
 def test_curves_agree_within_a_thousandth_of_their_way() -> None:
