@@ -136,8 +136,8 @@ def lines_of(
         "in float32, with the same random weights. `schuss` is the model in evaluation mode, "
         "`compiled` what `model.compile_for_inference` makes of it. All sides take turns, in "
         f"processes of their own that are halted while others run: medians of {options.rounds} "
-        "rounds, with their quartiles, and of the ratios of rounds. Logits agree with PyTorch's to a ten-thousandth of the "
-        "largest, or the side does not count.",
+        "rounds, with their quartiles, and of the ratios of rounds. Logits agree with PyTorch's to "
+        "a ten-thousandth of the largest, or the side does not count.",
         "",
         report.setting(packages, options.threads),
         "",

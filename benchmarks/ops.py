@@ -121,7 +121,8 @@ def lines_of(
         "",
         "Written by `python benchmarks/ops.py`. Microseconds for a call, in float32 unless the "
         "name says otherwise, medians of "
-        f"{options.rounds} rounds in which all sides take turns, and of their ratios; JAX's functions are jitted. "
+        f"{options.rounds} rounds in which all sides take turns, and of their ratios; JAX's "
+        "functions are jitted. "
         "The limit is what the machine needs for the multiply-adds, or for reading and writing "
         f"the arrays where they are larger than {CACHED >> 20} MiB together. Ratios below "
         f"{CLIFF} are bold; figures after ~ differ by more than half between their quartiles.",
