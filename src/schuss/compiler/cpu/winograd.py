@@ -39,8 +39,11 @@ _PARTS = 16  # that a convolution should have
 _BLOCK = 56  # tiles of a part, at most
 _INPUTS = 480 << 10  # bytes of the inputs that a part transforms for itself
 _FEWEST_TILES = 36  # that make reading 16 numbers in place of 9 for each weight worth while
-_TRANSFORM = 11  # products of vectors that take as long as transforming one of inputs or outputs
+_TRANSFORM = 10  # products of vectors that take as long as transforming one of inputs or outputs
 _WEIGHT = 40  # tiles whose products take as long as transforming a weight and reading it
+# The same beyond what direct convolutions in pairs need, and products that take as long as the 9
+# taps of an output there.
+_WEIGHT_BEYOND, _PAIRS = 75, 4.0
 _FEWEST_CHANNELS = 32  # or outputs, that make transforming worth while
 
 
@@ -72,10 +75,11 @@ def choose(
     def cost(filter: Filter) -> float:
         """Multiplications for each weight, those included that transforms take the time of."""
         transforms = _TRANSFORM * (1 / channels + 1 / outputs)
-        return filter.taps * (tiles(filter) * (1 + transforms) + _WEIGHT)
+        weight = _WEIGHT_BEYOND if pairs else _WEIGHT
+        return filter.taps * (tiles(filter) * (1 + transforms) + weight)
 
     best = min(F2, F4, key=cost)
-    direct = 4.5 * images * axes[1].outputs * axes[2].outputs
+    direct = _PAIRS * images * axes[1].outputs * axes[2].outputs
     return None if pairs and direct < cost(best) else best
 
 
