@@ -239,7 +239,7 @@ def _minimal(
 def _with_channels_together(b: Builder, x: Value) -> Value:
     """A copy, if x is a view in which the channels of a position may lie apart."""
     memory = x
-    while memory.op == "reshape" or (memory.op == "slice" and _takes_all_channels(memory)):
+    while memory.op == "reshape" or _is_slice_of_positions(memory, x.shape[-1]):
         memory = memory.inputs[0]
     return b.map("copy", x) if memory.op in (*VIEWS, "input") else x
 
@@ -251,8 +251,9 @@ def _with_even_channels(b: Builder, x: Value) -> Value:
     return placed(b, x, even, [(0, size, 1) for size in x.shape])
 
 
-def _takes_all_channels(x: Value) -> bool:
-    return x.attributes["cut"][-1] == (0, x.inputs[0].shape[-1], 1)
+def _is_slice_of_positions(x: Value, channels: int) -> bool:
+    """Whether it is a slice that takes all channels, which lie as in what it is a slice of."""
+    return x.op == "slice" and x.inputs[0].shape[-1] == x.shape[-1] == channels
 
 
 def _flat(b: Builder, w: Value, groups: int) -> Value:
