@@ -40,7 +40,7 @@ def program_of(seed: int):  # type: ignore[no-untyped-def]
     from .fuzzing.networks import network
 
     kind = seed % 10
-    if seed % 20 == 5:  # ten times the work of others
+    if seed % 40 == 5:  # ten times the work of others
         return network(seed)
     if kind == 9:
         return jit_loop(seed)
@@ -230,7 +230,8 @@ From 10,000,000 on one program in twenty trains a network of layers, and roundin
 part of what explains a difference. From 23,000,000 on networks are looked at after backward too,
 and small ones train for nine steps. From 26,000,000 on sums may cancel to nothing, and from
 27,000,000 on what functions make of equal numbers stays equal. From 34,000,000 on convolutions of
-halves go by the larger filter in three processes of four.
+halves go by the larger filter in three processes of four. From 36,000,000 on one program in forty
+trains a network.
 
 | date | seeds | programs | minutes | explained by rounding | failures |
 |---|---|---|---|---|---|

@@ -132,12 +132,15 @@ def network(seed: int) -> Program:
         "x1": f"rng(1).standard_normal(({n}, {o})).astype(schuss.float32)",
         "x2": f"rng(2).integers(0, {o}, ({n},))",
     }  # fmt: skip
+    method, half = rng.choice(_METHODS), rng.random() < 0.2
+    if half and "Adam" in method:  # its steps are signs of gradients, which hang on roundings
+        method = _METHODS[0]
     lines = [
         *_HELPERS,
         "kept, total = [], 0",
         "shared = nn.Tanh()",
         f"net = nn.Sequential({', '.join(layers)})",
-        f"optimizer = optim.{rng.choice(_METHODS).format(p='net.parameters()')}",
+        f"optimizer = optim.{method.format(p='net.parameters()')}",
         "state = net.state_dict()",
     ]
     schedule = rng.choice(_SCHEDULES)
@@ -145,7 +148,6 @@ def network(seed: int) -> Program:
         lines.append(f"schedule = {schedule}")
     accumulate = rng.choice([1, 1, 1, 2])
     step = ["x = x0[step]"]
-    half = rng.random() < 0.2
     if half:
         step.append("with schuss.autocast(schuss.bfloat16): y = net(x)")
         step.append("y = y.astype(schuss.float32)")

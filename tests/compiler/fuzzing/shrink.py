@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,18 +19,19 @@ from .program import NAMES, Program, made_by, names_in
 
 Fails = Callable[[Program], bool]
 _MOST_TRIES = 400
+_MOST_SECONDS = 120.0  # networks are slow, and what is found later waits for this
 
 
 def shrink(program: Program, fails: Fails) -> Program:
     """The smallest program found that still fails."""
-    tries = 0
+    tries, end = 0, time.monotonic() + _MOST_SECONDS
     again = True
     while again and tries < _MOST_TRIES:
         again = False
         for candidate in candidates(program):
             tries += 1
-            if tries >= _MOST_TRIES:
-                break
+            if tries >= _MOST_TRIES or time.monotonic() > end:
+                return program
             if fails(candidate):
                 program, again = candidate, True
                 break
