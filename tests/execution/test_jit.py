@@ -53,6 +53,42 @@ def test_results_are_computed_and_earlier_ones_stay() -> None:
     assert all(same(result, x * 2 + 1) for x, result in zip(inputs, results, strict=True))
 
 
+def test_a_call_unlike_the_one_before_is_not_taken_for_it() -> None:
+    def plain(x: Any, y: Any = 3.0, *, flip: bool = False, n: int = 1) -> Any:
+        total = sum(y) if isinstance(y, list) else y
+        return (total - x if flip else x - total) * n
+
+    f = schuss.jit(plain)
+    x, y, w = draw(4, seed=1), draw(4, seed=2), draw(4, seed=3).requires_grad_()
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((x, y), {}), ((x, y), {"flip": True}), ((y, x), {}), ((x, y), {"n": 2}), ((x, y), {}),
+        ((x, x), {}), ((x,), {}),
+        ((x,), {"y": y}), ((x, 2.0), {}), ((x, [y]), {}), ((x, [y, x]), {}),
+        ((y, x), {}), ((x, draw(2, 4)), {}), ((x, y), {"flip": True, "n": 2}),
+    ]  # fmt: skip
+    for _ in range(ENOUGH):
+        for args, kwargs in calls:
+            for _ in range(2):
+                assert same(f(*args, **kwargs), plain(*args, **kwargs))
+        with schuss.no_grad():
+            assert same(f(x, w), plain(x, w))
+            assert same(f(x, y), plain(x, y))
+    assert f.why == ""
+
+
+def test_modes_belong_to_a_recording() -> None:
+    f = schuss.jit(lambda x, y: x @ y)
+    x, y = draw(5, 300, seed=1), draw(300, 5, seed=2)
+    for _ in range(ENOUGH):
+        for dtype in (None, schuss.bfloat16):
+            with schuss.autocast(dtype or schuss.bfloat16, enabled=dtype is not None):
+                for _ in range(2):
+                    found = f(x, y)
+                    assert found.dtype == (dtype or schuss.float32)
+                    assert same(found, x @ y)
+    assert f.why == ""
+
+
 def test_other_shapes_and_dtypes_are_other_recordings() -> None:
     f = schuss.jit(lambda x: (x * 3).sum(axis=0))
     for _ in range(ENOUGH):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Replay:
         self.fits = _misses if recording.verified else function
 
 
-def _misses(tensors: list[Tensor]) -> Any:
+def _misses(tensors: Sequence[Tensor]) -> Any:
     return MISS
 
 
@@ -64,7 +64,7 @@ def _undivided(function: Callable[..., Any]) -> Callable[..., Any]:
     and is yet to be put into its places.
     """
 
-    def call(tensors: list[Tensor]) -> Any:
+    def call(tensors: Sequence[Tensor]) -> Any:
         with in_one_piece():
             return function(tensors)
 
