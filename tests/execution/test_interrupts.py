@@ -1,4 +1,4 @@
-"""Ctrl-C comes when nothing is half done."""
+"""Ctrl-C and other signals come when nothing is half done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import schuss
 from schuss import optim
-from schuss.execution import jit_replay, tiers
+from schuss.execution import interrupts, jit_replay, tiers
 from schuss.execution.interrupts import in_one_piece
 
 
@@ -43,6 +43,58 @@ def test_handlers_of_others_are_called_then() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no SIGALRM here")
+def test_timeouts_wait_as_well_and_none_is_lost() -> None:
+    came: list[int] = []
+
+    def late(number: int, frame: Any) -> None:
+        came.append(number)
+        raise TimeoutError
+
+    def interrupted() -> None:
+        with in_one_piece():
+            for number in numbers:
+                signal.raise_signal(number)
+            assert not came
+
+    numbers = [signal.SIGALRM, signal.SIGUSR1, signal.SIGTERM]
+    before = {number: signal.signal(number, late) for number in numbers}
+    try:
+        with pytest.raises(TimeoutError):
+            interrupted()
+        assert sorted(came) == sorted(numbers)
+        assert all(signal.getsignal(number) is late for number in numbers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no SIGALRM here")
+def test_what_comes_at_the_beginning_leaves_the_handlers_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    real = interrupts.signal
+
+    def interrupted(number: int, handler: Any) -> Any:
+        result = real(number, handler)
+        if number == signal.SIGINT and handler is not signal.default_int_handler:
+            signal.raise_signal(signal.SIGALRM)  # its own handler is still there
+        return result
+
+    before = signal.signal(signal.SIGALRM, late)
+    monkeypatch.setattr(interrupts, "signal", interrupted)
+    try:
+        with pytest.raises(TimeoutError), in_one_piece():
+            raise AssertionError
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGALRM) is late
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_errors_pass_and_other_threads_have_no_signals() -> None:

@@ -60,7 +60,7 @@ def _misses(tensors: Sequence[Tensor]) -> Any:
 
 
 def _undivided(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, during which Ctrl-C waits: what it computes may lie where the old values were,
+    """The function, during which signals wait: what it computes may lie where the old values were,
     and is yet to be put into its places.
     """
 

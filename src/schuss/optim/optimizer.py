@@ -130,7 +130,7 @@ class Optimizer:
         """Move every parameter that has a gradient, and compute all values that wait.
 
         Where that fails (a label was out of range, say), parameters and state are as before; so
-        they are after Ctrl-C, unless the step was complete.
+        they are after Ctrl-C or a timeout by a signal, unless the step was complete.
         Warns once where no parameter has a gradient.
         """
         before: list[tuple[Tensor, Tensor]] = []  # parameters and what they were
