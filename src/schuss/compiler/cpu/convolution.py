@@ -351,7 +351,9 @@ class _Printer:
             self._sum_in_pieces(f, places, vectors)
             self._finish_later(f, (images, rows, columns), vectors)
         else:
-            made = sums(f, c, lanes, places, vectors, (1, self.tiling.width))
+            dense = self.cut.in_place and c.taps == 1
+            dense = dense and places == [r * c.channels for r in range(len(places))]
+            made = sums(f, c, lanes, places, vectors, (1, self.tiling.width), dense=dense)
             if self.epilogue.count("\n") <= _LINES and c.taps * c.channels <= _TERMS:
                 for cell, values in zip(cells, made, strict=True):
                     self._finish(f, self._row_of_tile(f, *cell), values)

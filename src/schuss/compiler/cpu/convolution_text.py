@@ -29,6 +29,7 @@ def sums(
     steps: tuple[int, int],
     table: str = "%table",
     entries: str = "%entries",
+    dense: bool = False,
 ) -> list[list[str]]:
     """A tile of sums of products, held in registers; returns the names of its rows of vectors.
 
@@ -37,6 +38,9 @@ def sums(
     offsets of rows are constants lets the machine's addressing modes form all addresses from one
     pointer. %inner is at least 1; the current block must end before. Of pairs both products are
     added.
+
+    With `dense` rows lie one behind the other, and so do those of the tile that comes next. They
+    are asked for on the way, a little in each step: the machine sees no stream in so many rows.
     """
     element, paired = c.element, c.paired
     align = size(paired or element)
@@ -55,13 +59,21 @@ def sums(
     f.line("%j.offset = load i64, ptr %pair.second")
     f.line(f"%a.first = getelementptr {element}, ptr %a, i64 %i.offset")
     f.line(f"%b.first = getelementptr {element}, ptr %b, i64 %j.offset")
+    if dense:
+        behind = f.mul("%inner", len(places))
+        f.line(f"%next.first = getelementptr {element}, ptr %a.first, i64 {behind}")
     f.line("br label %k.head")
     f.label("k.head")
     f.line("%left = phi i64 [%inner, %entries.head], [%left.next, %k.head]")
     f.line("%ap = phi ptr [%a.first, %entries.head], [%ap.next, %k.head]")
     f.line("%bp = phi ptr [%b.first, %entries.head], [%bp.next, %k.head]")
+    if dense:
+        f.line("%next = phi ptr [%next.first, %entries.head], [%next.next, %k.head]")
     for r, v in cells:
         f.line(f"%c{r}_{v} = phi {kind} [%o{r}_{v}, %entries.head], [%s{r}_{v}, %k.head]")
+    if dense:
+        f.line("call void @llvm.prefetch.p0(ptr %next, i32 0, i32 3, i32 1)")
+        f.line(f"%next.next = getelementptr {element}, ptr %next, i64 {len(places)}")
     pairs = f"<{2 * lanes} x {paired}>"
     b = [
         f.let(f"load {pairs if paired else kind}, ptr {place}, align {align}")
