@@ -97,6 +97,32 @@ def test_what_comes_at_the_beginning_leaves_the_handlers_as_they_were(
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no SIGALRM here")
+def test_what_comes_at_the_end_leaves_the_handlers_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    real = interrupts.signal
+
+    def interrupted(number: int, handler: Any) -> Any:
+        result = real(number, handler)
+        if handler is signal.default_int_handler:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    before = signal.signal(signal.SIGALRM, late)
+    monkeypatch.setattr(interrupts, "signal", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), in_one_piece():
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGALRM) is late
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_errors_pass_and_other_threads_have_no_signals() -> None:
     with pytest.raises(ZeroDivisionError), in_one_piece():
         raise ZeroDivisionError

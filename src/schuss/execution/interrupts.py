@@ -50,8 +50,13 @@ class in_one_piece:  # noqa: N801
                     each.callback(self._handlers[number], number, frame)
 
     def _put_back(self) -> None:
-        for number, handler in self._handlers.items():
-            signal(number, handler)
+        handlers = iter(self._handlers.items())
+        try:
+            for number, handler in handlers:
+                signal(number, handler)
+        finally:  # the others, where one that is back has raised already
+            for number, handler in handlers:
+                signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
         self._came[number] = frame
