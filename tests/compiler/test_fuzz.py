@@ -327,6 +327,25 @@ def test_a_fault_inside_a_loop_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     assert found.kind == "value"
 
 
+def test_a_few_values_of_many_may_be_anything_where_roundings_grow() -> None:
+    rng = np.random.default_rng(0)
+    reference, other = rng.uniform(-1, 1, (2, 1000)).astype(np.float32)
+    moved = rng.uniform(-1, 1, 1000).astype(np.float32)
+    shown = np.abs(other - reference) <= 4 * np.abs(moved - reference)
+    few = moved.copy()
+    few[~shown] = other[~shown]  # all are explained, and then all but ten
+    few[np.flatnonzero(~shown)[:10]] = reference[np.flatnonzero(~shown)[:10]]
+    assert not unexplained(reference, other, [few]).any()
+    many = moved.copy()
+    many[:100] = reference[:100]
+    assert unexplained(reference, other, [many]).any()
+    near = reference + np.float32(1e-4) * moved  # nothing grows
+    other = reference - np.float32(2e-4) * moved
+    assert not unexplained(reference, other, [near]).any()
+    other[7] += np.float32(0.01)
+    assert np.flatnonzero(unexplained(reference, other, [near])).tolist() == [7]
+
+
 def test_what_hangs_on_a_rounding_is_no_failure() -> None:
     a, b = np.array([True, False]), np.array([False, False])
     assert unexplained(a, b, [a.copy()]).tolist() == [True, False]

@@ -334,4 +334,17 @@ def unexplained(
             distance = np.where(same, 0.0, np.where(np.isfinite(distance), distance, np.inf))
             spread = np.maximum(spread, distance)
         within = np.abs(a - b) <= reach * spread
-    return wrong & ~within & ~np.isinf(spread)
+    left = wrong & ~within & ~np.isinf(spread)
+    return left & ~_is_chaotic(np.abs(a[wrong]), spread[wrong], np.count_nonzero(left))
+
+
+def _is_chaotic(sizes: np.ndarray, spread: np.ndarray, left: int) -> bool:
+    """Whether roundings grow until a value may be any other, as in long recurrences: a few runs
+    do not show all that each of many elements can be.
+    """
+    if not left or left > sizes.size / _SELDOM:
+        return False
+    return bool(np.median(spread) > np.median(sizes) / 10)
+
+
+_SELDOM = 50  # one in so many elements that differ may be left unexplained there
