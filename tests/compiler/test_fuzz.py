@@ -227,9 +227,9 @@ def test_products_may_overflow_on_the_way() -> None:
     assert check(program) is None
     moved = [
         with_noise(lambda: run(program, program.function(), 0, program.arrays(0)).values, seed)[0]
-        for seed in range(8)
+        for seed in range(16)
     ]
-    assert any(not np.isfinite(each).all() for each in moved)
+    assert {0.0, np.inf} <= {float(each[0]) for each in moved}  # or small before large
 
 
 def test_products_may_meet_a_zero_before_they_overflow() -> None:
@@ -350,6 +350,10 @@ def test_what_hangs_on_a_rounding_is_no_failure() -> None:
     a, b = np.array([True, False]), np.array([False, False])
     assert unexplained(a, b, [a.copy()]).tolist() == [True, False]
     assert not unexplained(a, b, [a.copy(), b.copy()]).any()
+    many = np.zeros(200, bool)  # of which all are shown to change but one
+    shown = np.arange(200) > 0
+    assert not unexplained(many, ~many, [shown]).any()
+    assert unexplained(many, ~many, [np.arange(200) > 5]).any()
 
 
 def test_fenced_arrays_hold_the_same_numbers() -> None:
