@@ -50,13 +50,14 @@ class in_one_piece:  # noqa: N801
                     each.callback(self._handlers[number], number, frame)
 
     def _put_back(self) -> None:
-        handlers = iter(self._handlers.items())
-        try:
-            for number, handler in handlers:
+        problem: BaseException | None = None
+        for number, handler in self._handlers.items():
+            try:
                 signal(number, handler)
-        finally:  # the others, where one that is back has raised already
-            for number, handler in handlers:
-                signal(number, handler)
+            except BaseException as raised:  # by one that is back, when others are not yet
+                problem = raised
+        if problem is not None:
+            raise problem
 
     def _note(self, number: int, frame: Any) -> None:
         self._came[number] = frame
