@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
 import sys
 from collections.abc import Sequence
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +67,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def setting(packages: Sequence[str], threads: int) -> str:
     """One line: date, machine, versions and threads."""
     found = [
-        f"{name} {version(name)}" for name in packages if importlib.util.find_spec(name) is not None
+        f"{name} {_version(name)}"
+        for name in packages
+        if importlib.util.find_spec(name) is not None
     ]
     return (
         f"{date.today()}, {processor()}, {available()} cores, {threads} of them used by each side, "
         f"Python {platform.python_version()}, {', '.join(found)}"
     )
+
+
+def _version(name: str) -> str:
+    """Of an installed package, or of one that only lies on Python's path."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return str(getattr(importlib.import_module(name), "__version__", "not installed"))
 
 
 def available() -> int:

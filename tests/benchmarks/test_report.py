@@ -61,6 +61,14 @@ def test_setting_names_versions_of_what_is_installed() -> None:
     assert "no_such_package" not in line
 
 
+def test_setting_takes_what_only_lies_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lying_there.py").write_text('__version__ = "3.5"')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "lying_there 3.5" in report.setting(["lying_there"], 1)
+
+
 def test_write(tmp_path: Path) -> None:
     report.write(tmp_path / "page.md", ["# µ", "–"])
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == "# µ\n–\n"

@@ -72,51 +72,37 @@ def test_timeouts_wait_as_well_and_none_is_lost() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no SIGALRM here")
-def test_what_comes_at_the_beginning_leaves_the_handlers_as_they_were(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("when", "number", "error"),
+    [
+        ("beginning", "SIGALRM", TimeoutError),  # its own handler is still there
+        ("end", "SIGINT", KeyboardInterrupt),  # its own handler is there again
+    ],
+)
+def test_what_comes_at_the_edges_leaves_the_handlers_as_they_were(
+    when: str, number: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A signal that comes right after the handler of SIGINT was changed."""
+
     def late(number: int, frame: Any) -> None:
         raise TimeoutError
 
     real = interrupts.signal
 
-    def interrupted(number: int, handler: Any) -> Any:
-        result = real(number, handler)
-        if number == signal.SIGINT and handler is not signal.default_int_handler:
-            signal.raise_signal(signal.SIGALRM)  # its own handler is still there
+    def interrupted(changed: int, handler: Any) -> Any:
+        result = real(changed, handler)
+        given_back = handler is signal.default_int_handler
+        if changed == signal.SIGINT and given_back == (when == "end"):
+            signal.raise_signal(signal.Signals[number])
         return result
 
     before = signal.signal(signal.SIGALRM, late)
     monkeypatch.setattr(interrupts, "signal", interrupted)
+    entered = []
     try:
-        with pytest.raises(TimeoutError), in_one_piece():
-            raise AssertionError
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        assert signal.getsignal(signal.SIGALRM) is late
-    finally:
-        signal.signal(signal.SIGALRM, before)
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no SIGALRM here")
-def test_what_comes_at_the_end_leaves_the_handlers_as_they_were(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def late(number: int, frame: Any) -> None:
-        raise TimeoutError
-
-    real = interrupts.signal
-
-    def interrupted(number: int, handler: Any) -> Any:
-        result = real(number, handler)
-        if handler is signal.default_int_handler:
-            signal.raise_signal(signal.SIGINT)
-        return result
-
-    before = signal.signal(signal.SIGALRM, late)
-    monkeypatch.setattr(interrupts, "signal", interrupted)
-    try:
-        with pytest.raises(KeyboardInterrupt), in_one_piece():
-            pass
+        with pytest.raises(error), in_one_piece():
+            entered.append(1)
+        assert bool(entered) == (when == "end")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert signal.getsignal(signal.SIGALRM) is late
     finally:

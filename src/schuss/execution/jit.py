@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from operator import is_
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,9 +62,16 @@ class _Signature:
         self.replayed = 0
 
 
-# The last replay of a call whose arguments were tensors and nothing else, with their number and the
-# modes that it was made in; and the signature that it belongs to.
-_Latest = tuple[Replay, tuple[int, bool, Any], _Signature]
+class _Latest(NamedTuple):
+    """The last replay of a call whose arguments were tensors and nothing else.
+
+    Attributes:
+        mode: how many there were, and the modes that the call was made in.
+    """
+
+    replay: Replay
+    mode: tuple[int, bool, Any]
+    signature: _Signature
 
 
 class Jit:
@@ -123,7 +130,7 @@ class Jit:
                     if result is not MISS:
                         alone = len(tensors) == len(args) and not kwargs
                         if alone and all(map(is_, tensors, args)):
-                            self._latest = replay, mode, signature
+                            self._latest = _Latest(replay, mode, signature)
                         return self._ended(signature, result, args, kwargs)
         return self._slowly(key, signature, args, kwargs, tensors, objects)
 

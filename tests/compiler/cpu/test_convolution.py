@@ -1,5 +1,8 @@
 """Direct convolutions of the CPU target against sums written out in NumPy."""
 
+import ctypes
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -8,11 +11,12 @@ from schuss.compiler.cpu.convolution import lower
 from schuss.compiler.cpu.convolution_panels import Weights, lower_panels
 from schuss.compiler.cpu.convolution_plan import Convolution, plan, tiling
 from schuss.compiler.cpu.convolution_weight import as_product, lower_weight
+from schuss.compiler.cpu.library import Source, compile_kernels
 from schuss.compiler.cpu.matmul import plain_epilogue
 from schuss.compiler.cpu.matmul_plan import Machine, Product
 from schuss.compiler.geometry import UNIT, forward_axis, input_axis
 
-from .test_matmul import MACHINES, NAMES, PAIRED, guarded, guarded_copy, run
+from .test_matmul import KERNEL, MACHINES, NAMES, PAIRED, guarded, guarded_copy, run
 
 # images, groups, channels, outputs, then for each axis (size, kernel, stride, before, after,
 # dilation)
@@ -37,6 +41,8 @@ CASES = {
     "volume": (2, 1, 3, 17, (4, 2, 1, 1, 0, 1), (5, 3, 2, 1, 1, 1), (6, 3, 1, 1, 1, 1)),
     "far": (1, 1, 2, 3, PLAIN, (3, 2, 3, 4, 5, 1), (4, 1, 5, 2, 2, 1)),
     "many": (1, 1, 80, 80, PLAIN, (40, 3, 1, 1, 1, 1), (20, 3, 1, 1, 1, 1)),
+    "heavy": (1, 1, 96, 200, PLAIN, (5, 3, 1, 1, 1, 1), (4, 3, 2, 1, 1, 1)),
+    "heavy-in-place": (1, 1, 160, 300, PLAIN, (11, 1, 1, 0, 0, 1), (13, 1, 2, 0, 0, 1)),
     "mixed": (2, 1, 8, 24, PLAIN, (12, 4, 2, 1, 1, 1), (10, 4, 4, 0, 0, 1)),
 }
 
@@ -172,7 +178,7 @@ def test_weight_gradient(name, machine):
 DOTS = [machine for machine in PAIRED if "bfloat16" in machine.pairs]
 
 
-def in_pairs(w, width):
+def in_pairs(w, width, machine):
     """Weights in bfloat16 as the kernel that packs them lays them out."""
     groups, outputs, channels = w.shape[:3]
     taps = int(np.prod(w.shape[3:]))
@@ -180,7 +186,7 @@ def in_pairs(w, width):
     spec = Weights("bfloat16", groups, outputs, channels, taps, width, strides(stored), pairs=True)
     shape = groups, -(-outputs // width), taps, -(-channels // 2), width, 2
     packed = guarded(int(np.prod(shape)) * 2).view(ml_dtypes.bfloat16).reshape(shape)
-    run(lower_panels(spec), [stored.ctypes.data, packed.ctypes.data])
+    run(lower_panels(spec, machine), [stored.ctypes.data, packed.ctypes.data])
     whole = np.pad(w, ((0, 0), (0, 0), (0, channels % 2), *[(0, 0)] * 3))
     expected = panels(whole, width).reshape(*shape[:3], shape[3], 2, width).swapaxes(-1, -2)
     np.testing.assert_array_equal(packed, expected)
@@ -203,7 +209,8 @@ def test_forward_in_pairs(name, machine):
     c = Convolution(
         "bfloat16", n, groups, x.shape[-1] // groups, outputs, axes, strides(stored)
     ).in_pairs()
-    packed = in_pairs(w, tiling(machine, "float", n, c.channels, outputs, axes).width)
+    width = tiling(machine, "float", n, c.channels, outputs, axes).width
+    packed = in_pairs(w, width, machine)
     shape = n, *counts(spans), groups * outputs
     got = guarded(int(np.prod(shape)) * 4).view(np.float32).reshape(shape)
     rows = Product("bfloat16", (), int(np.prod(shape[:-1])), shape[-1], 1, (0, 0), (0, 0))
@@ -251,6 +258,62 @@ def test_parts_that_read_in_place_go_through_little(channels, outputs, size, row
     cut = plan(c, Machine(64, 32))
     assert cut.in_place
     assert cut.rows == rows
+
+
+def test_parts_of_one_image_share_out_heavy_weights():
+    """Panels are shared out before rows."""
+    axis = forward_axis(7, 3, 1, 1, 1, 7)
+    c = Convolution("float32", 1, 1, 512, 512, (UNIT, axis, axis), (7 * 3584, 0, 3584, 512, 1))
+    cut = plan(c, Machine(64, 32))
+    assert (cut.heavy, cut.panels, cut.rows) == (True, 1, 4)
+    assert not plan(replace(c, images=2), Machine(64, 32)).heavy
+    assert not plan(replace(c, outputs=8), Machine(64, 32)).heavy
+
+
+def test_each_part_asks_for_the_weights_that_come_after_those_it_reads():
+    """Of two panels the first asks for the second, that for the first of the part that follows:
+    the next one, or in the later half, which threads take from the end, the one before.
+    """
+    x, w, _, spans = operands((1, 1, 64, 1528, PLAIN, (5, 1, 1, 0, 0, 1), (9, 1, 1, 0, 0, 1)))
+    x, w = x.astype(np.float32), w.astype(np.float32)
+    axes = tuple(forward_axis(n, 1, 1, 0, 1, n) for n, *_ in spans)
+    c = Convolution("float32", 1, 1, 64, 1528, axes, strides(x))
+    cut = plan(c, Machine(64, 32))
+    packed = guarded_copy(panels(w, cut.tiling.width))
+    assert (cut.panels, packed.shape[1]) == (2, 32)
+    rows = Product("float32", (), 45, 1528, 1, (0, 0), (0, 0))
+    lowered = lower(c, plain_epilogue(rows), Machine(64, 32))
+    (stage,) = lowered.stages
+    ask = "call void @llvm.prefetch.p0(ptr %soon.now, i32 0, i32 3, i32 1)"
+    assert ask in stage.text
+    text = stage.text.replace(ask, _NOTE.format(lines=packed.nbytes // 64))
+    addresses = compile_kernels([*lowered.shared, Source(text, (stage.name,))])
+    y, scratch = guarded(45 * 1528 * 4), guarded(-(-stage.scratch // 64) * 64)
+    for part in range(16):
+        asked = np.zeros(packed.nbytes // 64 + 1, np.uint8)  # each line, and all that lie elsewhere
+        words = [each.ctypes.data for each in (x, packed, y, y, asked)]
+        table = (ctypes.c_int64 * len(words))(*words)
+        KERNEL(addresses[stage.name])(ctypes.addressof(table), part, scratch.ctypes.data)
+        by_panel = asked[:-1].reshape(32, -1)
+        following = 2 * part + 2 if part < 8 else 2 * part - 2
+        assert set(np.flatnonzero(by_panel.all(1))) == {2 * part + 1, following}
+        assert by_panel.sum() <= 2 * (by_panel.shape[1] + 2)  # a line or two behind each
+
+
+# In place of asking for a line: a 1 in the table at the fourth word.
+_NOTE = """
+  %note.words = getelementptr ptr, ptr %args, i64 4
+  %note.table = load ptr, ptr %note.words
+  %note.second = getelementptr ptr, ptr %args, i64 1
+  %note.weights = load ptr, ptr %note.second
+  %note.start = ptrtoint ptr %note.weights to i64
+  %note.soon = ptrtoint ptr %soon.now to i64
+  %note.away = sub i64 %note.soon, %note.start
+  %note.line = lshr i64 %note.away, 6
+  %note.inside = icmp ult i64 %note.line, {lines}
+  %note.entry = select i1 %note.inside, i64 %note.line, i64 {lines}
+  %note.at = getelementptr i8, ptr %note.table, i64 %note.entry
+  store i8 1, ptr %note.at"""
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,12 @@ class _Printer:
         f = Function(
             f"define void @{self.name}(ptr noalias %args, i64 %part, ptr noalias %scratch)"
         )
-        rest, panel_block = f.divide("%part", self.panel_blocks)
-        rest, row_block = f.divide(rest, self.row_blocks)
+        if cut.heavy:
+            rest, row_block = f.divide("%part", self.row_blocks)
+            rest, panel_block = f.divide(rest, self.panel_blocks)
+        else:
+            rest, panel_block = f.divide("%part", self.panel_blocks)
+            rest, row_block = f.divide(rest, self.row_blocks)
         rest, group = f.divide(rest, c.groups)
         image_block, z = f.divide(rest, c.axes[0].most)
         image0 = f.mul(image_block, cut.images)
@@ -240,11 +244,13 @@ class _Printer:
                         m = f.add(f.mul(x, px.every), px.first)
                         m = f.add(f.mul(line, c.axes[2].outputs), m)
                         corner = f.at(c.element, here, f.mul(x, px.move * self.a_strides[3]))
+                        place = f.add(f.mul(f.add(y, i), px.outputs), x)
+                        soon = self._soon(f, corner, (1, tall, wide), b, panel, place)
                         self._call_tile(
                             f, (1, tall, wide), panel, f"ptr {corner}, ptr {b}, ptr {taps}, "
                             f"i64 {count_of_taps}, i64 {max(1, inner)}, i64 {m}, i64 0, "
                             f"i64 {py.every * c.axes[2].outputs}, i64 {px.every}, i64 {column}, "
-                            f"i64 {end}, ptr %scratch",
+                            f"i64 {end}, ptr %scratch, ptr {soon}",
                         )  # fmt: skip
             start = stop
 
@@ -281,7 +287,7 @@ class _Printer:
             arguments = (
                 f"ptr {base}, ptr {b}, ptr {taps}, i64 {numbers[0]}, i64 {numbers[1]}, "
                 f"i64 {f.add(m0, numbers[2])}, i64 {whole}, i64 0, i64 0, i64 {column}, i64 {end}, "
-                "ptr %scratch"
+                "ptr %scratch, ptr null"
             )
             self._call_tile(f, (tiling.images, 1, 1), panel, arguments, is_full, rest)
 
@@ -324,6 +330,49 @@ class _Printer:
             name = f.choose(is_last, "ptr", of_width(last), name)
         f.line(f"call void {name}(ptr %args, {arguments})")
 
+    def _places_in_tile(self, images: int, rows: int, columns: int) -> list[int]:
+        """Where the inputs of its rows lie, from the first one on."""
+        down, across = (
+            axis.move * stride
+            for axis, stride in zip(self.c.axes[1:], self.a_strides[2:], strict=True)
+        )
+        cells = combinations(range(images), range(rows), range(columns))
+        return [n * self.a_strides[0] + i * down + j * across for n, i, j in cells]
+
+    def _asked_in_a_step(self, images: int, rows: int, columns: int) -> int:
+        """How many elements a tile asks for in each step, of what is read after it.
+
+        Where weights are heavy, each position asks for its share of the panel that comes next.
+        Else, where the rows of a tile lie one behind the other, and so do those of the next one,
+        a tile asks for these: the machine sees no stream in so many rows.
+        """
+        c, count = self.c, images * rows * columns
+        if self.cut.heavy:
+            return ceil_div(count * self.tiling.width, c.axes[1].outputs * c.axes[2].outputs)
+        places = self._places_in_tile(images, rows, columns)
+        dense = self.cut.in_place and c.taps == 1
+        return count if dense and places == [r * c.channels for r in range(count)] else 0
+
+    def _soon(
+        self, f: Function, corner: str, shape: tuple[int, int, int], b: str, panel: str, place: str
+    ) -> str:
+        """From where on a tile asks ahead: its first input is at `corner`, its position `place`."""
+        c, cut = self.c, self.cut
+        if not self._asked_in_a_step(*shape):
+            return "null"
+        if not cut.heavy:
+            return f.at(c.element, corner, shape[1] * shape[2] * c.channels)
+        # Threads take parts from the front or from the end (executor.py): in the later half the
+        # part before follows, whose first panel is the next to be read.
+        steps = c.taps * c.channels
+        is_last = f.let(f"icmp eq i64 {f.let(f'urem i64 {panel}, {cut.panels}')}, {cut.panels - 1}")
+        late = f.let(f"icmp sge i64 {panel}, {self.panels // 2}")
+        turns = f.let(f"and i1 {is_last}, {late}")
+        away = [str(n * steps * self.tiling.width) for n in (1 - 2 * cut.panels, 1)]
+        share = steps * self.tiling.width // (c.axes[1].outputs * c.axes[2].outputs)
+        following = f.at(c.element, b, f.choose(turns, "i64", *away))
+        return f.at(c.element, following, f.mul(place, share))
+
     def _tile(self, images: int, rows: int, columns: int, vectors: int) -> str:
         """The function for a tile of so many images, rows, columns and vectors."""
         name = f"tile_{images}x{rows}x{columns}x{vectors}"
@@ -336,24 +385,23 @@ class _Printer:
         f = Function(
             f"define internal void @{name}(ptr %args, ptr noalias readonly %a, "
             "ptr noalias readonly %b, ptr readonly %table, i64 %entries, i64 %inner, i64 %m, "
-            "i64 %image, i64 %row, i64 %column, i64 %n, i64 %end, ptr noalias %tile) noinline"
+            "i64 %image, i64 %row, i64 %column, i64 %n, i64 %end, ptr noalias %tile, ptr %soon) "
+            "noinline"
         )
-        move = [axis.move * stride for axis, stride in
-                zip(c.axes[1:], self.a_strides[2:], strict=True)]  # fmt: skip
         cells = list(combinations(range(images), range(rows), range(columns)))
-        places = [n * self.a_strides[0] + i * move[0] + j * move[1] for n, i, j in cells]
+        places = self._places_in_tile(images, rows, columns)
         if "@epilogue_ahead(" in self.epilogue:
             with self._rows_of_tile(f, images, rows, columns) as (_, m):
                 for v in range(vectors):
                     n = f.add("%n", v * lanes)
                     f.line(f"call void @epilogue_ahead(ptr %args, i64 0, i64 {m}, i64 {n})")
+        step = self._asked_in_a_step(images, rows, columns)
         if c.taps * c.channels > _LONG and c.taps > 1:
-            self._sum_in_pieces(f, places, vectors)
+            self._sum_in_pieces(f, places, vectors, step)
             self._finish_later(f, (images, rows, columns), vectors)
         else:
-            dense = self.cut.in_place and c.taps == 1
-            dense = dense and places == [r * c.channels for r in range(len(places))]
-            made = sums(f, c, lanes, places, vectors, (1, self.tiling.width), dense=dense)
+            soon = ("%soon", step) if step else None
+            made = sums(f, c, lanes, places, vectors, (1, self.tiling.width), soon=soon)
             if self.epilogue.count("\n") <= _LINES and c.taps * c.channels <= _TERMS:
                 for cell, values in zip(cells, made, strict=True):
                     self._finish(f, self._row_of_tile(f, *cell), values)
@@ -363,7 +411,7 @@ class _Printer:
         f.line("ret void")
         return str(f)
 
-    def _sum_in_pieces(self, f: Function, places: Sequence[int], vectors: int) -> None:
+    def _sum_in_pieces(self, f: Function, places: Sequence[int], vectors: int, step: int) -> None:
         """Sum up some taps at a time in registers, and these sums in the tile."""
         c, lanes = self.c, self.tiling.lanes
         self._store_tile(f, [["zeroinitializer"] * vectors for _ in places])
@@ -371,8 +419,9 @@ class _Printer:
         piece = max(1, _PIECE // terms)
         with f.loop(0, "%entries", piece) as e:
             some, left = f.at("{i64, i64}", "%table", e), f.sub("%entries", e)
+            soon = f.at(c.element, "%soon", f.mul(f.mul(e, "%inner"), step)) if step else ""
             made = sums(f, c, lanes, places, vectors, (1, self.tiling.width),
-                        some, f.smaller(left, piece))  # fmt: skip
+                        some, f.smaller(left, piece), (soon, step) if step else None)  # fmt: skip
             self._store_tile(f, made, add=True)
 
     def _store_tile(self, f: Function, made: list[list[str]], add: bool = False) -> None:

@@ -121,7 +121,8 @@ class Plan:
     """How a convolution is cut.
 
     A part is `images` images, one position along the depth, `rows` positions of each phase along
-    the height, all of the width, and `panels` panels of outputs.
+    the height, all of the width, and `panels` panels of outputs. With `heavy` weights, which are
+    more than the input, the parts of a panel come one after the other, and ask for the next panel.
     """
 
     tiling: Tiling
@@ -129,6 +130,7 @@ class Plan:
     rows: int
     panels: int
     in_place: bool
+    heavy: bool
 
 
 def lanes_for(machine: Machine, element: str, outputs: int) -> int:
@@ -234,14 +236,16 @@ def plan(c: Convolution, machine: Machine) -> Plan:
         blocks = ceil_div(height.most, rows) * ceil_div(panels, panel_block)
         return ceil_div(c.images, images) * depth.most * c.groups * blocks
 
-    while parts(rows, panels) < wanted and rows >= 4 * tiles.rows:
+    heavy, block = _is_heavy(c), panels
+    while heavy and parts(rows, block) < wanted and block > 1:
+        block = ceil_div(block, 2)
+    while parts(rows, block) < wanted and rows >= 4 * tiles.rows:
         rows = ceil_to(ceil_div(rows, 2), tiles.rows)
-    block = panels
     while parts(rows, block) < wanted and block > 1:
         block = ceil_div(block, 2)
     while tiles.images > 1 and parts(rows, block) < wanted and rows > 1:
         rows = ceil_div(rows, 2)
-    return Plan(tiles, images, rows, block, in_place)
+    return Plan(tiles, images, rows, block, in_place, heavy)
 
 
 def slab_shape(c: Convolution, rows: int) -> tuple[int, int, int]:
@@ -265,6 +269,15 @@ def _crowds(c: Convolution, rows: int, in_place: bool) -> bool:
     stays = c.taps * c.channels * c.outputs * size(c.element) <= _WEIGHTS
     numbers = c.channels + (c.outputs if stays else 0)
     return rows * c.axes[2].most * numbers * size(c.element) > _IN_PLACE
+
+
+def _is_heavy(c: Convolution) -> bool:
+    """Whether a single image is smaller than the weights, of which no part should read many."""
+    _, height, width = c.axes
+    single = c.images == c.groups == c.axes[0].outputs == c.axes[0].kernel == 1
+    whole = single and height.most * width.most == height.outputs * width.outputs
+    weights = c.taps * c.channels * c.outputs * size(c.element)
+    return whole and weights > slab_bytes(c, height.most)
 
 
 def _reads_in_place(c: Convolution) -> bool:

@@ -29,7 +29,7 @@ def sums(
     steps: tuple[int, int],
     table: str = "%table",
     entries: str = "%entries",
-    dense: bool = False,
+    soon: tuple[str, int] | None = None,
 ) -> list[list[str]]:
     """A tile of sums of products, held in registers; returns the names of its rows of vectors.
 
@@ -39,8 +39,7 @@ def sums(
     pointer. %inner is at least 1; the current block must end before. Of pairs both products are
     added.
 
-    With `dense` rows lie one behind the other, and so do those of the tile that comes next. They
-    are asked for on the way, a little in each step: the machine sees no stream in so many rows.
+    What is read `soon` is asked for on the way: from an address on, so many elements in each step.
     """
     element, paired = c.element, c.paired
     align = size(paired or element)
@@ -51,6 +50,8 @@ def sums(
     f.line("br i1 %any, label %entries.head, label %entries.end")
     f.label("entries.head")
     f.line(f"%e = phi i64 [0, %{before}], [%e.next, %entries.step]")
+    if soon:
+        f.line(f"%soon.first = phi ptr [{soon[0]}, %{before}], [%soon.next, %entries.step]")
     for r, v in cells:
         f.line(f"%o{r}_{v} = phi {kind} [zeroinitializer, %{before}], [%s{r}_{v}, %entries.step]")
     f.line(f"%pair = getelementptr {{i64, i64}}, ptr {table}, i64 %e")
@@ -59,21 +60,18 @@ def sums(
     f.line("%j.offset = load i64, ptr %pair.second")
     f.line(f"%a.first = getelementptr {element}, ptr %a, i64 %i.offset")
     f.line(f"%b.first = getelementptr {element}, ptr %b, i64 %j.offset")
-    if dense:
-        behind = f.mul("%inner", len(places))
-        f.line(f"%next.first = getelementptr {element}, ptr %a.first, i64 {behind}")
     f.line("br label %k.head")
     f.label("k.head")
     f.line("%left = phi i64 [%inner, %entries.head], [%left.next, %k.head]")
     f.line("%ap = phi ptr [%a.first, %entries.head], [%ap.next, %k.head]")
     f.line("%bp = phi ptr [%b.first, %entries.head], [%bp.next, %k.head]")
-    if dense:
-        f.line("%next = phi ptr [%next.first, %entries.head], [%next.next, %k.head]")
+    if soon:
+        f.line("%soon.now = phi ptr [%soon.first, %entries.head], [%soon.next, %k.head]")
     for r, v in cells:
         f.line(f"%c{r}_{v} = phi {kind} [%o{r}_{v}, %entries.head], [%s{r}_{v}, %k.head]")
-    if dense:
-        f.line("call void @llvm.prefetch.p0(ptr %next, i32 0, i32 3, i32 1)")
-        f.line(f"%next.next = getelementptr {element}, ptr %next, i64 {len(places)}")
+    if soon:
+        f.line("call void @llvm.prefetch.p0(ptr %soon.now, i32 0, i32 3, i32 1)")
+        f.line(f"%soon.next = getelementptr {element}, ptr %soon.now, i64 {soon[1]}")
     pairs = f"<{2 * lanes} x {paired}>"
     b = [
         f.let(f"load {pairs if paired else kind}, ptr {place}, align {align}")
