@@ -44,7 +44,8 @@ def test_what_convolutions_ask_for(channels: int, monkeypatch: pytest.MonkeyPatc
         texts = [call.source.text for each in calls for group in each.groups for call in group]
         (text,) = [each for each in texts if "fcmp" in each]  # of the relu
         assert ("winograd" in text) == (channels == 32)
-        return re.findall(r"call void @llvm.prefetch.p0\(ptr [^,]*, i32 (\d)", text)
+        text = text.replace("%soon.now", "")  # what tiles are summed up from
+        return re.findall(r"call void @llvm.prefetch.p0\(ptr [^,]+, i32 (\d)", text)
 
     assert prefetches() == ["0"]  # what is added
     monkeypatch.setattr(lower, "_FAR", 0)

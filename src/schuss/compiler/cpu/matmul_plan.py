@@ -46,8 +46,7 @@ _FEW_CELLS = 16
 _SHORTEST_SLICE = 256
 _FEWEST_SLICES = 8
 _SLICED_BLOCK = 1 << 19  # bytes of A and B for a block of k of a slice
-_LARGE = 1 << 22  # bytes of A and B that come from memory, ...
-_FAR = 1 << 24  # ... or from no cache each time that they are read again
+_LARGE = 1 << 22  # bytes of A and B that no second-level cache keeps
 # Rows and columns of the largest block of C: with blocks of k, what it is made from stays in a
 # second-level cache of a megabyte or two, and in half of that it comes from the third in time.
 _BLOCK_ROWS = 140
@@ -388,8 +387,8 @@ def _slices(product: Product, cells: int, parts: int, kernel: str) -> int:
     reads = (product.m + product.n) * product.k
     bytes_, sums = reads * size(product.element), 2 * product.m * product.n
     # Sums are written and read once for each slice: an eighth of the other traffic at most, or a
-    # third where that makes the fewest slices that are worth it, and saves reading from memory.
-    few = _FEWEST_SLICES if bytes_ > _FAR and reads >= 3 * _FEWEST_SLICES * sums else 0
+    # third where that makes the fewest slices that are worth it.
+    few = _FEWEST_SLICES if reads >= 3 * _FEWEST_SLICES * sums else 0
     most = min(most, max(few, reads // (8 * sums)))
     is_worth = bytes_ > _LARGE and most >= _FEWEST_SLICES and product.batches == 1
     return most if kernel == "tile" and is_worth else 1
