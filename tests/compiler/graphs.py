@@ -35,7 +35,9 @@ def numbers(*shape: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
     return (3 * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 
-def agree(f: Callable[..., Any], *arrays: np.ndarray, rtol: float = 1e-5) -> None:
+def agree(
+    f: Callable[..., Any], *arrays: np.ndarray, rtol: float = 1e-5, atol: float = 1e-6
+) -> None:
     """The outputs of `f` are the same on both tiers."""
     found = {}
     for tier in ("reference", "compiled"):
@@ -48,4 +50,4 @@ def agree(f: Callable[..., Any], *arrays: np.ndarray, rtol: float = 1e-5) -> Non
     for a, b in zip(found["compiled"], found["reference"], strict=True):
         assert a.dtype == b.dtype
         wide = "c16" if a.dtype.kind == "c" else "f8"
-        np.testing.assert_allclose(a.astype(wide), b.astype(wide), rtol=rtol, atol=1e-6)
+        np.testing.assert_allclose(a.astype(wide), b.astype(wide), rtol=rtol, atol=atol)

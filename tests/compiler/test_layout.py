@@ -189,4 +189,5 @@ def test_gradients_of_grouped_weights_agree_with_the_reference() -> None:
 
     agree(f, numbers(2, 10, 8, 8), numbers(20, 5, 3, 3))
     agree(f, numbers(2, 2, 8, 8), numbers(6, 1, 3, 3))
-    agree(f, numbers(2, 40, 8, 8), numbers(40, 20, 3, 3), rtol=2e-5)
+    # Sums of 128 numbers come to some 50, and may cancel the weights.
+    agree(f, numbers(2, 40, 8, 8), numbers(40, 20, 3, 3), atol=5e-6)

@@ -97,7 +97,14 @@ def is_backwards(axis: Axis) -> bool:
 def panel_width(outputs: int) -> int:
     """Outputs of a panel of weights."""
     lanes = this_machine().vector_bytes // BYTES
-    return lanes * min(2, ceil_div(outputs, lanes))
+    return lanes * _panel_vectors(ceil_div(outputs, lanes))
+
+
+def _panel_vectors(vectors: int) -> int:
+    """Of all vectors of outputs, how many a panel has: with more, inputs are read less often, but
+    the last panel may be left with few.
+    """
+    return 3 if vectors >= 6 else min(2, vectors)
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ class Plan:
 def plan(c: Convolution, filter: Filter, machine: Machine) -> Plan:
     """Cut a convolution."""
     lanes = machine.vector_bytes // BYTES
-    vectors = min(2, c.outputs // lanes)
+    vectors = _panel_vectors(c.outputs // lanes)
     tiles = Tiles(c, filter, lanes).count
     pieces = ceil_div(tiles, most_rows(machine.registers, vectors))
     height, tall = divmod(tiles, pieces)
