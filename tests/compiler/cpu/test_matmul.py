@@ -335,6 +335,13 @@ def test_large_operands_are_read_once(m, n, k, slices):
     assert plan(product, Machine(64, 32)).slices == slices
 
 
+@pytest.mark.parametrize(("k", "rows", "columns"), [(512, 140, 416), (2048, 266, 256)])
+def test_blocks_are_closer_to_squares_where_operands_come_from_memory(k, rows, columns):
+    cut = plan(Product("float32", (), 2048, 2048, k, (k, 1), (2048, 1)), Machine(64, 32))
+    assert cut.block_panels * cut.width == columns
+    assert cut.block_tiles * (cut.height + 1) == rows
+
+
 @pytest.mark.parametrize(
     ("batch", "m", "n", "k"), [((), 250, 230, 64), ((40,), 30, 40, 50), ((2, 3), 100, 5, 200)]
 )
