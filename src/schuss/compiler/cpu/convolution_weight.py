@@ -34,7 +34,6 @@ from schuss.compiler.cpu.matmul_text import Function
 
 Strides = tuple[int, int, int, int, int]
 
-_SHARED = 24 << 20  # bytes which stay in a third-level cache
 _HALF_PAGE = 2048
 
 
@@ -79,7 +78,7 @@ def _is_best_as_product(product: Product, machine: Machine) -> bool:
     if product.dtype in machine.pairs:
         return True
     bytes_ = size(product.element)
-    if (product.m + product.n) * product.k * bytes_ <= _SHARED:
+    if (product.m + product.n) * product.k * bytes_ <= matmul_plan.SHARED:
         return True
     is_crowded = product.b_strides[0] * bytes_ % _HALF_PAGE == 0
     return not is_crowded and matmul_plan.plan(product, machine).slices > 1

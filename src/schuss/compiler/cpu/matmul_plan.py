@@ -51,8 +51,8 @@ _LARGE = 1 << 22  # bytes of A and B that no second-level cache keeps
 # second-level cache of a megabyte or two, and in half of that it comes from the third in time.
 _BLOCK_ROWS = 140
 _BLOCK_COLUMNS = 512
-# The same where A and B come from memory: the closer to a square, the less often.
-_FAR = 24 << 20  # bytes of both
+SHARED = 24 << 20  # bytes of A and B which stay in a third-level cache
+# Where they are more, they come from memory: the closer blocks are to squares, the less often.
 _FAR_ROWS, _FAR_COLUMNS = 280, 256
 _KEPT = 1 << 19  # bytes of B that stay there beside all else
 # Packing what crowds the caches pays if so many rows of A or columns of B use it.
@@ -415,9 +415,9 @@ def _blocks(
     if slices > 1:
         return tiles[0], panels[0], 1
     # Whole rows are best for an outer product, which writes more than it reads.
-    most_rows, most_columns = _BLOCK_ROWS, _BLOCK_COLUMNS
-    if (product.m + product.n) * product.k * size(product.element) > _FAR:
-        most_rows, most_columns = _FAR_ROWS, _FAR_COLUMNS
+    is_far = (product.m + product.n) * product.k * size(product.element) > SHARED
+    most_rows = _FAR_ROWS if is_far else _BLOCK_ROWS
+    most_columns = _FAR_COLUMNS if is_far else _BLOCK_COLUMNS
     rows = 1 if is_outer else ceil_div(tiles[0], ceil_div(most_rows, tiles[1]))
     most_columns = _OUTER_VALUES // product.k if is_outer else most_columns
     columns = ceil_div(panels[0], ceil_div(most_columns, panels[1]))
