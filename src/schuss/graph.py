@@ -380,7 +380,7 @@ def labelled(x: Tensor, label: str) -> Tensor:
     return x
 
 
-_STRUCTURAL = frozenset((0, 1, -1, 2, 0.5))
+_STRUCTURAL = frozenset((0, 1, -1, 2, 0.5, math.inf, -math.inf))
 _SMALL = 2.0**15  # fits into every floating dtype
 
 
@@ -396,11 +396,12 @@ def scalar(value: bool | int | float | complex, dtype: DType) -> Tensor:
 def _number(value: bool | int | float | complex, dtype: DType) -> Node:
     if abs(value) <= _SMALL:
         node = data(np.asarray(value, dtype))
-        if value in _STRUCTURAL and dtype.kind != "c" and not _is_minus_zero(value):
-            node.constant = value.real  # complex ones are left out
-        return node
-    with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
-        return data(np.asarray(value, dtype))
+    else:
+        with np.errstate(all="ignore"):  # what is too large for a float becomes infinite
+            node = data(np.asarray(value, dtype))
+    if value in _STRUCTURAL and dtype.kind != "c" and not _is_minus_zero(value):
+        node.constant = value.real  # complex ones are left out
+    return node
 
 
 def _is_minus_zero(value: Any) -> bool:

@@ -26,6 +26,8 @@ from schuss.compiler.index import (
 from schuss.compiler.lookup import is_lookup
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, memory_of, users_of
 
+TEMPLATES = ("matmul", "convolution", "convolution_weight")
+_LARGER = ("concat", "slice_update", "pieces")
 RUNNING = {"cumsum": "sum", "cumprod": "prod"}
 _MOST_COST = 48  # of one expression between anchors
 _MOST_LOADS = 10
@@ -119,6 +121,9 @@ class Anchors:
             return True
         if cost > _MOST_COST or len(loads) > _MOST_LOADS:
             return True
+        of_template = any(each.op in TEMPLATES and each.size == value.size for each in loads)
+        if of_template and self._is_moved(value):
+            return True
         users = self._distinct_users(value)
         dear = cost >= _REPEATED_COST or value.op == "divide"
         if dear and any(_repeats(value, user) for user in users):
@@ -126,6 +131,23 @@ class Anchors:
         if len(users) < 2:
             return False
         return cost > _RECOMPUTED_COST or sum(each.size >= value.size for each in loads) >= 2
+
+    def _is_moved(self, value: Value) -> bool:
+        """Whether a value is put into a larger one, or looked at by windows that overlap: what a
+        template wrote is then better brought to its last form by the template itself.
+        """
+        stack = [value]
+        while stack:
+            for user in self.users[stack.pop()]:
+                if user.op == "windows":
+                    named = user.attributes
+                    if any(k > s for k, s in zip(named["kernel"], named["stride"], strict=True)):
+                        return True
+                if user.op in VIEWS:
+                    stack.append(user)
+                elif user.op in _LARGER:
+                    return True
+        return False
 
     def _distinct_users(self, value: Value) -> set[Value]:
         found, stack = set(), [value]
@@ -161,7 +183,7 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[1:]
     if value.op == "scan":  # which looks up rows by itself
         return [m for x in value.inputs for m in (x.inputs if is_lookup(x) else (x,))]
-    unfused = value.op in ("concat", "slice_update", "pieces", *RUNNING)
+    unfused = value.op in (*_LARGER, *RUNNING)
     if is_map(value) or (unfused and lowered(value)):
         return ()
     if (value.op in REDUCTIONS and lowered(value)) or value.op in VIEWS:

@@ -1,5 +1,9 @@
 """Copies that are not needed: what is only copied to another memory is written there at once.
 
+What is joined along the channels, the windows' largest elements along the border and those inside,
+parts of a gradient: each is the result of a kernel, or of a template with one, whose stores go to
+the larger memory instead.
+
 The gradient of attention lays dq, dk and dv behind each other. Where q, k and v are parts of one
 product, these become parts side by side of its gradient, and their template can write them there.
 """
@@ -7,19 +11,184 @@ product, these become parts side by side of its gradient, and their template can
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from schuss.compiler.index import Affine
-from schuss.compiler.kernel import Kernel
-from schuss.compiler.units import Assemble, Attention, Unit
+from schuss.compiler.kernel import Kernel, Store, collapse, moved, position_of
+from schuss.compiler.units import Assemble, Attention, Convolution, Loops, Product, Unit
 from schuss.compiler.values import Value, strides_of
 
 
 def without_copies(units: Sequence[Unit], memories: set[Value]) -> list[Unit]:
-    """The units without those that only move the gradients of attention.
+    """The units without those that only move what others have made.
 
-    `memories` are the values whose memory is looked at from outside.
+    `memories` are the values whose memory is looked at from outside. Several units may write to
+    one memory then, each to places of its own.
     """
+    return _results_in_place(_gradients_in_place(units, memories), memories)
+
+
+# --- results of kernels ---
+
+
+def _results_in_place(units: Sequence[Unit], memories: set[Value]) -> list[Unit]:
+    """Results that are copied once, as they are, are written where the copies would lie."""
+    makers = {
+        value: unit
+        for unit in units
+        if isinstance(unit, (Loops, Product, Convolution))
+        for value in unit.writes()
+    }
+    reads = Counter(value for unit in units for value in _each_read(unit))
+    kept: list[Unit] = []
+    for unit in units:
+        kept.append(unit)
+        if not isinstance(unit, Assemble) or len(unit.kernels) != 1:
+            continue  # what is written over later has to come first
+        left = []
+        for copy in unit.kernels[0]:
+            way = _way(copy)
+            maker = makers.get(way.source) if way else None
+            inner = way is None or way.source in memories or reads[way.source] > 1
+            if maker is None or inner or not _redirect(maker, way):  # type: ignore[arg-type]
+                left.append(copy)
+        unit.kernels = [left]
+        if not left:
+            kept.pop()
+    return kept
+
+
+def _each_read(unit: Unit) -> list[Value]:
+    """What a unit reads, once for each of its kernels."""
+    if isinstance(unit, Assemble):
+        return [each for group in unit.kernels for kernel in group for each in kernel.read()]
+    return unit.reads()
+
+
+class _Digit(NamedTuple):
+    """A factor of a place in a memory: `many` steps of `step` elements, each of which is `to`
+    elements in another memory.
+    """
+
+    step: int
+    many: int
+    to: int
+
+
+class _Way(NamedTuple):
+    """Where the elements of a memory are copied to.
+
+    Attributes:
+        digits: what places in the source consist of.
+        start: the place in the target of the first element.
+    """
+
+    source: Value
+    target: Value
+    digits: list[_Digit]
+    start: int
+
+
+def _way(copy: Kernel) -> _Way | None:
+    """What a kernel does that copies a whole memory; None for any other one."""
+    if [line.op for line in copy.lines] != ["load"] or len(copy.stores) != 1:
+        return None
+    (load,), (store,) = copy.lines, copy.stores
+    detail: Any = load.detail
+    word, affine = detail
+    source = copy.buffers[word]
+    axes = zip(affine[:-1], copy.sizes, store.affine[:-1], strict=True)
+    digits = sorted((_Digit(*axis) for axis in axes), reverse=True)
+    dense = strides_of([digit.many for digit in digits])
+    whole = affine[-1] == 0 and math.prod(copy.sizes) == source.size > 0
+    if not whole or source.strides is not None or dense != tuple(digit.step for digit in digits):
+        return None
+    return _Way(source, copy.buffers[store.word], digits, store.affine[-1])
+
+
+def _redirect(unit: Loops | Product | Convolution, way: _Way) -> bool:
+    """Let a unit write its result to where `way` leads; False if its loops cannot."""
+    kernel = _redirected(unit.kernel, way)
+    if kernel is None:
+        return False
+    unit.kernel = collapse(kernel, keep_last=not isinstance(unit, Loops))
+    return True
+
+
+def _redirected(kernel: Kernel, way: _Way) -> Kernel | None:
+    """The kernel with stores to the end of `way`, and loops cut where that needs it."""
+    stores = [store for store in kernel.stores if kernel.buffers[store.word] is way.source]
+    if len(stores) != 1 or way.source in kernel.read() or not kernel.sizes:
+        return None
+    found = _places(stores[0].affine, kernel.sizes, way)
+    if found is None or len(found[0][-1]) > 1 or found[0][-1][0].to != stores[0].affine[-2]:
+        return None  # vectors would no longer be whole
+    pieces, start = found
+    sizes = tuple(piece.many for axis in pieces for piece in axis)
+    runs = [0, *accumulate(map(len, pieces))]
+    outer, reduced = runs[kernel.outer], runs[kernel.outer + kernel.reduced]
+
+    def finer(affine: Affine) -> Affine:
+        steps = [
+            step * math.prod(piece.many for piece in axis[i + 1 :])
+            for step, axis in zip(affine[:-1], pieces, strict=True)
+            for i in range(len(axis))
+        ]
+        return (*steps, affine[-1])
+
+    def at(store: Store) -> Store:
+        if store is not stores[0]:
+            return store._replace(affine=finer(store.affine))
+        return store._replace(affine=(*[piece.to for axis in pieces for piece in axis], start))
+
+    lines = [
+        line if position_of(line) is None else moved(line, finer(position_of(line)))  # type: ignore[arg-type]
+        for line in kernel.lines
+    ]
+    buffers = [way.target if each is way.source else each for each in kernel.buffers]
+    return Kernel(sizes, outer, reduced - outer, lines, list(map(at, kernel.stores)), buffers)
+
+
+def _places(
+    affine: Affine, sizes: Sequence[int], way: _Way
+) -> tuple[list[list[_Digit]], int] | None:
+    """Loops over places in the source, cut into such as stay within a digit, and where the first
+    place goes to; None where they go over from one digit to the next in between.
+    """
+    start, room = way.start, {digit: digit.many - 1 for digit in way.digits}
+    for digit in way.digits:
+        first = affine[-1] // digit.step % digit.many
+        start += first * digit.to
+        room[digit] -= first
+    pieces: list[list[_Digit]] = []
+    for step, n in zip(affine[:-1], sizes, strict=True):
+        axis: list[_Digit] = []
+        while step and n > 1:
+            inside = [d for d in way.digits if d.step <= step < d.step * d.many]
+            if not inside or step % inside[0].step:
+                return None
+            (digit,) = inside
+            times = step // digit.step
+            part = n if times * (n - 1) < digit.many else digit.many // times
+            if n % part or (part < n and digit.many % times):
+                return None
+            room[digit] -= times * (part - 1)
+            axis.insert(0, _Digit(step, part, times * digit.to))
+            step, n = digit.step * digit.many, n // part
+        if n > 1 or not axis:
+            axis.insert(0, _Digit(0, n, 0))
+        pieces.append(axis)
+    return None if min(room.values(), default=0) < 0 else (pieces, start)
+
+
+# --- gradients of attention ---
+
+
+def _gradients_in_place(units: Sequence[Unit], memories: set[Value]) -> list[Unit]:
+    """The units without those that only move the gradients of attention."""
     makers = {
         unit.value: unit
         for unit in units
@@ -35,7 +204,7 @@ def without_copies(units: Sequence[Unit], memories: set[Value]) -> list[Unit]:
         maker = None if source is None or source in memories else makers.get(source)
         if maker is not None and readers[maker.value] == 1:
             assert isinstance(unit, Assemble)
-            places = _places(maker, unit.kernels[0])
+            places = _parts(maker, unit.kernels[0])
             if places is not None:
                 maker.into = unit.value, places
                 continue
@@ -50,7 +219,7 @@ def _copied(unit: Assemble) -> Value | None:
     return sources[0] if plain and len(sources) == 1 and len(unit.kernels) == 1 else None
 
 
-def _places(maker: Attention, kernels: Sequence[Kernel]) -> tuple[Affine, ...] | None:
+def _parts(maker: Attention, kernels: Sequence[Kernel]) -> tuple[Affine, ...] | None:
     """Strides and start of dq, dk and dv, in order, where these kernels copy them to.
 
     None where they do anything else, as copying one of them to two places.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from schuss.compiler.anchors import Anchors, nests
+from schuss.compiler.anchors import TEMPLATES, Anchors, nests
 from schuss.compiler.constants import made_of_constants
 from schuss.compiler.emit import (
     Emitter,
@@ -25,7 +25,6 @@ from schuss.compiler.index import NotAffineError, bounds_of, sizes_between
 from schuss.compiler.kernel import Kernel, epilogue, position_of
 from schuss.compiler.values import REDUCTIONS, VIEWS, Shape, Value
 
-_CONTRACTIONS = ("matmul", "convolution", "convolution_weight")
 _MOST_GROUP_COST = 400
 
 
@@ -239,7 +238,7 @@ def kind_of(anchor: Value) -> str:
         axes, rank = anchor.attributes["axes"], len(anchor.inputs[0].shape)
         last = tuple(axes) == tuple(range(rank - len(axes), rank))
         return "loops" if last and not pools(anchor) else "column"
-    if anchor.op in _CONTRACTIONS and lowered(anchor):
+    if anchor.op in TEMPLATES and lowered(anchor):
         return "product"
     if anchor.op == "reshape":
         return "loops" if nests(anchor) else "single"

@@ -67,13 +67,16 @@ def _crowds(value: Value) -> bool:
 
 
 def _is_inside(value: Value, users: dict[Value, list[Value]], seen: set[Value]) -> bool:
-    """Whether a value is made and used by loops and products alone, and not `seen` from outside."""
+    """Whether a value is made and used by loops and products alone, and not `seen` from outside.
+
+    Windows look at it several times, and find it in a cache if it is left there.
+    """
     if value in seen or not (is_map(value) or value.op == "matmul"):
         return False
     stack = [value]
     while stack:
         for user in users[stack.pop()]:
-            if user.op in VIEWS:
+            if user.op in VIEWS and user.op != "windows":
                 stack.append(user)
             elif not (is_map(user) or user.op == "matmul" or user.op in REDUCTIONS):
                 return False

@@ -8,6 +8,7 @@ and whether it happens is decided at each run.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,12 +94,12 @@ def plan(
 
 def _needs(steps: list[Step]) -> list[set[int]]:
     """For each step those that make what it reads."""
-    maker: dict[Value, int] = {}
+    makers: dict[Value, set[int]] = {}
     needs = []
     for i, step in enumerate(steps):
-        needs.append({maker[each] for each in step.unit.reads() if each in maker})
+        needs.append(set().union(*[makers.get(each, ()) for each in step.unit.reads()]))
         for each in step.unit.writes():
-            maker[each] = i
+            makers.setdefault(each, set()).add(i)
     return needs
 
 
@@ -108,9 +109,10 @@ def _donations(
     """Pairs of an output and an input that one kernel reads and writes at the same places.
 
     Inputs in `seen` go on to be looked at. All other readers of the input have to come first, which
-    `needs` is told.
+    `needs` is told. A memory that several steps write to is nobody's to choose.
     """
     readers: dict[Value, set[int]] = {}
+    makers = Counter(value for step in steps for value in step.unit.writes())
     for i, step in enumerate(steps):
         for each in step.unit.reads():
             if each.op == "input":
@@ -121,6 +123,8 @@ def _donations(
     for i, step in enumerate(steps):
         for output, source in _alike(step.unit):
             if output not in outputs or output in found or source in taken or source in seen:
+                continue
+            if makers[output] > 1:
                 continue
             others = readers[source] - {i}
             if any(before[other] >> i & 1 for other in others):

@@ -14,6 +14,7 @@ import numpy as np
 
 from schuss.compiler.anchors import chain_of
 from schuss.compiler.binding import address_of, binder
+from schuss.compiler.borders import without_borders
 from schuss.compiler.channels import channels_last
 from schuss.compiler.constants import divided
 from schuss.compiler.copies import without_copies
@@ -58,17 +59,17 @@ def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
     constants = [value for value in graph.inputs if value.array is not None]
-    simple = layout(keep(channels_last(simplify(graph))))
+    simple = layout(keep(channels_last(without_borders(simplify(graph)))))
     units = fuse(simple)
     memories = set(_bases(simple, {value for unit in units for value in unit.writes()}))
-    units = without_copies(units, memories)
     if not constants:
-        return _planned(recorded, simple, units)
+        return _planned(recorded, simple, without_copies(units, memories))
     first, units = divided(units, memories, packed_bytes)
-    compiled = _planned(recorded, simple, units)
+    compiled = _planned(recorded, simple, without_copies(units, memories))
     if first:
         made = {value for unit in first for value in unit.writes()}
         read = dict.fromkeys(value for unit in units for value in unit.reads() if value in made)
+        first = without_copies(first, set(read))
         compiled.once = _planned(recorded, Graph(simple.values, constants, list(read)), first)
     return compiled
 

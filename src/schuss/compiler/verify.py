@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from schuss.compiler.cpu.lower import Calls, lower
 from schuss.compiler.kernel import Kernel, position_of
@@ -45,13 +48,16 @@ def verify_graph(graph: Graph) -> None:
 
 
 def verify_units(graph: Graph, units: list[Unit]) -> None:
-    """Units come after those that make what they read; every output is made once."""
+    """Units come after all that make what they read; every place of an output is made once."""
     made = {value for value in graph.values if value.op in ("input", "constant")}
+    given = set(made)
+    makers = Counter(value for unit in units for value in unit.writes())
     for unit in units:
-        missing = [each for each in unit.reads() if each not in made]
+        missing = [each for each in unit.reads() if each not in made or makers[each] > 0]
         assert not missing, f"{missing} read before they are made"
         for each in unit.writes():
-            assert each not in made, f"{each!r} is made twice"
+            assert each not in given, f"{each!r} is an input that is written to"
+            makers[each] -= 1
             made.add(each)
         for kernel in kernels_of(unit):
             verify_kernel(kernel)
@@ -59,10 +65,29 @@ def verify_units(graph: Graph, units: list[Unit]) -> None:
             verify_graph(unit.steps)
             verify_units(unit.steps, unit.units)
             verify_places(unit)
+    several = Counter(value for unit in units for value in unit.writes())
+    for value, count in several.items():
+        if count > 1:
+            verify_apart(value, units)
     for each in (*graph.outputs, *graph.checks):
         while each.op in VIEWS and each not in made:
             each = each.inputs[0]
         assert each in made, f"nobody makes {each!r}"
+
+
+def verify_apart(value: Value, units: list[Unit]) -> None:
+    """What several units write to is written everywhere, and nowhere twice."""
+    times = np.zeros(value.size, np.int64)
+    for unit in units:
+        for kernel in kernels_of(unit):
+            for store in kernel.stores:
+                if kernel.buffers[store.word] is not value:
+                    continue
+                axes = zip(store.affine[:-1], kernel.sizes, strict=True)
+                steps = [np.arange(n) * step for step, n in axes if step]
+                places = sum(np.ix_(*steps), start=np.full((), store.affine[-1]))
+                np.add.at(times, places, 1)
+    assert (times == 1).all(), f"{value!r} is not written once everywhere"
 
 
 def verify_calls(units: list[Unit], calls: list[Calls | None]) -> None:
@@ -123,15 +148,17 @@ def _verify_inside(kernel: Kernel, buffer: Value, affine: tuple[int, ...]) -> No
 def verify_plan(plan: Plan, outputs: set[Value]) -> None:
     """What lives at the same time lies apart, and everything is made before it is read."""
     first: dict[Value, int] = {}
+    made: dict[Value, int] = {}
     last: dict[Value, int] = {}
     for step in plan.steps:
         for value in step.unit.writes():
-            first[value] = step.start
+            first[value] = min(first.get(value, step.start), step.start)
+            made[value] = max(made.get(value, 0), step.start)
             last[value] = max(last.get(value, 0), step.end)
     for step in plan.steps:
         for value in step.unit.reads():
             if value in first:
-                assert first[value] < step.start, f"{value!r} is read in the wave that makes it"
+                assert made[value] < step.start, f"{value!r} is read in the wave that makes it"
                 last[value] = max(last[value], step.end)
     placed = [(value, offset) for value, offset in plan.offsets.items() if value not in outputs]
     for i, (one, low) in enumerate(placed):

@@ -246,7 +246,11 @@ def _value(node: Node) -> np.ndarray:
 
 
 def _graph(order: list[Node], inputs: list[Node], outputs: list[Node]) -> Graph:
-    """The nodes in `order` as the compiler sees them; all that they need besides is constant."""
+    """The nodes in `order` as the compiler sees them; all that they need besides is constant:
+    numbers, or inputs that never change.
+    """
+    from schuss.compiler.constants import constant
+
     made: dict[Node, Value] = {}
     values: list[Value] = []
     outside: list[Value] = []
@@ -263,10 +267,16 @@ def _graph(order: list[Node], inputs: list[Node], outputs: list[Node]) -> Graph:
         if node in made:
             continue
         for each in node.inputs:
-            if each not in made:
-                value = add(each, _constant(each))
-                if value.op == "input":
-                    outside.append(value)
+            if each in made:
+                continue
+            number = _number(each)
+            if number is None:
+                outside.append(add(each, constant(_value(each))))
+                continue
+            value = add(each, Value("constant", (), {"value": number}, (), each.dtype))
+            if each.shape:
+                shape = {"shape": each.shape}
+                add(each, Value("broadcast_to", (value,), shape, each.shape, each.dtype))
         operands = tuple([made[each] for each in node.inputs])
         op: Any = node.op
         value = Value(op.name, operands, node.attributes, node.shape, node.dtype)
@@ -274,14 +284,12 @@ def _graph(order: list[Node], inputs: list[Node], outputs: list[Node]) -> Graph:
     return Graph(values, outside, [made[node] for node in outputs])
 
 
-def _constant(node: Node) -> Value:
-    """A node whose value is known: a number if it is one, else an input that never changes."""
-    from schuss.compiler.constants import constant
-
+def _number(node: Node) -> Any:
+    """The number that a node is known to have everywhere; None for any other one."""
+    if node.constant is not None:
+        return node.constant
     array = _value(node)
-    number = node.constant
-    if number is None and array.ndim == 0 and np.isfinite(array) and array != 0:  # -0 is none
-        number = array.item()
-    if number is None:
-        return constant(array)
-    return Value("constant", (), {"value": number}, node.shape, node.dtype)
+    if array.size == 0 or any(array.strides):
+        return None
+    number = array[(0,) * array.ndim].item()
+    return None if number == 0 or number != number else number  # a zero may be -0

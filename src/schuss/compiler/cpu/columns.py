@@ -42,6 +42,7 @@ class Columns(Printer):
             wide = 8  # longer runs of memory in each row, and still some parts
         while wide > 1 and (wide - 1) * lanes >= self.columns:
             wide //= 2
+        wide = self._even(wide)
         block = wide * lanes
         blocks = -(-self.columns // block)
         units = self.rows * blocks
@@ -55,7 +56,15 @@ class Columns(Printer):
             place = t.new(f"urem i64 {unit}, {blocks}")
             self.decode(row, self.outer_axes)
             low = t.times(place, block)
-            self._print_block(low, wide)
+            left = t.new(f"sub i64 {self.columns}, {low}")
+            is_whole = t.new(f"icmp sge i64 {left}, {block}")
+            if self.columns >= block:
+                with t.when(is_whole), self.scope():
+                    self._print_block(low, [None] * wide)
+            if self.columns % block:  # the last block; masks cost more than what they save
+                with t.when(t.new(f"xor i1 {is_whole}, true")), self.scope():
+                    rests = [t.plus(left, str(-u * lanes)) for u in range(wide)]
+                    self._print_block(low, [t.mask(rest, lanes) for rest in rests])
         return Printed(self.finish(), -(-units // per_part))
 
     def _added_up(self) -> set[int]:
@@ -69,15 +78,16 @@ class Columns(Printer):
                 stack += self.kernel.lines[i].inputs
         return found
 
-    def _print_block(self, low: str, wide: int) -> None:
-        """`wide` vectors of columns from `low` on."""
-        t, lanes = self.t, self.lanes
-        left = t.new(f"sub i64 {self.columns}, {low}")
-        whole = self.columns % (wide * lanes) == 0
-        masks: list[str | None] = []
-        for u in range(wide):
-            rest = t.plus(left, str(-u * lanes))
-            masks.append(None if whole else t.mask(rest, lanes))
+    def _even(self, wide: int) -> int:
+        """As many vectors as a block can have without the last block being narrower."""
+        vectors, rest = divmod(self.columns, self.lanes)
+        fewest = min(3, wide)
+        even = [] if rest else [i for i in range(fewest, wide + 1) if vectors % i == 0]
+        return max(even, default=wide)
+
+    def _print_block(self, low: str, masks: list[str | None]) -> None:
+        """Vectors of columns from `low` on, as many as there are masks."""
+        t, lanes, wide = self.t, self.lanes, len(masks)
         sums = self._reduce(low, wide, masks)
         totals = {i: sums.totals(i) for i in self.reductions}
         for u in range(wide):
