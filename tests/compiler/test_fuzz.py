@@ -244,6 +244,16 @@ def test_products_may_meet_a_zero_before_they_overflow() -> None:
     assert {0.0} == {float(each) for each in values if not np.isnan(each)}
 
 
+def test_parts_of_a_product_may_overflow_and_others_vanish() -> None:
+    """Here NumPy finds nothing left; infinity times nothing is NaN."""
+    inputs = {"x0": "np.repeat(np.array([1e-3, 1e3], np.float16), 33)"}
+    program = Program(inputs, ("v0 = x0.prod(axis=0)",), ("v0",))
+    run_once = partial(run, program, program.function(), 0, program.arrays(0))
+    assert run_once().values[0] == 0
+    moved = [with_noise(lambda: run_once().values, seed)[0] for seed in range(32)]
+    assert any(np.isnan(each) for each in moved)
+
+
 def test_functions_move_equal_numbers_alike() -> None:
     """Which of them are the largest, and so share a gradient, may hang on it."""
     inputs = {"x0": "np.repeat(np.array([3, 3.02], np.float32), 50).astype(schuss.bfloat16)"}

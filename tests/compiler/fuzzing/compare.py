@@ -229,8 +229,10 @@ class Noise:
         likely = wide.astype(value.dtype)
         found = np.where(coin == 0, likely, value)
         found = np.where(np.isinf(most) & (likely != 0) & (coin == 1), np.inf * likely, found)
-        vanishes = (least < dtypes_finfo(sizes.dtype).tiny) & (coin == 2)
-        return np.where(vanishes, np.zeros_like(value), found).astype(value.dtype)
+        vanishes = least < dtypes_finfo(sizes.dtype).tiny
+        found = np.where(vanishes & (coin == 2), 0, found)
+        both = vanishes & np.isinf(most) & (coin == 3)  # parts of it: infinity times nothing
+        return np.where(both, np.nan, found).astype(value.dtype)
 
     def _of_mean(self, op: Op, inputs: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
         """The same for attention: its terms are the values, whose sizes may cancel."""
