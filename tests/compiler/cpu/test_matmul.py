@@ -335,6 +335,20 @@ def test_large_operands_are_read_once(m, n, k, slices):
     assert plan(product, Machine(64, 32)).slices == slices
 
 
+@pytest.mark.parametrize(
+    ("m", "n", "k", "mode"),
+    [
+        (256, 1500, 1500, "stage"),  # nine million bytes in 1500 rows
+        (255, 1500, 1500, "direct"),  # which too few rows of A use
+        (256, 1300, 1300, "direct"),  # less of it
+        (256, 10_000, 250, "direct"),  # few rows
+    ],
+)
+def test_wide_operands_are_packed(m, n, k, mode):
+    product = Product("float32", (), m, n, k, (k, 1), (n, 1))
+    assert plan(product, Machine(64, 32)).b_mode == mode
+
+
 @pytest.mark.parametrize(("k", "rows", "columns"), [(512, 140, 416), (2048, 266, 256)])
 def test_blocks_are_closer_to_squares_where_operands_come_from_memory(k, rows, columns):
     cut = plan(Product("float32", (), 2048, 2048, k, (k, 1), (2048, 1)), Machine(64, 32))

@@ -57,6 +57,8 @@ _FAR_ROWS, _FAR_COLUMNS = 280, 256
 _KEPT = 1 << 19  # bytes of B that stay there beside all else
 # Packing what crowds the caches pays if so many rows of A or columns of B use it.
 _REUSE = 128
+# Twice as many use a B of so many bytes, whose pieces of rows lie in too many pages otherwise.
+_WIDE = 8 << 20
 # Sums over no more than this are formed in registers, row by row, from so many elements of B in
 # the first-level cache.
 _OUTER_K = 16
@@ -465,6 +467,9 @@ def _reads_b_in_place(product: Product, reads: str) -> bool:
         return True
     k_stride, n_stride = product.b_strides[-2:]
     if product.source != product.element or (n_stride != 1 and product.n > 1):
+        return False
+    is_wide = product.k * product.n * size(product.source) > _WIDE
+    if is_wide and product.k > 256 and product.m >= 2 * _REUSE:
         return False
     return product.m < _REUSE or not _crowds(product, k_stride)
 
