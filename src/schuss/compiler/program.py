@@ -21,7 +21,7 @@ from schuss.compiler.copies import without_copies
 from schuss.compiler.cpu.alike import lower_all
 from schuss.compiler.cpu.library import compile_kernels
 from schuss.compiler.cpu.lower import Call, Calls, Place, packed_bytes
-from schuss.compiler.cpu.runtime import Launch
+from schuss.compiler.cpu.runtime import FAILED, LOOK, Launch
 from schuss.compiler.cpu.runtime import Loop as Rounds
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import fuse
@@ -160,20 +160,27 @@ class Program:
         self._slots: dict[Any, int] = {}
         self._numbers: dict[int, int] = {}
         made = compiled.plan
-        waves: list[list[Launch]] = [[] for _ in range(made.waves)]
-        self._hosts: list[list[Host]] = [[] for _ in range(made.waves)]
+        looks = self._looks()
+
+        def at(wave: int) -> int:
+            return wave + (wave > made.checked and looks != [])
+
+        waves: list[list[Launch]] = [[] for _ in range(at(made.waves))]
+        self._hosts: list[list[Host]] = [[] for _ in waves]
         loops: list[Rounds] = []
         addresses = _addresses(compiled.calls)
         for number, (step, calls) in enumerate(zip(made.steps, compiled.calls, strict=True)):
             if calls is None:
-                self._hosts[step.start].append(step.unit)  # type: ignore[arg-type]
+                self._hosts[at(step.start)].append(step.unit)  # type: ignore[arg-type]
                 continue
             for i, group in enumerate(calls.groups):
                 for call in group:
-                    waves[step.waves[i]].append(self._launch(call, number, addresses))
+                    waves[at(step.waves[i])].append(self._launch(call, number, addresses))
             if calls.rounds:
                 first, last = calls.inside
-                loops.append(Rounds(step.waves[first], step.waves[last - 1], calls.rounds))
+                loops.append(Rounds(at(step.waves[first]), at(step.waves[last - 1]), calls.rounds))
+        if looks:
+            waves[made.checked + 1] = looks
         self.waves = Waves(waves, 1 + len(self._slots), loops)
         self._bind()
         self.kinds = Counter(type(step.unit).__name__.lower() for step in made.steps)
@@ -181,6 +188,24 @@ class Program:
         self.peak_bytes += sum(each.program.peak_bytes for each in self._steps.values())
         _let_go(compiled)
         self.seconds = time.perf_counter() - started
+
+    def _looks(self) -> list[Launch]:
+        """Launches, of a wave of their own behind the checks, that end the run if one of those
+        holds.
+        """
+        compiled = self.compiled
+        memories = set(compiled.memories)
+        bases = [chain_of(value, memories)[0] for value in compiled.simplified.checks]
+        raised = {unit.value for unit in compiled.units if isinstance(unit, Host)}
+        checks = [each for each in dict.fromkeys(bases) if each in memories - raised]
+        if not checks:
+            return []
+        address = compile_kernels([LOOK])["schuss_look"]
+        return [
+            Launch(address, (0, self._slot(Place(each), -1), self._slot(each.nbytes, -1)),
+                   checked=True)
+            for each in checks
+        ]  # fmt: skip
 
     def _launch(self, call: Call, step: int, addresses: dict[str, int]) -> Launch:
         words = tuple(self._slot(word, step) for word in call.words)
@@ -238,11 +263,9 @@ class Program:
         self.donors = sorted({i for i in self._donors if i >= 0})
         self._inputs, self._memories = inputs, memories
         self._pools: list[list[tuple[np.ndarray, int]]] = [[] for _ in compiled.memories]
-        bases = [chain_of(value, set(memories))[0] for value in compiled.simplified.checks]
-        self._checks = [memories[value] for value in bases if value in memories]
         self._results = [self._result(value) for value in compiled.simplified.outputs]
         self._segments = self._cut()
-        idle = len(self._segments) == 1 and self._segments[0][2:] == ([], False)
+        idle = len(self._segments) == 1 and not self._segments[0][2]
         as_made = all(made and not views for _, made, views in self._results)
         self._straight = idle and as_made
         self._returned = [place for place, _, _ in self._results] if as_made else None
@@ -270,13 +293,12 @@ class Program:
             return self._inputs[base], False, chain[1:]
         return -1, False, chain
 
-    def _cut(self) -> list[tuple[int, int, list[Host], bool]]:
-        """Waves with nothing to do in between: (from, to, host steps, then look at checks)."""
-        made, found, start = self.compiled.plan, [], 0
-        for wave in range(made.waves):
-            hosts, look = self._hosts[wave], bool(self._checks) and wave == made.checked
-            if hosts or look or wave == made.waves - 1:
-                found.append((start, wave + 1, hosts, look))
+    def _cut(self) -> list[tuple[int, int, list[Host]]]:
+        """Waves with nothing to do in between: (from, to, then host steps)."""
+        found, start, count = [], 0, len(self._hosts)
+        for wave, hosts in enumerate(self._hosts):
+            if hosts or wave == count - 1:
+                found.append((start, wave + 1, hosts))
                 start = wave + 1
         return found
 
@@ -299,14 +321,14 @@ class Program:
         memories = self._bound(arrays, dying)
         run = self.waves.run
         if self._straight:  # the common case: nothing between the waves, nothing after
-            run()
+            if run() == FAILED:
+                raise CheckFailedError
             return memories
-        for first, last, hosts, look in self._segments:
-            run(first, last)
+        for first, last, hosts in self._segments:
+            if run(first, last) == FAILED:
+                raise CheckFailedError
             for host in hosts:
                 self._on_host(host, arrays, memories)
-            if look and any(np.count_nonzero(memories[i]) for i in self._checks):
-                raise CheckFailedError
         if self._returned:
             return [memories[place] for place in self._returned]
         return [self._seen(each, arrays, memories) for each in self._results]

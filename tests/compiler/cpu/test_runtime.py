@@ -13,6 +13,7 @@ from schuss.compiler.cpu import pool as pool_module
 from schuss.compiler.cpu.library import Source, compile_kernels
 from schuss.compiler.cpu.runtime import (
     FAILED,
+    LOOK,
     OK,
     Launch,
     Loop,
@@ -371,6 +372,21 @@ class TestChecks:
         x[1] = -2
         assert sequence.run() == FAILED
         assert sequence.failure() == (70, 1, -2)
+
+    @pytest.mark.parametrize("place", [None, 0, 4, 6])
+    def test_looks_end_a_run_where_a_byte_is_set(self, kernels, place):
+        found = np.zeros(8, np.int8)
+        found[7] = 1  # behind what is looked at
+        if place is not None:
+            found[place] = 1
+        look = Launch(compile_kernels([LOOK])["schuss_look"], (0, 1, 2), checked=True)
+        sequence = Sequence([[look], [Launch(kernels["affine"], (3, 2))]], 4)
+        ran = np.zeros(1, np.int64)
+        sequence.slots[1:4] = memoryview(array("q", [found.ctypes.data, 7, ran.ctypes.data]))
+        assert sequence.run() == (OK if place is None else FAILED)
+        assert ran[0] == (7 if place is None else 0)
+        if place is not None:
+            assert sequence.failure() == (0, place, 1)
 
     def test_only_checked_launches_end_a_run(self, kernels):
         sequence = self.make(kernels, np.array([-1]), checked=False)

@@ -7,6 +7,7 @@
         .run(first_wave=0, last_wave=None) -> OK or FAILED
         .failure() -> (tag, position, value), after FAILED
     FAIL: text of the function with which a kernel reports a bad input
+    LOOK: the kernel that reports the first byte of a memory that is not 0
     get_num_threads(), set_num_threads(n)
 
 A run is one native call without the GIL. It copies the words of all launches out of the slots and
@@ -25,12 +26,14 @@ import numpy as np
 from schuss.compiler.cpu import executor
 from schuss.compiler.cpu.executor import FAILED, OK
 from schuss.compiler.cpu.host import get_num_threads, set_num_threads
+from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.pool import pool
 from schuss.errors import AllocationError, fail
 
 __all__ = [
     "FAIL",
     "FAILED",
+    "LOOK",
     "OK",
     "Launch",
     "Loop",
@@ -73,6 +76,38 @@ unlock:
   ret void
 }
 """
+
+# Words: that from slot 0, the address of the memory, its bytes.
+LOOK = Source(
+    FAIL
+    + """
+define void @schuss_look(ptr %args, i64 %part, ptr %scratch) {
+entry:
+  %status = load ptr, ptr %args
+  %memory_at = getelementptr i64, ptr %args, i64 1
+  %memory = load ptr, ptr %memory_at
+  %bytes_at = getelementptr i64, ptr %args, i64 2
+  %bytes = load i64, ptr %bytes_at
+  br label %check
+check:
+  %i = phi i64 [ 0, %entry ], [ %next, %look ]
+  %more = icmp slt i64 %i, %bytes
+  br i1 %more, label %look, label %done
+look:
+  %place = getelementptr i8, ptr %memory, i64 %i
+  %byte = load i8, ptr %place
+  %next = add i64 %i, 1
+  %bad = icmp ne i8 %byte, 0
+  br i1 %bad, label %report, label %check
+report:
+  call void @schuss_fail(ptr %status, i64 0, i64 %i, i64 1)
+  br label %done
+done:
+  ret void
+}
+""",
+    ("schuss_look",),
+)
 
 
 @dataclass(frozen=True, slots=True)
