@@ -42,7 +42,7 @@ def _results_in_place(units: Sequence[Unit], memories: set[Value]) -> list[Unit]
         if isinstance(unit, (Loops, Product, Convolution))
         for value in unit.writes()
     }
-    reads = Counter(value for unit in units for value in _each_read(unit))
+    reads = Counter(value for unit in units for value in unit.reads())
     kept: list[Unit] = []
     for unit in units:
         kept.append(unit)
@@ -59,13 +59,6 @@ def _results_in_place(units: Sequence[Unit], memories: set[Value]) -> list[Unit]
         if not left:
             kept.pop()
     return kept
-
-
-def _each_read(unit: Unit) -> list[Value]:
-    """What a unit reads, once for each of its kernels."""
-    if isinstance(unit, Assemble):
-        return [each for group in unit.kernels for kernel in group for each in kernel.read()]
-    return unit.reads()
 
 
 class _Digit(NamedTuple):
