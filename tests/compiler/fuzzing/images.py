@@ -64,6 +64,41 @@ def pooling(m: Any) -> str | None:
 
 
 @step(0.7)
+def windows_at_edges(m: Any) -> str | None:
+    """Largest elements of windows some of which reach beyond the edges."""
+    name, rank = image(m)
+    dilation, size = m.random.choice([1, 1, 2]), m.random.choice([2, 3, 4])
+    padding = m.random.randint(0, size // 2)
+    if any(n + 2 * padding <= dilation * (size - 1) for n in m.env[name].shape[2:]):
+        return None
+    return (
+        f"{m.fresh()} = nn.functional.max_pool{rank}d({name}, {size}, padding={padding}, "
+        f"stride={m.random.choice([1, 2, 3])}, dilation={dilation}, "
+        f"ceil_mode={m.random.choice([True, False])})"
+    )
+
+
+@step(1)
+def branches(m: Any) -> str:
+    """What convolutions and poolings make of one image, side by side or within something larger."""
+    name, rank = image(m)
+    _, c, *sizes = m.env[name].shape
+    parts = []
+    for _ in range(m.random.choice([1, 2, 2, 3])):
+        size = 1 if m.wild else m.random.choice([1, 1, 3])
+        w = m.input((m.random.choice([1, 3, 16, 17]), c, *[size] * rank), str(m.env[name].dtype))
+        part = f"nn.functional.conv{rank}d({name}, {w}, padding={size // 2})"
+        parts.append(m.random.choice([part, f"{part}.relu()", f"({part} * 2 + 1)"]))
+    if m.chance(0.4):
+        parts.append(f"nn.functional.max_pool{rank}d({name}, 3, stride=1, padding=1)")
+    joined = f"schuss.concat([{', '.join(parts)}], axis=1)" if len(parts) > 1 else parts[0]
+    if m.chance(0.3):
+        around = [(m.random.choice([0, 1]), m.random.choice([0, 2])) for _ in range(1 + rank)]
+        joined = f"schuss.pad({joined}, {around})"
+    return f"{m.fresh()} = {joined}"
+
+
+@step(0.7)
 def over_channels(m: Any) -> str:
     """What stands between convolutions: statistics, scales, global means, activations."""
     name, rank = image(m)

@@ -134,6 +134,22 @@ def join(m: Any) -> str:
     return f"{m.fresh()} = schuss.concat([{', '.join(parts)}], axis={axis})"
 
 
+@step(1)
+def laid(m: Any) -> str:
+    """Products side by side, or within something larger."""
+    name = m.pick("f", least=2)
+    k = m.env[name].shape[-1]
+    dtype = str(m.env[name].dtype)
+    parts = []
+    for _ in range(m.random.choice([1, 2, 3])):
+        part = f"{name} @ {m.input((k, m.random.choice([1, 3, 16, 17])), dtype)}"
+        parts.append(m.random.choice([part, f"({part}).relu()", f"({part} + 1)"]))
+    joined = f"schuss.concat([{', '.join(parts)}], axis=-1)" if len(parts) > 1 else parts[0]
+    if m.chance(0.5):
+        joined = f"schuss.pad({joined}, {[(m.random.choice([0, 1, 3]), 2), (0, 5)]})"
+    return f"{m.fresh()} = {joined}"
+
+
 @step(2)
 def rearrange(m: Any) -> str:
     name = m.pick(least=1)
