@@ -82,7 +82,7 @@ def windows_at_edges(m: Any) -> str | None:
 def branches(m: Any) -> str:
     """What convolutions and poolings make of one image, side by side or within something larger."""
     name, rank = image(m)
-    _, c, *sizes = m.env[name].shape
+    c = m.env[name].shape[1]
     parts = []
     for _ in range(m.random.choice([1, 2, 2, 3])):
         size = 1 if m.wild else m.random.choice([1, 1, 3])
