@@ -177,3 +177,29 @@ def test_memories_of_several_writers_take_over_nothing() -> None:
     compiled = compile_graph(recorded(f(*map(schuss.tensor, arrays))))
     assert not compiled.plan.donations
     agree(f, *arrays)
+
+
+def test_running_sums_are_not_cut() -> None:
+    """They would start over where their axis is divided."""
+
+    def padded(x: Any) -> Any:
+        return schuss.pad(x.cumulative_sum(0).reshape(2, 3, 4), ((0, 0), (0, 1), (0, 0)))
+
+    def joined(x: Any) -> Any:
+        parts = [x.cumulative_prod(0).reshape(2, 3, 4), (x * 2).reshape(2, 3, 4)]
+        return schuss.concat(parts, axis=1)
+
+    for f in (padded, joined):
+        units_of(f(filled(6, 4)))
+        agree(f, numbers(6, 4) / 3)
+        agree(schuss.grad(lambda x, f=f: (f(x) ** 2).sum()), numbers(6, 4) / 3, rtol=1e-4)
+
+
+def test_running_sums_of_whole_axes_are_written_in_place() -> None:
+    def f(x: Any) -> Any:
+        return schuss.pad(x.cumulative_sum(1), ((0, 0), (2, 1), (0, 3)))
+
+    units = units_of(f(filled(3, 4, 5)))
+    assert not any(line.op == "load" for unit in units if isinstance(unit, Assemble)
+                   for kernel in unit.kernels[0] for line in kernel.lines)  # fmt: skip
+    agree(f, numbers(3, 4, 5))

@@ -30,12 +30,12 @@ def without_borders(graph: Graph) -> Graph:
     """The graph with largest elements of parts, where else a bordered copy would be needed."""
     users = users_of(graph.values)
     wanted = {*graph.outputs, *graph.checks}
-    borders = {
-        value
+    cut = {
+        value: runs
         for value in graph.values
-        if _is_bordered(value) and value not in wanted and all(map(_is_largest, users[value]))
+        if value not in wanted and all(map(_is_largest, users[value])) and (runs := _runs(value))
     }
-    if not borders:
+    if not cut:
         return graph
     builder = Builder()
     renamed: dict[Value, Value] = {}
@@ -44,29 +44,15 @@ def without_borders(graph: Graph) -> Graph:
             renamed[value] = builder.keep(value)
             continue
         inputs = tuple([renamed[each] for each in value.inputs])
-        if value.op == "max" and value.inputs[0] in borders:
+        if value.op == "max" and value.inputs[0] in cut:
             padded = value.inputs[0].inputs[0]
-            renamed[value] = _in_parts(builder, value, renamed[padded.inputs[1]])
+            x = renamed[padded.inputs[1]]
+            renamed[value] = _in_parts(builder, value, x, cut[value.inputs[0]])
         else:
             renamed[value] = builder.again(value, inputs)
     outputs = [renamed[each] for each in graph.outputs]
     checks = [renamed[each] for each in graph.checks]
     return without_dead(Graph(builder.values, graph.inputs, outputs, checks))
-
-
-def _is_bordered(value: Value) -> bool:
-    """Whether these are windows of something within minus infinity, in a few runs."""
-    if value.op != "windows" or value.inputs[0].op != "slice_update":
-        return False
-    around, part = value.inputs[0].inputs
-    lead = len(part.shape) - len(value.attributes["kernel"])
-    cut = value.inputs[0].attributes["cut"]
-    plain = all(step == 1 for *_, step in cut) and part.shape[:lead] == value.shape[:lead]
-    if not plain or number_of(around) != -math.inf or 0 in value.shape:
-        return False
-    runs = _runs(value)
-    inside = all(run.taps > 0 for axis in runs for run in axis)
-    return inside and math.prod(map(len, runs)) <= _MOST_PARTS
 
 
 def _is_largest(value: Value) -> bool:
@@ -79,29 +65,42 @@ def _is_largest(value: Value) -> bool:
 
 
 def _runs(windows: Value) -> list[list[_Run]]:
-    """For each axis of windows, the runs of such as have the same taps inside."""
+    """For each axis of windows of something within minus infinity the runs of such as have the same
+    taps inside; [] for other values, and where parts would be too many or empty.
+    """
+    if windows.op != "windows" or windows.inputs[0].op != "slice_update" or 0 in windows.shape:
+        return []
+    around, part = windows.inputs[0].inputs
+    cut = windows.inputs[0].attributes["cut"]
+    rank = len(windows.attributes["kernel"])
+    same = part.shape[:-rank] == windows.shape[: -2 * rank]
+    if not same or number_of(around) != -math.inf or any(step != 1 for *_, step in cut):
+        return []
+    found = [
+        _runs_of_axis(windows, axis, part.shape[axis - rank], cut[axis - rank][0])
+        for axis in range(rank)
+    ]
+    inside = all(run.taps > 0 for axis in found for run in axis)
+    return found if inside and math.prod(map(len, found)) <= _MOST_PARTS else []
+
+
+def _runs_of_axis(windows: Value, axis: int, n: int, before: int) -> list[_Run]:
+    """The runs of an axis with n elements, behind a border of `before`."""
     named = windows.attributes
-    rank = len(named["kernel"])
-    sizes = windows.inputs[0].inputs[1].shape[-rank:]
-    cut = windows.inputs[0].attributes["cut"][-rank:]
-    counts = windows.shape[-2 * rank : -rank]
-    found = []
-    for i, (n, (before, _, _), count) in enumerate(zip(sizes, cut, counts, strict=True)):
-        kernel, stride, dilation = (named[k][i] for k in ("kernel", "stride", "dilation"))
-        axis: list[_Run] = []
-        for window in range(count):
-            start = window * stride - before
-            tap = max(0, -(start // dilation))  # the first one inside, rounded up
-            taps = max(0, min(kernel, -((start - n) // dilation)) - tap)
-            if axis and axis[-1][2:] == (tap, taps):
-                axis[-1] = axis[-1]._replace(many=axis[-1].many + 1)
-            else:
-                axis.append(_Run(window, 1, tap, taps))
-        found.append(axis)
+    kernel, stride, dilation = (named[k][axis] for k in ("kernel", "stride", "dilation"))
+    found: list[_Run] = []
+    for window in range(windows.shape[axis - 2 * len(named["kernel"])]):
+        start = window * stride - before
+        tap = max(0, -(start // dilation))  # the first one inside, rounded up
+        taps = max(0, min(kernel, -((start - n) // dilation)) - tap)
+        if found and found[-1][2:] == (tap, taps):
+            found[-1] = found[-1]._replace(many=found[-1].many + 1)
+        else:
+            found.append(_Run(window, 1, tap, taps))
     return found
 
 
-def _in_parts(b: Builder, value: Value, x: Value) -> Value:
+def _in_parts(b: Builder, value: Value, x: Value, cut: list[list[_Run]]) -> Value:
     """The largest elements of windows, from what lies inside of x."""
     windows = value.inputs[0]
     named = windows.attributes
@@ -109,7 +108,7 @@ def _in_parts(b: Builder, value: Value, x: Value) -> Value:
     lead = x.shape[:-rank]
     before = [start for start, *_ in windows.inputs[0].attributes["cut"][-rank:]]
     parts, cuts = [], []
-    for runs in itertools.product(*_runs(windows)):
+    for runs in itertools.product(*cut):
         axes = list(zip(runs, named["stride"], named["dilation"], before, strict=True))
         starts = [r.first * s + r.tap * d - p for r, s, d, p in axes]
         sizes = tuple((r.many - 1) * s + (r.taps - 1) * d + 1 for r, s, d, _ in axes)

@@ -35,12 +35,16 @@ def without_copies(units: Sequence[Unit], memories: set[Value]) -> list[Unit]:
 
 
 def _results_in_place(units: Sequence[Unit], memories: set[Value]) -> list[Unit]:
-    """Results that are copied once, as they are, are written where the copies would lie."""
+    """Results that are copied once, as they are, are written where the copies would lie.
+
+    What is copied from there again stays a copy.
+    """
     makers = {
         value: unit
         for unit in units
         if isinstance(unit, (Loops, Product, Convolution))
         for value in unit.writes()
+        if value not in memories
     }
     reads = Counter(value for unit in units for value in unit.reads())
     kept: list[Unit] = []
@@ -48,17 +52,25 @@ def _results_in_place(units: Sequence[Unit], memories: set[Value]) -> list[Unit]
         kept.append(unit)
         if not isinstance(unit, Assemble) or len(unit.kernels) != 1:
             continue  # what is written over later has to come first
-        left = []
-        for copy in unit.kernels[0]:
-            way = _way(copy)
-            maker = makers.get(way.source) if way else None
-            inner = way is None or way.source in memories or reads[way.source] > 1
-            if maker is None or inner or not _redirect(maker, way):  # type: ignore[arg-type]
-                left.append(copy)
+        left = [copy for copy in unit.kernels[0] if not _is_redirected(_way(copy), makers, reads)]
         unit.kernels = [left]
         if not left:
             kept.pop()
     return kept
+
+
+def _is_redirected(
+    way: _Way | None, makers: dict[Value, Loops | Product | Convolution], reads: Counter[Value]
+) -> bool:
+    """Let the maker of what is copied write it to where `way` leads; False if it must not."""
+    if way is None or way.source not in makers or reads[way.source] > 1:
+        return False
+    maker = makers[way.source]
+    kernel = _redirected(maker.kernel, way)
+    if kernel is None:
+        return False
+    maker.kernel = collapse(kernel, keep_last=not isinstance(maker, Loops))
+    return True
 
 
 class _Digit(NamedTuple):
@@ -102,23 +114,14 @@ def _way(copy: Kernel) -> _Way | None:
     return _Way(source, copy.buffers[store.word], digits, store.affine[-1])
 
 
-def _redirect(unit: Loops | Product | Convolution, way: _Way) -> bool:
-    """Let a unit write its result to where `way` leads; False if its loops cannot."""
-    kernel = _redirected(unit.kernel, way)
-    if kernel is None:
-        return False
-    unit.kernel = collapse(kernel, keep_last=not isinstance(unit, Loops))
-    return True
-
-
 def _redirected(kernel: Kernel, way: _Way) -> Kernel | None:
     """The kernel with stores to the end of `way`, and loops cut where that needs it."""
     stores = [store for store in kernel.stores if kernel.buffers[store.word] is way.source]
     if len(stores) != 1 or way.source in kernel.read() or not kernel.sizes:
         return None
     found = _places(stores[0].affine, kernel.sizes, way)
-    if found is None or len(found[0][-1]) > 1 or found[0][-1][0].to != stores[0].affine[-2]:
-        return None  # vectors would no longer be whole
+    if found is None or not _may_cut(kernel, found[0], stores[0].affine):
+        return None
     pieces, start = found
     sizes = tuple(piece.many for axis in pieces for piece in axis)
     runs = [0, *accumulate(map(len, pieces))]
@@ -143,6 +146,17 @@ def _redirected(kernel: Kernel, way: _Way) -> Kernel | None:
     ]
     buffers = [way.target if each is way.source else each for each in kernel.buffers]
     return Kernel(sizes, outer, reduced - outer, lines, list(map(at, kernel.stores)), buffers)
+
+
+def _may_cut(kernel: Kernel, pieces: list[list[_Digit]], affine: Affine) -> bool:
+    """Whether loops may become those `pieces`: vectors, which lie along the last one, stay as they
+    are, and so does what is added up on the way.
+    """
+    (along, *others) = pieces[-1]
+    whole = not others and along.to == affine[-2]
+    in_turn = pieces[kernel.outer : kernel.outer + kernel.reduced]
+    running = any(line.op.startswith("running.") for line in kernel.lines)
+    return whole and not (running and any(len(axis) > 1 for axis in in_turn))
 
 
 def _places(

@@ -231,7 +231,7 @@ def _set_waves(made: Plan, needs: list[set[int]], checks: set[Value]) -> None:
         pending = left
     _pack_late(steps, needs)
     made.waves = _alone(steps, max((end + 1 for end in ends.values()), default=0))
-    looked_at = [i for i in checking if not isinstance(steps[i].unit, Host)]
+    looked_at = [i for i in checking if checks.intersection(steps[i].unit.writes())]
     made.checked = max((steps[i].end for i in looked_at), default=-1)
     for i in order:  # an input that a check's own forerunner would overwrite stays
         if early >> i & 1:

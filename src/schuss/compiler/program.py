@@ -65,7 +65,8 @@ def compile_graph(graph: Graph) -> Compiled:
     if not constants:
         return _planned(recorded, simple, without_copies(units, memories))
     first, units = divided(units, memories, packed_bytes)
-    compiled = _planned(recorded, simple, without_copies(units, memories))
+    units = without_copies(units, memories)
+    compiled = _planned(recorded, simple, units)
     if first:
         made = {value for unit in first for value in unit.writes()}
         read = dict.fromkeys(value for unit in units for value in unit.reads() if value in made)
@@ -196,10 +197,10 @@ class Program:
         compiled = self.compiled
         memories = set(compiled.memories)
         bases = [chain_of(value, memories)[0] for value in compiled.simplified.checks]
-        raised = {unit.value for unit in compiled.units if isinstance(unit, Host)}
-        checks = [each for each in dict.fromkeys(bases) if each in memories - raised]
+        checks = [each for each in dict.fromkeys(bases) if each in memories]
         if not checks:
             return []
+        assert compiled.plan.checked >= 0, "nobody makes the checks"
         address = compile_kernels([LOOK])["schuss_look"]
         return [
             Launch(address, (0, self._slot(Place(each), -1), self._slot(each.nbytes, -1)),

@@ -130,6 +130,8 @@ def verify_kernel(kernel: Kernel) -> None:
             _verify_inside(kernel, kernel.buffers[detail[0]], detail[1])
         affine = position_of(line)
         assert affine is None or len(affine) == len(kernel.sizes) + 1, f"line {number}: {affine}"
+    running = any(line.op.startswith("running.") for line in kernel.lines)
+    assert kernel.reduced == 1 or not running, "things add up along several axes"
     for store in kernel.stores:
         assert store.line < len(kernel.lines)
         _verify_inside(kernel, kernel.buffers[store.word], store.affine)
@@ -153,7 +155,7 @@ def verify_plan(plan: Plan, outputs: set[Value]) -> None:
     for step in plan.steps:
         for value in step.unit.writes():
             first[value] = min(first.get(value, step.start), step.start)
-            made[value] = max(made.get(value, 0), step.start)
+            made[value] = max(made.get(value, 0), step.end)
             last[value] = max(last.get(value, 0), step.end)
     for step in plan.steps:
         for value in step.unit.reads():

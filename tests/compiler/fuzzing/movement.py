@@ -136,8 +136,14 @@ def join(m: Any) -> str:
 
 @step(1)
 def laid(m: Any) -> str:
-    """Products side by side, or within something larger."""
+    """Products and running sums side by side, or within something larger."""
     name = m.pick("f", least=2)
+    if m.chance(0.3):
+        *lead, n = m.env[name].shape[:-1]
+        parts = m.random.choice([d for d in range(1, n + 1) if n % d == 0] or [1])
+        made = f"schuss.cumulative_sum({name} * 0.5, axis=-2)"
+        made = f"{made}.reshape({[*lead, parts, n // parts, m.env[name].shape[-1]]})"
+        return f"{m.fresh()} = schuss.pad({made}, {[(0, 1), (m.random.choice([0, 2]), 0), (0, 1)]})"
     k = m.env[name].shape[-1]
     dtype = str(m.env[name].dtype)
     parts = []

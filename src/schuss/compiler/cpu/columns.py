@@ -58,10 +58,10 @@ class Columns(Printer):
             low = t.times(place, block)
             left = t.new(f"sub i64 {self.columns}, {low}")
             is_whole = t.new(f"icmp sge i64 {left}, {block}")
-            if self.columns >= block:
+            if self.columns >= block:  # without masks, which cost more than the lanes they save
                 with t.when(is_whole), self.scope():
                     self._print_block(low, [None] * wide)
-            if self.columns % block:  # the last block; masks cost more than what they save
+            if self.columns % block:
                 with t.when(t.new(f"xor i1 {is_whole}, true")), self.scope():
                     rests = [t.plus(left, str(-u * lanes)) for u in range(wide)]
                     self._print_block(low, [t.mask(rest, lanes) for rest in rests])
@@ -79,7 +79,9 @@ class Columns(Printer):
         return found
 
     def _even(self, wide: int) -> int:
-        """As many vectors as a block can have without the last block being narrower."""
+        """Up to so many vectors, three at least, of which blocks can be without the last one being
+        narrower; `wide` where there is no such number.
+        """
         vectors, rest = divmod(self.columns, self.lanes)
         fewest = min(3, wide)
         even = [] if rest else [i for i in range(fewest, wide + 1) if vectors % i == 0]
