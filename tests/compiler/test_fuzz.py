@@ -248,8 +248,8 @@ def test_parts_of_a_product_may_overflow_and_others_vanish() -> None:
     """Here NumPy finds nothing left; infinity times nothing is NaN."""
     inputs = {"x0": "np.repeat(np.array([1e-3, 1e3], np.float16), 33)"}
     program = Program(inputs, ("v0 = x0.prod(axis=0)",), ("v0",))
+    assert check(program) is None
     run_once = partial(run, program, program.function(), 0, program.arrays(0))
-    assert run_once().values[0] == 0
     moved = [with_noise(lambda: run_once().values, seed)[0] for seed in range(32)]
     assert any(np.isnan(each) for each in moved)
 
