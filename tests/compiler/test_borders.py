@@ -18,7 +18,9 @@ from schuss.nn import functional as F  # noqa: N812
 
 
 def simple(*tensors: Any) -> Any:
-    return without_borders(simplify(recorded(*tensors)))
+    """What becomes of these, in a graph that also has a convolution."""
+    other = F.conv1d(filled(1, 1, 1), filled(1, 1, 1))
+    return without_borders(simplify(recorded(*tensors, other)))
 
 
 CASES = [
@@ -77,6 +79,14 @@ def test_other_windows_keep_their_border(settings):
 def test_a_border_of_other_numbers_stays():
     x = schuss.pad(filled(1, 1, 6, 6), ((1, 1), (1, 1)), -5.0)
     assert "slice_update" in ops(simple(F.max_pool2d(x, 3, 2)))
+
+
+def test_rows_are_cut_where_they_are_long():
+    """Without a convolution vectors lie along the rows."""
+    for n, stride, stays in ((46, 2, True), (48, 2, False), (47, 1, True), (48, 1, False)):
+        graph = simplify(recorded(F.max_pool1d(filled(1, 2, n), 3, stride, 1)))
+        assert ("slice_update" in ops(without_borders(graph))) == stays
+        agree(lambda x, s=stride: F.max_pool1d(x, 3, s, 1), numbers(1, 2, n), rtol=0, atol=0)
 
 
 def test_gradients_look_at_the_border_too():

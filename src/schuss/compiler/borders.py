@@ -11,10 +11,14 @@ import itertools
 import math
 from typing import NamedTuple
 
+from schuss.compiler.channels import has_images
 from schuss.compiler.simplify import Builder, number_of, without_dead
 from schuss.compiler.values import Graph, Value, users_of
 
 _MOST_PARTS = 9
+# Where vectors lie along the last axis, parts at its edges have one column: it has so many windows
+# for each of them, or it is not worth it.
+_FEWEST_WINDOWS = 24
 
 
 class _Run(NamedTuple):
@@ -35,6 +39,8 @@ def without_borders(graph: Graph) -> Graph:
         for value in graph.values
         if value not in wanted and all(map(_is_largest, users[value])) and (runs := _runs(value))
     }
+    if not has_images(graph):
+        cut = {value: runs for value, runs in cut.items() if _is_wide(runs[-1])}
     if not cut:
         return graph
     builder = Builder()
@@ -62,6 +68,11 @@ def _is_largest(value: Value) -> bool:
     rank = len(value.inputs[0].attributes.get("kernel", ()))
     axes = len(value.inputs[0].shape)
     return tuple(value.attributes["axes"]) == tuple(range(axes - rank, axes))
+
+
+def _is_wide(runs: list[_Run]) -> bool:
+    """Whether the last axis has windows enough."""
+    return sum(run.many for run in runs) >= _FEWEST_WINDOWS * (len(runs) - 1)
 
 
 def _runs(windows: Value) -> list[list[_Run]]:

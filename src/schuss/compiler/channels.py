@@ -26,14 +26,19 @@ _CONVOLUTIONS = ("convolve", "convolve_weight", "convolve_input")
 
 def channels_last(graph: Graph) -> Graph:
     """The graph with convolutions, and all that goes with them, on values with channels last."""
-    if not any(value.op in (*_CONVOLUTIONS, "overlap") for value in graph.values):
-        return graph  # pooling alone is not worth the way there and back
+    if not has_images(graph):
+        return graph
     twins = _Twins()
     for value in graph.values:
         twins.take(value)
     outputs = [twins.output(each) for each in graph.outputs]
     checks = [twins.plain(each) for each in graph.checks]
     return without_dead(Graph(twins.builder.values, graph.inputs, outputs, checks))
+
+
+def has_images(graph: Graph) -> bool:
+    """Whether images get their channels last: pooling alone is not worth the way there and back."""
+    return any(value.op in (*_CONVOLUTIONS, "overlap") for value in graph.values)
 
 
 def to_last(b: Builder, x: Value) -> Value:

@@ -10,6 +10,8 @@ from schuss.compiler.kernel import Kernel
 
 _MANY = 64  # vectors of columns
 
+Vector = tuple[int, str | None]  # where one begins, and the mask of one that is not full
+
 
 class Columns(Printer):
     """Reductions over other than the last axes: vectors of columns, down along the rows."""
@@ -58,13 +60,12 @@ class Columns(Printer):
             low = t.times(place, block)
             left = t.new(f"sub i64 {self.columns}, {low}")
             is_whole = t.new(f"icmp sge i64 {left}, {block}")
-            if self.columns >= block:  # without masks, which cost more than the lanes they save
+            if self.columns >= block:
                 with t.when(is_whole), self.scope():
-                    self._print_block(low, [None] * wide)
+                    self._print_block(low, [(u * lanes, None) for u in range(wide)])
             if self.columns % block:
                 with t.when(t.new(f"xor i1 {is_whole}, true")), self.scope():
-                    rests = [t.plus(left, str(-u * lanes)) for u in range(wide)]
-                    self._print_block(low, [t.mask(rest, lanes) for rest in rests])
+                    self._print_block(low, self._vectors_of(self.columns % block))
         return Printed(self.finish(), -(-units // per_part))
 
     def _added_up(self) -> set[int]:
@@ -87,26 +88,37 @@ class Columns(Printer):
         even = [] if rest else [i for i in range(fewest, wide + 1) if vectors % i == 0]
         return max(even, default=wide)
 
-    def _print_block(self, low: str, masks: list[str | None]) -> None:
-        """Vectors of columns from `low` on, as many as there are masks."""
-        t, lanes, wide = self.t, self.lanes, len(masks)
-        sums = self._reduce(low, wide, masks)
+    def _vectors_of(self, columns: int) -> list[Vector]:
+        """The vectors of the last block. Masks cost more than columns that are worked out twice."""
+        whole, rest = divmod(columns, self.lanes)
+        vectors: list[Vector] = [(u * self.lanes, None) for u in range(whole)]
+        kernel = self.kernel
+        if rest and whole and not set(kernel.read()) & set(kernel.written()):
+            vectors.append((columns - self.lanes, None))
+        elif rest:
+            vectors.append((whole * self.lanes, self.t.mask(str(rest), self.lanes)))
+        return vectors
+
+    def _print_block(self, low: str, vectors: list[Vector]) -> None:
+        """Vectors of columns, which begin so far behind `low`."""
+        t, lanes = self.t, self.lanes
+        sums = self._reduce(low, vectors)
         totals = {i: sums.totals(i) for i in self.reductions}
-        for u in range(wide):
-            self.at[self.vector_axis] = t.plus(low, str(u * lanes))
-            with self.scope(), self.masked(masks[u]):
+        for u, (first, mask) in enumerate(vectors):
+            self.at[self.vector_axis] = t.plus(low, str(first))
+            with self.scope(), self.masked(mask):
                 for i in self.reductions:
                     self.set(i, lanes, self.as_stored(self.kernel.lines[i], totals[i][u], lanes))
                 self.store_all(self.kernel.stores, lanes)
 
-    def _reduce(self, low: str, wide: int, masks: list[str | None]) -> Cascade:
+    def _reduce(self, low: str, vectors: list[Vector]) -> Cascade:
         t, lanes = self.t, self.lanes
         nests, _, levels = nest([(axis, self.kernel.sizes[axis], 1) for axis in self.reduced])
-        sums = Cascade(self, self.reductions, wide, wide, levels)
+        sums = Cascade(self, self.reductions, len(vectors), len(vectors), levels)
         with sums.loops(nests):
-            for u in range(wide):
-                self.at[self.vector_axis] = t.plus(low, str(u * lanes))
-                with self.scope(), self.masked(masks[u]):
+            for u, (first, mask) in enumerate(vectors):
+                self.at[self.vector_axis] = t.plus(low, str(first))
+                with self.scope(), self.masked(mask):
                     for i in self.reductions:
                         sums.add(i, u, self.reduced_value(self.kernel.lines[i], lanes))
         return sums
