@@ -27,7 +27,7 @@ from schuss.compiler.lookup import is_lookup
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, memory_of, users_of
 
 TEMPLATES = ("matmul", "convolution", "convolution_weight")
-_LARGER = ("concat", "slice_update", "pieces")
+LARGER = ("concat", "slice_update", "pieces")
 RUNNING = {"cumsum": "sum", "cumprod": "prod"}
 _MOST_COST = 48  # of one expression between anchors
 _MOST_LOADS = 10
@@ -145,7 +145,7 @@ class Anchors:
                         return True
                 if user.op in VIEWS:
                     stack.append(user)
-                elif user.op in _LARGER:
+                elif user.op in LARGER:
                     return True
         return False
 
@@ -183,7 +183,7 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[1:]
     if value.op == "scan":  # which looks up rows by itself
         return [m for x in value.inputs for m in (x.inputs if is_lookup(x) else (x,))]
-    unfused = value.op in (*_LARGER, *RUNNING)
+    unfused = value.op in (*LARGER, *RUNNING)
     if is_map(value) or (unfused and lowered(value)):
         return ()
     if (value.op in REDUCTIONS and lowered(value)) or value.op in VIEWS:

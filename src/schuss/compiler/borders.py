@@ -12,7 +12,7 @@ import math
 from typing import NamedTuple
 
 from schuss.compiler.channels import has_images
-from schuss.compiler.simplify import Builder, number_of, without_dead
+from schuss.compiler.simplify import Builder, number_of, rewritten
 from schuss.compiler.values import Graph, Value, users_of
 
 _MOST_PARTS = 9
@@ -43,22 +43,14 @@ def without_borders(graph: Graph) -> Graph:
         cut = {value: runs for value, runs in cut.items() if _is_wide(runs[-1])}
     if not cut:
         return graph
-    builder = Builder()
-    renamed: dict[Value, Value] = {}
-    for value in graph.values:
-        if value.op in ("input", "constant"):
-            renamed[value] = builder.keep(value)
-            continue
-        inputs = tuple([renamed[each] for each in value.inputs])
-        if value.op == "max" and value.inputs[0] in cut:
-            padded = value.inputs[0].inputs[0]
-            x = renamed[padded.inputs[1]]
-            renamed[value] = _in_parts(builder, value, x, cut[value.inputs[0]])
-        else:
-            renamed[value] = builder.again(value, inputs)
-    outputs = [renamed[each] for each in graph.outputs]
-    checks = [renamed[each] for each in graph.checks]
-    return without_dead(Graph(builder.values, graph.inputs, outputs, checks))
+
+    def replacement(b: Builder, value: Value, renamed: dict[Value, Value]) -> Value | None:
+        if value.op != "max" or value.inputs[0] not in cut:
+            return None
+        _, part = value.inputs[0].inputs[0].inputs
+        return _in_parts(b, value, renamed[part], cut[value.inputs[0]])
+
+    return rewritten(graph, replacement)
 
 
 def _is_largest(value: Value) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from schuss.compiler.anchors import (
+    LARGER,
     RUNNING,
     Anchors,
     chain_of,
@@ -166,7 +167,7 @@ class _Writer:
             return None if self._repeat(anchor.inputs[0]) else Loops(_zeros(anchor))
         if anchor.op == "scan" and (loop := self._repeat(anchor)):
             return loop
-        if anchor.op in ("concat", "slice_update", "pieces") and lowered(anchor):
+        if anchor.op in LARGER and lowered(anchor):
             return self._assemble(anchor)
         if anchor.op == "scatter_add" and scatters_rows(anchor):
             return self._scatter(anchor)

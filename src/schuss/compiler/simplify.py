@@ -50,22 +50,37 @@ def turned(graph: Graph) -> Graph:
     users = users_of(graph.values)
     wanted = {*graph.outputs, *graph.checks}
     sums = lookup.added_up_rows(graph.values)
+
+    def replacement(b: Builder, value: Value, renamed: dict[Value, Value]) -> Value | None:
+        fewer = lookup.column_sum(b, value, sums, renamed) if sums else None
+        if fewer is not None or value.op != "permute":
+            return fewer
+        if not _only_turned(value.inputs[0], users, wanted):
+            return None
+        x, y = renamed[value.inputs[0]].inputs
+        operands = (_matrix_transpose(b, y), _matrix_transpose(b, x))
+        return b.add("matmul", operands, {}, value.shape, value.dtype)
+
+    return rewritten(graph, replacement)
+
+
+def rewritten(
+    graph: Graph, replacement: Callable[[Builder, Value, dict[Value, Value]], Value | None]
+) -> Graph:
+    """The graph with a replacement for each value, or, where that is None, the value as it is.
+
+    `replacement` is told what stands in place of the values before.
+    """
     builder = Builder()
     renamed: dict[Value, Value] = {}
     for value in graph.values:
-        inputs = tuple([renamed[each] for each in value.inputs])
-        fewer = lookup.column_sum(builder, value, sums, renamed) if sums else None
-        if fewer is not None:
-            renamed[value] = fewer
-            continue
         if value.op in ("input", "constant"):
             renamed[value] = builder.keep(value)
-        elif value.op == "permute" and _only_turned(value.inputs[0], users, wanted):
-            x, y = renamed[value.inputs[0]].inputs
-            operands = (_matrix_transpose(builder, y), _matrix_transpose(builder, x))
-            renamed[value] = builder.add("matmul", operands, {}, value.shape, value.dtype)
-        else:
-            renamed[value] = builder.again(value, inputs)
+            continue
+        made = replacement(builder, value, renamed)
+        if made is None:
+            made = builder.again(value, tuple([renamed[each] for each in value.inputs]))
+        renamed[value] = made
     outputs = [renamed[each] for each in graph.outputs]
     checks = [renamed[each] for each in graph.checks]
     return without_dead(Graph(builder.values, graph.inputs, outputs, checks))

@@ -52,12 +52,13 @@ def verify_units(graph: Graph, units: list[Unit]) -> None:
     made = {value for value in graph.values if value.op in ("input", "constant")}
     given = set(made)
     makers = Counter(value for unit in units for value in unit.writes())
+    left = Counter(makers)
     for unit in units:
-        missing = [each for each in unit.reads() if each not in made or makers[each] > 0]
+        missing = [each for each in unit.reads() if each not in made or left[each] > 0]
         assert not missing, f"{missing} read before they are made"
         for each in unit.writes():
             assert each not in given, f"{each!r} is an input that is written to"
-            makers[each] -= 1
+            left[each] -= 1
             made.add(each)
         for kernel in kernels_of(unit):
             verify_kernel(kernel)
@@ -65,8 +66,7 @@ def verify_units(graph: Graph, units: list[Unit]) -> None:
             verify_graph(unit.steps)
             verify_units(unit.steps, unit.units)
             verify_places(unit)
-    several = Counter(value for unit in units for value in unit.writes())
-    for value, count in several.items():
+    for value, count in makers.items():
         if count > 1:
             verify_apart(value, units)
     for each in (*graph.outputs, *graph.checks):
