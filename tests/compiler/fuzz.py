@@ -54,6 +54,7 @@ def worker(first: int, count: int) -> None:
     if not is_thorough(first):
         without_optimisation()
         with_large_filters()
+        with_partial_sums()
     seen: Counter[str] = Counter()
     for seed in range(first, first + count):
         say({"start": seed})
@@ -94,6 +95,13 @@ def with_large_filters() -> None:
         return winograd.F4 if found and dtype in HALF else found
 
     winograd.choose = chosen
+
+
+def with_partial_sums() -> None:
+    """Let convolutions sum up on the way what would be left alone because it is small."""
+    from schuss.compiler import partial_sums
+
+    partial_sums._FEWEST = 1
 
 
 def shrunk(program, failure):  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 from schuss import dtypes
-from schuss.compiler.emit import COST, is_map, lowered, position
+from schuss.compiler.emit import COST, PARTIAL, is_map, lowered, position
 from schuss.compiler.index import (
     Affine,
     Index,
@@ -183,7 +183,7 @@ def _memory_operands(value: Value) -> Sequence[Value]:
         return value.inputs[1:]
     if value.op == "scan":  # which looks up rows by itself
         return [m for x in value.inputs for m in (x.inputs if is_lookup(x) else (x,))]
-    unfused = value.op in (*LARGER, *RUNNING)
+    unfused = value.op in (*LARGER, *RUNNING, *PARTIAL)
     if is_map(value) or (unfused and lowered(value)):
         return ()
     if (value.op in REDUCTIONS and lowered(value)) or value.op in VIEWS:

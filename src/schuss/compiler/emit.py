@@ -25,7 +25,7 @@ _CHEAP = """
     bitwise_invert
     add subtract multiply masked_product maximum minimum copysign equal not_equal less less_equal
     logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor bitwise_left_shift
-    bitwise_right_shift where astype positions gather
+    bitwise_right_shift where astype positions gather of_block
 """
 _DEAR = """
     exp expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf sigmoid
@@ -38,6 +38,9 @@ COST = (
 )
 _FLOATING_ONLY = frozenset(_DEAR.split()) | {"sqrt", "divide", "masked_product"}
 
+
+PARTIAL = {"partial_sum": "partial.sum", "partial_first": "partial.first"}
+"""What a template makes of each block of its rows (partial_sums.py), as lines of its epilogue."""
 
 _INTEGER_POWERS = {("power", dtype) for dtype in dtypes.INTEGRAL}
 
@@ -160,6 +163,8 @@ class Emitter:
 
     def _place(self, anchor: Value) -> Index | None:
         sizes, outer = self.kernel.sizes, self.kernel.outer
+        if anchor.op in PARTIAL:
+            return self._place_in_block(anchor.shape[1])
         if self.column is not None:
             kept = [*range(outer), *range(outer + self.kernel.reduced, self.loops)]
             return self._kept_place(anchor.shape, [axis for axis in kept if sizes[axis] > 1])
@@ -171,6 +176,15 @@ class Emitter:
             return None
         behind = (0,) * (self.loops - outer)
         return tuple((*affine[:-1], *behind, affine[-1]) for affine in rows)
+
+    def _place_in_block(self, columns: int) -> Index | None:
+        """Each block has a row of its own, which the template chooses."""
+        first, product = self.loops, 1
+        while product < columns:
+            first -= 1
+            product *= self.kernel.sizes[first]
+        place = canonical((columns,), self.kernel.sizes, first)
+        return None if place is None else (zero(self.loops), *place)
 
     def _kept_place(self, shape: Shape, axes: list[int]) -> Index | None:
         made, left = [], list(axes)
@@ -242,6 +256,10 @@ class Emitter:
             elif anchor.op in REDUCTIONS:
                 inner = self.value(anchor.inputs[0], self._input_place(anchor))
                 found = self.kernel.add(f"reduce.{anchor.op}", (inner,), anchor.dtype)
+            elif anchor.op in PARTIAL:
+                place = self._input_place(anchor) if anchor.inputs[0].shape else ()
+                inner = self.value(anchor.inputs[0], place)
+                found = self.kernel.add(PARTIAL[anchor.op], (inner,), anchor.dtype)
             else:
                 found = self._defined(anchor, index)
             self.lines[key] = found
@@ -264,6 +282,9 @@ class Emitter:
             return self._random(value, index)
         if value.op == "gather":
             return self._gather(value, index)
+        if value.op == "of_block":
+            (first,) = value.inputs
+            return self._member(first, self.place(first))
         inputs = tuple(
             [self.value(each, broadcast(each.shape, index, self.loops)) for each in value.inputs]
         )

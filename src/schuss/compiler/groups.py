@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from schuss.compiler.anchors import TEMPLATES, Anchors, nests
 from schuss.compiler.constants import made_of_constants
 from schuss.compiler.emit import (
+    PARTIAL,
     Emitter,
     NotInStepError,
     column_order,
@@ -26,6 +27,14 @@ from schuss.compiler.kernel import Kernel, epilogue, position_of
 from schuss.compiler.values import REDUCTIONS, VIEWS, Shape, Value
 
 _MOST_GROUP_COST = 400
+
+
+class NotInTemplateError(Exception):
+    """A partial sum has found no place in the epilogue of its template."""
+
+    def __init__(self, value: Value) -> None:
+        super().__init__(value)
+        self.value = value
 
 
 @dataclass(eq=False, slots=True)
@@ -113,6 +122,8 @@ class Groups:
                 group.bounds, group.row = joined
                 self._join(group, anchor, others)
                 return
+        if anchor.op in PARTIAL:
+            raise NotInTemplateError(anchor)
         group = Group(kind_of(anchor), 1 << len(self.all))
         group.size = anchor.inputs[0].size if anchor.op in REDUCTIONS else anchor.size
         if group.kind == "loops":
@@ -161,6 +172,10 @@ class Groups:
                 return None
             if row == group.size and group.row is None and len(group.anchors) > 1:
                 return None
+        elif anchor.op in PARTIAL:
+            if group.anchors[0] is not anchor.inputs[1]:
+                return None
+            shape, row = anchor.inputs[0].shape, None
         elif is_map(anchor):
             shape, row = anchor.shape, group.row
             if anchor.size != group.size and not (

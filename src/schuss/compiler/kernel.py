@@ -30,7 +30,8 @@ class Line(NamedTuple):
 
     `detail` is what else it needs: for "load" (word, affine), "constant" the number, "iota" an
     affine map, "random" an affine map of the position, "gather" (word, affine, pairs of stride and
-    size for the indices), "reduce.*" nothing, "given" the number of a template's value.
+    size for the indices), "reduce.*" and "partial.*" nothing, "given" the number of a template's
+    value.
     """
 
     op: str
@@ -102,6 +103,7 @@ class Kernel:
         """For each line the loop axes along which it varies, as a set of bits."""
         found: list[int] = []
         reduced = sum(1 << axis for axis in range(self.outer, self.outer + self.reduced))
+        rows = (1 << (self.outer + self.reduced)) - 1
         for line in self.lines:
             bits = 0
             for each in line.inputs:
@@ -113,6 +115,8 @@ class Kernel:
                 bits = (1 << len(self.sizes)) - 1
             if line.op.startswith("reduce."):
                 bits &= ~reduced
+            if line.op.startswith("partial."):
+                bits &= ~rows
             found.append(bits)
         return found
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from schuss import dtypes
 from schuss.compiler.constants import made_of_constants
-from schuss.compiler.emit import is_map
+from schuss.compiler.emit import PARTIAL, is_map
 from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, memory_of, strides_of, users_of
 
 _PAGE = 4096  # bytes
@@ -78,7 +78,7 @@ def _is_inside(value: Value, users: dict[Value, list[Value]], seen: set[Value]) 
         for user in users[stack.pop()]:
             if user.op in VIEWS and user.op != "windows":
                 stack.append(user)
-            elif not (is_map(user) or user.op == "matmul" or user.op in REDUCTIONS):
+            elif not (is_map(user) or user.op in ("matmul", *REDUCTIONS, *PARTIAL)):
                 return False
     return True
 

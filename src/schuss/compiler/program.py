@@ -20,13 +20,15 @@ from schuss.compiler.constants import divided
 from schuss.compiler.copies import without_copies
 from schuss.compiler.cpu.alike import lower_all
 from schuss.compiler.cpu.library import compile_kernels
-from schuss.compiler.cpu.lower import Call, Calls, Place, packed_bytes
+from schuss.compiler.cpu.lower import Call, Calls, Place, blocks, packed_bytes
 from schuss.compiler.cpu.runtime import FAILED, LOOK, Launch
 from schuss.compiler.cpu.runtime import Loop as Rounds
 from schuss.compiler.cpu.runtime import Sequence as Waves
 from schuss.compiler.fuse import fuse
+from schuss.compiler.groups import NotInTemplateError
 from schuss.compiler.keep import keep
 from schuss.compiler.layout import layout
+from schuss.compiler.partial_sums import partial_sums
 from schuss.compiler.plan import Plan, plan
 from schuss.compiler.repeat import can_repeat, steps_of
 from schuss.compiler.simplify import simplify
@@ -59,8 +61,7 @@ def compile_graph(graph: Graph) -> Compiled:
     """All passes."""
     recorded = Graph(list(graph.values), graph.inputs, list(graph.outputs))
     constants = [value for value in graph.inputs if value.array is not None]
-    simple = layout(keep(channels_last(without_borders(simplify(graph)))))
-    units = fuse(simple)
+    simple, units = _fused(channels_last(without_borders(simplify(graph))))
     memories = set(_bases(simple, {value for unit in units for value in unit.writes()}))
     if not constants:
         return _planned(recorded, simple, without_copies(units, memories))
@@ -73,6 +74,17 @@ def compile_graph(graph: Graph) -> Compiled:
         first = without_copies(first, set(read))
         compiled.once = _planned(recorded, Graph(simple.values, constants, list(read)), first)
     return compiled
+
+
+def _fused(graph: Graph) -> tuple[Graph, list[Unit]]:
+    """The units that compute a graph, and the graph that they compute."""
+    excluded: set[int] = set()
+    while True:
+        made = layout(keep(partial_sums(graph, blocks, excluded)))
+        try:
+            return made, fuse(made)
+        except NotInTemplateError as problem:
+            excluded.add(problem.value.attributes["template"])
 
 
 def _planned(recorded: Graph, simple: Graph, units: list[Unit]) -> Compiled:

@@ -13,14 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from itertools import product as combinations
+from typing import NamedTuple
 
 from schuss.compiler.cpu import matmul_pack
+from schuss.compiler.cpu.block_sums import Block, Rows, rows_of, sums_up
+from schuss.compiler.cpu.cascade import BLOCK
 from schuss.compiler.cpu.convolution_plan import (
     Axes,
     Convolution,
     Plan,
+    Tiling,
     plan,
     segments,
     slab_shape,
@@ -70,8 +75,42 @@ def panel_width(
     return tiling(this_machine(), element, images, channels, outputs, axes).width
 
 
+class Blocks(NamedTuple):
+    """The blocks over which an epilogue sums up: so many rows of an image (of a tile's images).
+
+    Attributes:
+        rows: of a block.
+        starts: for each combination of phases the first of its blocks.
+        total: how many blocks there are.
+    """
+
+    rows: int
+    starts: list[int]
+    total: int
+
+
+def blocks(c: Convolution, tiles: Tiling) -> Blocks:
+    """Blocks of about so many positions as one accumulator should take, none of two parts."""
+    positions = tiles.images * tiles.rows * c.axes[2].most
+    rows = tiles.rows * max(1, BLOCK // positions)
+    starts = [0]
+    for depth, height, _ in combinations(*[axis.phases for axis in c.axes]):
+        high = ceil_div(height.outputs, rows)
+        starts.append(starts[-1] + ceil_div(c.images, tiles.images) * depth.outputs * high)
+    return Blocks(rows, starts[:-1], starts[-1])
+
+
+def block_count(c: Convolution) -> int:
+    """How many these are."""
+    cut = tiling(this_machine(), c.element, c.images, c.channels, c.outputs, c.axes)
+    return blocks(c, cut).total
+
+
 class _Printer:
     def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
+        self.blocks = blocks(c, cut.tiling) if sums_up(epilogue) else None
+        if self.blocks and cut.rows < c.axes[1].most:
+            cut = replace(cut, rows=ceil_to(cut.rows, self.blocks.rows))
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
         self.tiling = cut.tiling
         self.panels = ceil_div(c.outputs, self.tiling.width)
@@ -250,9 +289,28 @@ class _Printer:
                             f, (1, tall, wide), panel, f"ptr {corner}, ptr {b}, ptr {taps}, "
                             f"i64 {count_of_taps}, i64 {max(1, inner)}, i64 {m}, i64 0, "
                             f"i64 {py.every * c.axes[2].outputs}, i64 {px.every}, i64 {column}, "
-                            f"i64 {end}, ptr %scratch, ptr {soon}",
+                            f"i64 {end}, ptr %scratch, ptr {soon}"
+                            f"{self._block(f, number, (n, z), f.add(y, i), j, first, tall)}",
                         )  # fmt: skip
             start = stop
+
+    def _block(
+        self, f: Function, number: int, image: tuple[str, str], row: str, j: str, first: int,
+        tall: int,
+    ) -> str:  # fmt: skip
+        """The block of a tile at `row`, and whether it is the first one there: the last arguments
+        of a tile, if the epilogue sums up anything.
+        """
+        if self.blocks is None:
+            return ""
+        phase = list(combinations(*self._phases()))[number]
+        lead = f.add(f.mul(image[0], phase[0].outputs), image[1])
+        block, inside = f.divide(row, self.blocks.rows)
+        block = f.add(f.mul(lead, ceil_div(phase[1].outputs, self.blocks.rows)), block)
+        starts = f.let(f"icmp ult i64 {inside}, {tall}")
+        begins = f.let(f"icmp eq i64 {j}, 0") if first == 0 else "false"
+        is_first = f.let(f"and i1 {starts}, {begins}")
+        return f", i64 {f.add(block, self.blocks.starts[number])}, i1 {is_first}"
 
     def _places(
         self, f: Function, number: int, phases: Phases, panels: tuple[str, str, str],
@@ -284,12 +342,15 @@ class _Printer:
             row = f.at("{i64, i64}", f"@{name}", f.mul(place, longest))
             numbers = [f.let(f"load i64, ptr {f.at('i64', row, i)}") for i in range(3)]
             taps = f.at("i64", row, 4)
-            arguments = (
+            named = (
                 f"ptr {base}, ptr {b}, ptr {taps}, i64 {numbers[0]}, i64 {numbers[1]}, "
                 f"i64 {f.add(m0, numbers[2])}, i64 {whole}, i64 0, i64 0, i64 {column}, i64 {end}, "
                 "ptr %scratch, ptr null"
             )
-            self._call_tile(f, (tiling.images, 1, 1), panel, arguments, is_full, rest)
+            line, column = f.divide(place, px.outputs)
+            block, _ = f.divide(images[0], tiling.images)
+            named += self._block(f, number, (block, "0"), line, column, 0, 1)
+            self._call_tile(f, (tiling.images, 1, 1), panel, named, is_full, rest)
 
     def _taps_at(self, phases: Phases, i: int, j: int) -> list[tuple[int, int]]:
         """What the tile at a position needs: the number of taps and the length of each, where its
@@ -310,7 +371,7 @@ class _Printer:
         return [(len(taps), inner), (m, 0), *taps]
 
     def _call_tile(
-        self, f: Function, shape: tuple[int, int, int], panel: str, arguments: str,
+        self, f: Function, shape: tuple[int, int, int], panel: str, named: str,
         is_full: str = "", rest: int = 0,
     ) -> None:  # fmt: skip
         """`rest` are the images of a tile that is not full."""
@@ -328,7 +389,7 @@ class _Printer:
         if last < vectors:
             is_last = f.let(f"icmp eq i64 {panel}, {self.panels - 1}")
             name = f.choose(is_last, "ptr", of_width(last), name)
-        f.line(f"call void {name}(ptr %args, {arguments})")
+        f.line(f"call void {name}(ptr %args, {named})")
 
     def _places_in_tile(self, images: int, rows: int, columns: int) -> list[int]:
         """Where the inputs of its rows lie, from the first one on."""
@@ -385,8 +446,8 @@ class _Printer:
         f = Function(
             f"define internal void @{name}(ptr %args, ptr noalias readonly %a, "
             "ptr noalias readonly %b, ptr readonly %table, i64 %entries, i64 %inner, i64 %m, "
-            "i64 %image, i64 %row, i64 %column, i64 %n, i64 %end, ptr noalias %tile, ptr %soon) "
-            "noinline"
+            "i64 %image, i64 %row, i64 %column, i64 %n, i64 %end, ptr noalias %tile, ptr %soon"
+            f"{', i64 %block, i1 %first' if self.blocks else ''}) noinline"
         )
         cells = list(combinations(range(images), range(rows), range(columns)))
         places = self._places_in_tile(images, rows, columns)
@@ -403,8 +464,11 @@ class _Printer:
             soon = ("%soon", step) if step else None
             made = sums(f, c, lanes, places, vectors, (1, self.tiling.width), soon=soon)
             if self.epilogue.count("\n") <= _LINES and c.taps * c.channels <= _TERMS:
-                for cell, values in zip(cells, made, strict=True):
-                    self._finish(f, self._row_of_tile(f, *cell), values)
+                for some in self._vectors_at_once(vectors):
+                    with self._sums(f, some[0], vectors) as kept:
+                        for number, (cell, values) in enumerate(zip(cells, made, strict=True)):
+                            row = str(number), self._row_of_tile(f, *cell)
+                            self._finish(f, row, {v: values[v] for v in some}, vectors, kept)
             else:
                 self._store_tile(f, made)
                 self._finish_later(f, (images, rows, columns), vectors)
@@ -436,27 +500,52 @@ class _Printer:
     def _load_vector(self, f: Function, place: str) -> str:
         return f.let(f"load {self._kind}, ptr {place}, align {self._align}")
 
+    def _vectors_at_once(self, vectors: int) -> list[list[int]]:
+        """The vectors of a row together; where there are sums to keep, those of all rows are."""
+        return [[v] for v in range(vectors)] if self.blocks else [list(range(vectors))]
+
     def _finish_later(self, f: Function, shape: tuple[int, int, int], vectors: int) -> None:
         """Give a tile that is stored to the epilogue, row by row."""
         lanes = self.tiling.lanes
-        with self._rows_of_tile(f, *shape) as (number, m):
-            values = []
-            for v in range(vectors):
-                place = f.add(f.mul(number, vectors * lanes), v * lanes)
-                values.append(self._load_vector(f, f.at(self.c.element, "%tile", place)))
-            self._finish(f, m, values)
+        for some in self._vectors_at_once(vectors):
+            with (
+                self._sums(f, some[0], vectors) as kept,
+                self._rows_of_tile(f, *shape) as (number, m),
+            ):
+                values = {}
+                for v in some:
+                    place = f.add(f.mul(number, vectors * lanes), v * lanes)
+                    values[v] = self._load_vector(f, f.at(self.c.element, "%tile", place))
+                self._finish(f, (number, m), values, vectors, kept)
 
-    def _finish(self, f: Function, m: str, values: list[str]) -> None:
-        """Give row `m` of the result, vectors of a panel, to the epilogue."""
-        c, lanes = self.c, self.tiling.lanes
-        for v, value in enumerate(values):
-            n, count = f.add("%n", v * lanes), str(lanes)
-            if c.outputs % lanes and v == len(values) - 1:
-                count = f.smaller(f.sub("%end", n), lanes)
+    def _finish(
+        self, f: Function, row: tuple[str, str], values: dict[int, str], vectors: int,
+        kept: Rows | None,
+    ) -> None:  # fmt: skip
+        """Give some of the vectors of a row to the epilogue: its number in the tile, and `m`."""
+        number, m = row
+        more = kept.arguments(f, f.let(f"icmp eq i64 {number}, 0")) if kept else ""
+        for v, value in values.items():
+            n, count = self._columns(f, v, vectors)
             f.line(
                 f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, "
-                f"<{lanes} x {c.element}> {value}, i64 {count})"
+                f"<{self.tiling.lanes} x {self.c.element}> {value}, i64 {count}{more})"
             )
+
+    def _columns(self, f: Function, v: int, vectors: int) -> tuple[str, str]:
+        """The first column of a vector, and how many it has."""
+        lanes = self.tiling.lanes
+        n = f.add("%n", v * lanes)
+        is_whole = self.c.outputs % lanes == 0 or v < vectors - 1
+        return n, str(lanes) if is_whole else f.smaller(f.sub("%end", n), lanes)
+
+    @contextmanager
+    def _sums(self, f: Function, v: int, vectors: int) -> Iterator[Rows | None]:
+        """What the epilogue sums up over the rows of a tile in a vector of columns."""
+        block = Block("%block", "%first") if self.blocks else None
+        n, count = self._columns(f, v, vectors) if block else ("", "")
+        with rows_of(f, block, n, count) as kept:
+            yield kept
 
     @contextmanager
     def _rows_of_tile(

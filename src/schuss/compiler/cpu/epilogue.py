@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from schuss.compiler.cpu.elementwise import TABLE
+from schuss.compiler.cpu.elementwise import TABLE, number
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.printer import Printer
-from schuss.compiler.cpu.text import memory_type, register_type
+from schuss.compiler.cpu.text import memory_type, register_type, vector
 from schuss.compiler.index import Affine
-from schuss.compiler.kernel import Kernel, Line
+from schuss.compiler.kernel import Kernel, Line, Store
 from schuss.dtypes import DType
 
 LINE = 64  # bytes of a line of the caches
+SUMS = "%block_sums"  # the type of what an epilogue sums up over blocks of rows
+
+
+def is_partial(kernel: Kernel, store: Store) -> bool:
+    """Whether a store is that of a number of a block of rows."""
+    return kernel.lines[store.line].op.startswith("partial.")
 
 
 class Epilogue(Printer):
     """What is done with the vectors of a matrix product: runs of batch, row and column loops.
 
     `in_lines`: each vector begins a whole number of vectors behind the beginning of its row.
+
+    Where something is summed up over blocks of rows (partial_sums.py), the function has two more
+    arguments: whether this is the first row of a block, and where the sums for these columns are,
+    to which it is added. Between some rows of a block and others they are in memory:
+
+        define internal void @NAME_load(ptr %args, i64 %n, i64 %count, i64 %block, ptr %sums,
+                                        i1 %first) alwaysinline
+        define internal void @NAME_store(ptr %args, i64 %n, i64 %count, i64 %block, ptr %sums)
+            alwaysinline
     """
 
     def __init__(
@@ -26,6 +41,9 @@ class Epilogue(Printer):
         self.words = words
         self.accumulator = accumulator
         self.in_lines = in_lines
+        ordered = sorted(kernel.stores, key=lambda store: store.line)
+        self.partial = [each for each in ordered if is_partial(kernel, each)]
+        self.whole = [each for each in kernel.stores if not is_partial(kernel, each)]
 
     def print(self) -> str:
         t, kernel = self.t, self.kernel
@@ -37,13 +55,44 @@ class Epilogue(Printer):
             if line.op == "given":
                 self.set(i, self.lanes, self._given(line))
         with self.masked(t.mask("%count", self.lanes)):
-            self.store_all(kernel.stores, self.lanes)
+            for i, store in enumerate(self.partial):
+                self._add_up(i, store)
+            self.store_all(self.whole, self.lanes)
         t.put("ret void")
         element = register_type(self.accumulator)
-        return t.function(
+        more = ", i1 %first, ptr %sums" if self.partial else ""
+        text = t.function(
             f"define internal void @{self.name}(ptr %args, i64 %batch, i64 %m, i64 %n, "
-            f"<{self.lanes} x {element}> %value, i64 %count) alwaysinline"
+            f"<{self.lanes} x {element}> %value, i64 %count{more}) alwaysinline"
         )
+        if not self.partial:
+            return text
+        kinds = ", ".join(self.kind_of(store) for store in self.partial)
+        texts = [text, *[Sums(self, loads).print() for loads in (True, False)]]
+        lines = [line for each in texts for line in each.splitlines()]
+        declared = dict.fromkeys(line for line in lines if line.startswith("declare"))
+        lines = [line for line in lines if line not in declared]
+        return "\n".join([f"{SUMS} = type {{{kinds}}}", *declared, *lines, ""])
+
+    def lanes_of(self, store: Store) -> int:
+        return self.lanes if self.along_vector(store.line) else 1
+
+    def kind_of(self, store: Store) -> str:
+        return vector(register_type(store.dtype), self.lanes_of(store))
+
+    def _add_up(self, i: int, store: Store) -> None:
+        """Add a row to one of the sums of a block, or remember what stands in its first one."""
+        t, line, lanes = self.t, self.kernel.lines[store.line], self.lanes_of(store)
+        value = self.line(line.inputs[0], lanes)
+        place = t.new(f"getelementptr {SUMS}, ptr %sums, i32 0, i32 {i}")
+        before = t.new(f"load {self.kind_of(store)}, ptr {place}")
+        if line.op == "partial.first":
+            kind = self.kind_of(store)
+            value = t.new(f"select i1 %first, {kind} {value}, {kind} {before}")
+        else:
+            value = TABLE["add"](t, [before, value], [line.dtype] * 2, line.dtype, lanes)
+        t.put(f"store {self.kind_of(store)} {value}, ptr {place}")
+        self.set(store.line, lanes, value)
 
     def store(self, word: int, affine: Affine, value: str, dtype: DType, lanes: int) -> None:
         """A masked store of narrow numbers is a slow one: most vectors are whole."""
@@ -73,6 +122,47 @@ class Epilogue(Printer):
             return self.as_stored(line, "%value", self.lanes)
         row = TABLE["astype"]
         return row(self.t, ["%value"], [self.accumulator], line.dtype, self.lanes)
+
+
+class Sums(Printer):
+    """Moves the sums of a block: from memory to where an epilogue finds them, or back."""
+
+    def __init__(self, of: Epilogue, loads: bool) -> None:
+        super().__init__(of.kernel, f"{of.name}_{'load' if loads else 'store'}", of.lanes)
+        self.of, self.loads = of, loads
+
+    def print(self) -> str:
+        t, of = self.t, self.of
+        self.load_words(first=of.words)
+        self.at = dict.fromkeys(range(self.vector_axis), "0") | {self.vector_axis: "%n"}
+        for i, store in enumerate(of.partial):
+            self.pointers[store.word] = t.address(
+                self.pointers[store.word],
+                t.times("%block", self.kernel.buffers[store.word].shape[-1]),
+                memory_type(store.dtype),
+            )
+            here = t.new(f"getelementptr {SUMS}, ptr %sums, i32 0, i32 {i}")
+            lanes, kind = of.lanes_of(store), of.kind_of(store)
+            mask = t.mask("%count", lanes) if lanes > 1 else None
+            with self.masked(mask):
+                if self.loads:
+                    value = self.load(store.word, store.affine, store.dtype, lanes)
+                    zero = number(0, store.dtype, lanes)
+                    value = t.new(f"select i1 %first, {kind} {zero}, {kind} {value}")
+                    t.put(f"store {kind} {value}, ptr {here}")
+                    continue
+                value = t.new(f"load {kind}, ptr {here}")
+                if lanes > 1:
+                    self.store(store.word, store.affine, value, store.dtype, lanes)
+                    continue
+                with t.when(t.new("icmp eq i64 %n, 0")):  # the same for all columns
+                    self.store(store.word, store.affine, value, store.dtype, 1)
+        t.put("ret void")
+        more = ", i1 %first" if self.loads else ""
+        return t.function(
+            f"define internal void @{self.name}(ptr %args, i64 %n, i64 %count, i64 %block, "
+            f"ptr %sums{more}) alwaysinline"
+        )
 
 
 class Ahead(Printer):

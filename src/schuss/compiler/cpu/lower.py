@@ -207,39 +207,65 @@ def _product_words(
     )
 
 
-def _convolution(unit: Convolution) -> Calls:
-    value = unit.value
+def blocks(value: Value) -> int:
+    """Into how many blocks a template cuts the rows of a convolution to sum something up in its
+    epilogue; 0 where it does not.
+    """
+    if value.op != "convolution":
+        return 0
+    spec = _spec(value, (0, 0, 0, 0, 1))
+    form = _form(value, spec)
+    if form == "minimal":
+        return winograd.block_count(spec, FILTERS[value.attributes["minimal"]])
+    return convolution.block_count(spec) if form == "direct" else 0
+
+
+def _form(value: Value, spec: Direct) -> str:
+    """Which template computes a convolution, or its gradient for the weights."""
+    if "minimal" in value.attributes:
+        return "minimal"
+    channels = value.inputs[0].shape[-1] // spec.groups
+    if depthwise.applies(value.dtype, spec.groups, channels, spec.outputs):
+        return "depthwise"
+    images = value.op == "convolution" and convolution_images.applies(spec)
+    return "images" if images else "direct"
+
+
+def _spec(value: Value, strides: tuple[int, int, int, int, int]) -> Direct:
+    """What a template is told of a convolution, whose input has these strides."""
     x, named = value.inputs[0], value.attributes
-    groups = named["groups"]
-    backward = value.op == "convolution_weight"
     spec = Direct(
         dtype=str(value.dtype),
         images=x.shape[0],
-        groups=groups,
-        channels=x.shape[-1] // groups,
+        groups=named["groups"],
+        channels=x.shape[-1] // named["groups"],
         outputs=named["outputs"],
         axes=named["axes"],
-        x_strides=_image_strides(unit.operands[0][1]),
+        x_strides=strides,
     )
-    small = depthwise.applies(value.dtype, groups, spec.channels, spec.outputs)
-    if "pairs" in named:
-        spec = spec.in_pairs()
-    minimal = FILTERS.get(named.get("minimal", 0))
+    return spec.in_pairs() if "pairs" in named else spec
+
+
+def _convolution(unit: Convolution) -> Calls:
+    value = unit.value
+    named, groups = value.attributes, value.attributes["groups"]
+    spec = _spec(value, _image_strides(unit.operands[0][1]))
+    form, minimal = _form(value, spec), FILTERS.get(named.get("minimal", 0))
     # A row has the outputs of all groups, each of which may end in the middle of a vector.
     epilogue = partial(_epilogue, unit.kernel, in_lines=groups == 1)
     is_far = value.nbytes > _FAR
-    if backward:
+    if value.op == "convolution_weight":
         g_strides = _image_strides(unit.operands[1][1])
         if minimal:
             lowered = lower_minimal_gradient(spec, minimal, g_strides, epilogue())
         else:
-            rule = lower_depthwise_weight if small else lower_weight
+            rule = lower_depthwise_weight if form == "depthwise" else lower_weight
             lowered = rule(spec, g_strides, epilogue())
     elif minimal:
         lowered = winograd.lower(spec, minimal, epilogue(ahead=True, writes=is_far))
-    elif small:
+    elif form == "depthwise":
         lowered = depthwise.lower(spec, epilogue(ahead=is_far, writes=is_far))
-    elif convolution_images.applies(spec):
+    elif form == "images":
         lowered = convolution_images.lower(spec, epilogue())
     else:
         lowered = convolution.lower(spec, epilogue(ahead=True, writes=is_far))

@@ -36,6 +36,12 @@ class Function:
         self.line(f"{name} = {expression}")
         return name
 
+    def room(self, kind: str) -> str:
+        """Memory for one value of a type while the function runs; for registers, where it can."""
+        name = "%" + self.fresh("room")
+        self._lines.insert(2, f"  {name} = alloca {kind}, align 64")
+        return name
+
     def label(self, name: str) -> None:
         """Start a block; the block before must have ended with a branch."""
         self._lines.append(name + ":")

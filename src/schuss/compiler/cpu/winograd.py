@@ -20,9 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product as combinations
+from typing import NamedTuple
 
 from schuss import dtypes
 from schuss.compiler.cpu import matmul_micro
+from schuss.compiler.cpu.block_sums import Block, rows_of, sums_up
+from schuss.compiler.cpu.cascade import BLOCK
 from schuss.compiler.cpu.convolution_plan import Convolution
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.matmul import Lowered, PrintEpilogue, this_machine
@@ -133,6 +136,28 @@ class Plan:
         return self.lanes * self.vectors
 
 
+class Blocks(NamedTuple):
+    """The blocks over which an epilogue sums up: `together` pieces, `of_part` such in a part."""
+
+    together: int
+    of_part: int
+    total: int
+
+
+def blocks(cut: Plan, filter: Filter) -> Blocks:
+    """Blocks of about so many rows as one accumulator should take, none of two parts."""
+    together = max(1, BLOCK // (cut.tallest * filter.outputs**2))
+    parts = ceil_div(cut.pieces, cut.block)
+    last = cut.pieces - (parts - 1) * cut.block
+    of_part = ceil_div(cut.block, together)
+    return Blocks(together, of_part, (parts - 1) * of_part + ceil_div(last, together))
+
+
+def block_count(c: Convolution, filter: Filter) -> int:
+    """How many these are."""
+    return blocks(plan(c, filter, this_machine()), filter).total
+
+
 def plan(c: Convolution, filter: Filter, machine: Machine) -> Plan:
     """Cut a convolution."""
     lanes = machine.vector_bytes // BYTES
@@ -170,6 +195,7 @@ class _Printer:
         assert c.x_strides[4] == 1, "channels lie apart"
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
         self.tiles, self.taps = Tiles(c, filter, cut.lanes), filter.taps
+        self.blocks = blocks(cut, filter)
         self.panels = ceil_div(c.outputs, cut.width)
         # Rows, and planes of rows, a power of two apart would push each other out of the caches.
         self.row = c.channels + cut.lanes
@@ -285,21 +311,35 @@ class _Printer:
             with f.loop(tile0, tile1) as tile, f.loop(0, vectors) as vector:
                 place = f.add(f.mul(f.sub(tile, tile0), vectors), vector)
                 n = f.add("%n", f.mul(vector, cut.lanes))
-                self._outputs(f, tile, n, f.at("float", here, f.mul(place, cut.lanes)))
+                sums = f.at("float", here, f.mul(place, cut.lanes))
+                self._outputs(f, tile, n, sums, self._block(f, at, tile, tile0))
         f.line("ret void")
         return str(f)
 
-    def _outputs(self, f: Function, tile: str, n: str, sums: str) -> None:
+    def _block(self, f: Function, at: str, tile: str, tile0: str) -> Block | None:
+        """The block of a tile of piece `at` of this part, if the epilogue sums up any."""
+        if not sums_up(self.epilogue):
+            return None
+        part, _ = f.divide("%piece0", self.cut.block)
+        number, piece = f.divide(at, self.blocks.together)
+        starts = f.let(f"icmp eq i64 {piece}, 0")
+        is_first = f.let(f"and i1 {starts}, {f.let(f'icmp eq i64 {tile}, {tile0}')}")
+        return Block(f.add(f.mul(part, self.blocks.of_part), number), is_first)
+
+    def _outputs(self, f: Function, tile: str, n: str, sums: str, block: Block | None) -> None:
         """Give a vector of outputs of each position of a tile to the epilogue."""
-        plane = self.cut.block * self.cell
+        plane, count = self.cut.block * self.cell, str(self.cut.lanes)
         d = [self.tiles.load(f, f.at("float", sums, tap * plane)) for tap in range(self.taps)]
         made = both_ways(f, self.tiles.kind, self.tiles.filter.a_transposed, d)
-        for value, (m, is_there) in zip(made, self._rows(f, tile), strict=True):
-            with f.when(is_there):
-                f.line(
-                    f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, "
-                    f"{self.tiles.kind} {value}, i64 {self.cut.lanes})"
-                )
+        places = enumerate(self._rows(f, tile))
+        with rows_of(f, block, n, count) as rows:
+            for value, (number, (m, is_there)) in zip(made, places, strict=True):
+                more = rows.arguments(f, "false" if number else "true") if rows else ""
+                with f.when(is_there):
+                    f.line(
+                        f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, "
+                        f"{self.tiles.kind} {value}, i64 {count}{more})"
+                    )
 
     def _rows(self, f: Function, tile: str) -> list[tuple[str, str]]:
         """For each position of a tile its row of the result, and whether it is there."""
