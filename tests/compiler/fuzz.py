@@ -54,7 +54,7 @@ def worker(first: int, count: int) -> None:
     if not is_thorough(first):
         without_optimisation()
         with_large_filters()
-        with_partial_sums()
+        with_small_convolutions_fused()
     seen: Counter[str] = Counter()
     for seed in range(first, first + count):
         say({"start": seed})
@@ -97,11 +97,11 @@ def with_large_filters() -> None:
     winograd.choose = chosen
 
 
-def with_partial_sums() -> None:
-    """Let convolutions sum up on the way what would be left alone because it is small."""
-    from schuss.compiler import partial_sums
+def with_small_convolutions_fused() -> None:
+    """Let convolutions sum up and compute on the way what would be left alone for its size."""
+    from schuss.compiler import partial_sums, prologues
 
-    partial_sums._FEWEST = 1
+    partial_sums._FEWEST = prologues._FEWEST = 1
 
 
 def shrunk(program, failure):  # type: ignore[no-untyped-def]

@@ -10,7 +10,6 @@ import pytest
 from tests.compiler.graphs import agree, filled, numbers, recorded
 
 import schuss
-from schuss import nn
 from schuss.compiler import partial_sums
 from schuss.compiler.groups import Groups, NotInTemplateError
 from schuss.compiler.program import compile_graph

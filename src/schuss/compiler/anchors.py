@@ -24,9 +24,17 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.lookup import is_lookup
-from schuss.compiler.values import REDUCTIONS, VIEWS, Graph, Value, memory_of, users_of
+from schuss.compiler.prologues import candidates, is_short
+from schuss.compiler.values import (
+    REDUCTIONS,
+    TEMPLATES,
+    VIEWS,
+    Graph,
+    Value,
+    memory_of,
+    users_of,
+)
 
-TEMPLATES = ("matmul", "convolution", "convolution_weight")
 LARGER = ("concat", "slice_update", "pieces")
 RUNNING = {"cumsum": "sum", "cumprod": "prod"}
 _MOST_COST = 48  # of one expression between anchors
@@ -41,7 +49,7 @@ class Anchors:
 
     Args:
         graph: whose values.
-        forced: reshapes that have to move memory, which makes them anchors too.
+        forced: what has to be in memory, such as reshapes that move it: anchors too.
 
     Attributes:
         order: the anchors, each after those that it is made of.
@@ -50,6 +58,7 @@ class Anchors:
         users: the values that look at a value.
         own_cost: of the expression whose result an anchor is.
         loads: for each value the anchors and inputs that its expression looks at.
+        on_the_way: operands of templates that these compute as they read them.
     """
 
     def __init__(self, graph: Graph, forced: set[Value]) -> None:
@@ -61,7 +70,9 @@ class Anchors:
         self.in_memory = {memory_of(each, forced) for each in [*graph.outputs, *graph.checks]}
         self.own_cost: dict[Value, int] = {}
         self.loads: dict[Value, frozenset[Value]] = {}
+        self.on_the_way: set[Value] = set()
         self._cost: dict[Value, int] = {}
+        self._candidates = candidates(graph, self.users) - forced
         self._choose()
 
     def inlined(self, value: Value) -> bool:
@@ -90,9 +101,10 @@ class Anchors:
     def _choose(self) -> None:
         for value in self.graph.values:
             for operand in _memory_operands(value):
-                self.in_memory.add(memory_of(operand, self.forced))
+                if operand not in self._candidates:
+                    self.in_memory.add(memory_of(operand, self.forced))
         for value in self.forced:
-            if not nests(value):
+            if value.op in VIEWS and not nests(value):
                 self.in_memory.add(memory_of(value.inputs[0], self.forced))
         for value in self.graph.values:
             if value.op in ("input", "constant"):
@@ -117,6 +129,11 @@ class Anchors:
             return True
         if value in self.graph.kept:
             return True
+        if value in self._candidates:
+            if not is_short(value, cost, loads, self.users[value]):
+                return True
+            self.on_the_way.add(value)
+            return False
         if value.strides is not None:  # made for the sake of its order in memory
             return True
         if cost > _MOST_COST or len(loads) > _MOST_LOADS:

@@ -7,6 +7,7 @@ first, so that an anchor which nobody outside its group asks for is never stored
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -31,7 +32,7 @@ from schuss.compiler.index import (
     scaled_sum,
     sizes_between,
 )
-from schuss.compiler.kernel import Kernel, collapse, epilogue
+from schuss.compiler.kernel import Kernel, collapse, epilogue, position_of
 from schuss.compiler.repeat import CannotRepeatError, repeat
 from schuss.compiler.simplify import simplify
 from schuss.compiler.units import (
@@ -141,12 +142,29 @@ class _Writer:
         self._emit(group, emitter, stored)
         kernel = epilogue(emitter.kernel, product.shape)
         if product.op != "matmul":
-            x, other = [
-                locate(each, identity(each.shape), each.shape, self.forced)
-                for each in product.inputs
-            ]
-            return Convolution(product, kernel, (x, other))
+            x, other = [self._image(each) for each in product.inputs]
+            first, second = [self._prologue(each) for each in product.inputs]
+            return Convolution(product, kernel, (x, other), (first, second))
         return Product(product, kernel, self._operand(product, 0), self._operand(product, 1))
+
+    def _image(self, operand: Value) -> tuple[Value, Affine]:
+        """The memory of an operand of a convolution, and its position over the axes."""
+        place = identity(operand.shape)
+        if operand in self.anchors.on_the_way:
+            return operand, position(operand, place, len(operand.shape))
+        return locate(operand, place, operand.shape, self.forced)
+
+    def _prologue(self, operand: Value) -> Kernel | None:
+        """What computes an operand that is not in memory."""
+        if operand not in self.anchors.on_the_way:
+            return None
+        *rows, columns = operand.shape
+        made = epilogue(self._copy(operand, operand, _whole(operand.shape), merge=False),
+                        (math.prod(rows), columns))  # fmt: skip
+        touched = [position_of(line) for line in made.lines]
+        if made.inner > 1 or any(each and each[-2] not in (0, 1) for each in touched):
+            raise NotAffineError(operand)
+        return made
 
     def _operand(self, product: Value, place: int) -> tuple[Value, Affine]:
         """The memory of an operand, and its position over (batch ..., m, n, k)."""
@@ -223,7 +241,7 @@ class _Writer:
         kernel.store(anchor, position(anchor, place, len(anchor.shape)), line, anchor.dtype)
         return Loops(collapse(kernel))
 
-    def _copy(self, target: Value, source: Value, cut: Cut) -> Kernel:
+    def _copy(self, target: Value, source: Value, cut: Cut, merge: bool = True) -> Kernel:
         """A kernel that writes `source` into a part of the memory of `target`."""
         sizes = self._fine_sizes(source)
         place = identity(sizes) if sizes == source.shape else canonical(source.shape, sizes)
@@ -237,7 +255,7 @@ class _Writer:
         )
         affine = scaled_sum(index, strides_of(target.shape), len(sizes))
         kernel.store(target, affine, line, target.dtype)
-        return collapse(kernel)
+        return collapse(kernel) if merge else kernel
 
     def _fine_sizes(self, source: Value) -> Shape:
         """Loops over `source` that are cut where the reshapes in its expression need cuts."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from schuss.compiler.anchors import TEMPLATES, Anchors, nests
+from schuss.compiler.anchors import Anchors, nests
 from schuss.compiler.constants import made_of_constants
 from schuss.compiler.emit import (
     PARTIAL,
@@ -24,7 +24,7 @@ from schuss.compiler.emit import (
 )
 from schuss.compiler.index import NotAffineError, bounds_of, sizes_between
 from schuss.compiler.kernel import Kernel, epilogue, position_of
-from schuss.compiler.values import REDUCTIONS, VIEWS, Shape, Value
+from schuss.compiler.values import REDUCTIONS, TEMPLATES, VIEWS, Shape, Value
 
 _MOST_GROUP_COST = 400
 

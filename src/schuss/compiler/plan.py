@@ -183,7 +183,7 @@ def _operands(unit: Loops | Product | Convolution) -> list[Value]:
     """What a template reads for other places of its result too."""
     if isinstance(unit, Product):
         return [unit.left[0], unit.right[0]]
-    return [memory for memory, _ in unit.operands] if isinstance(unit, Convolution) else []
+    return unit.operands_read() if isinstance(unit, Convolution) else []
 
 
 def _only_read_at(kernel: Kernel, word: int, affine: tuple[int, ...]) -> bool:

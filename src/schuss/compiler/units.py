@@ -76,15 +76,24 @@ class Convolution:
     """A convolution or the gradient of one for its weights, with an epilogue as for a product.
 
     `value` is a `convolution` or `convolution_weight`; `operands` are memories and the positions
-    there over the axes (N, sizes, channels), for panels of weights those of their own.
+    there over the axes (N, sizes, channels), for panels of weights those of their own. An operand
+    that is computed as it is read has a kernel in `prologues`, of which that is what it stores.
     """
 
     value: Value
     kernel: Kernel
     operands: tuple[tuple[Value, Affine], tuple[Value, Affine]]
+    prologues: tuple[Kernel | None, Kernel | None] = (None, None)
 
     def reads(self) -> list[Value]:
-        return [*[memory for memory, _ in self.operands], *self.kernel.read()]
+        return [*self.operands_read(), *self.kernel.read()]
+
+    def operands_read(self) -> list[Value]:
+        """The memories that the template reads, in whichever order it likes."""
+        found = []
+        for (memory, _), prologue in zip(self.operands, self.prologues, strict=True):
+            found += [memory] if prologue is None else prologue.read()
+        return found
 
     def writes(self) -> list[Value]:
         return self.kernel.written()

@@ -20,6 +20,8 @@ Shape = tuple[int, ...]
 VIEWS = frozenset({"reshape", "permute", "broadcast_to", "slice", "reverse", "windows"})
 """Ops whose result is the input seen through other indices."""
 
+TEMPLATES = ("matmul", "convolution", "convolution_weight")
+
 REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all"})
 
 

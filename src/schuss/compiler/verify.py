@@ -110,8 +110,10 @@ def verify_places(loop: Repeat) -> None:
 
 
 def kernels_of(unit: Unit) -> list[Kernel]:
-    if isinstance(unit, (Loops, Product, Convolution)):
+    if isinstance(unit, (Loops, Product)):
         return [unit.kernel]
+    if isinstance(unit, Convolution):
+        return [unit.kernel, *filter(None, unit.prologues)]
     if isinstance(unit, Assemble):
         return [kernel for group in unit.kernels for kernel in group]
     if isinstance(unit, Repeat):

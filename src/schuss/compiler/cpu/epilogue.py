@@ -165,6 +165,32 @@ class Sums(Printer):
         )
 
 
+class Prologue(Printer):
+    """A vector of an operand that is computed as it is read: the text of
+
+    define internal <L x T> @NAME(ptr %args, i64 %m, i64 %n) alwaysinline
+
+    for row m from column n on. T is what a register holds; all columns are there.
+    """
+
+    def __init__(self, kernel: Kernel, name: str, lanes: int, words: int) -> None:
+        super().__init__(kernel, name, lanes)
+        self.words = words
+
+    def print(self) -> str:
+        kernel = self.kernel
+        self.load_words(first=self.words)
+        self.decode("%m", range(kernel.outer, kernel.outer + kernel.reduced))
+        self.at[self.vector_axis] = "%n"
+        (store,) = kernel.stores
+        value, kind = self.line(store.line, self.lanes), register_type(store.dtype)
+        self.t.put(f"ret {vector(kind, self.lanes)} {value}")
+        return self.t.function(
+            f"define internal {vector(kind, self.lanes)} @{self.name}(ptr %args, i64 %m, i64 %n) "
+            "alwaysinline"
+        )
+
+
 class Ahead(Printer):
     """What an epilogue is going to read, asked for while the sums are still being formed.
 

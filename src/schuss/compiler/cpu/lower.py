@@ -23,7 +23,7 @@ from schuss.compiler.cpu.convolution_plan import Convolution as Direct
 from schuss.compiler.cpu.convolution_weight import lower_weight
 from schuss.compiler.cpu.crossing import straightened, turned
 from schuss.compiler.cpu.depthwise_weight import lower_weight as lower_depthwise_weight
-from schuss.compiler.cpu.epilogue import Ahead, Epilogue
+from schuss.compiler.cpu.epilogue import Ahead, Epilogue, Prologue
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.library import Source
 from schuss.compiler.cpu.loops import print_loops
@@ -31,6 +31,7 @@ from schuss.compiler.cpu.printer import rounded_up
 from schuss.compiler.cpu.scatter import print_scatter_add
 from schuss.compiler.cpu.winograd_filter import FILTERS
 from schuss.compiler.cpu.winograd_gradient import lower_gradient as lower_minimal_gradient
+from schuss.compiler.cpu.winograd_text import PrintPrologue
 from schuss.compiler.cpu.winograd_weights import lower_weights as lower_minimal_weights
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel
@@ -254,22 +255,47 @@ def _convolution(unit: Convolution) -> Calls:
     # A row has the outputs of all groups, each of which may end in the middle of a vector.
     epilogue = partial(_epilogue, unit.kernel, in_lines=groups == 1)
     is_far = value.nbytes > _FAR
+    prologues = _prologues(unit)
     if value.op == "convolution_weight":
         g_strides = _image_strides(unit.operands[1][1])
         if minimal:
-            lowered = lower_minimal_gradient(spec, minimal, g_strides, epilogue())
+            lowered = lower_minimal_gradient(
+                spec, minimal, g_strides, epilogue(), prologues=prologues
+            )
         else:
             rule = lower_depthwise_weight if form == "depthwise" else lower_weight
             lowered = rule(spec, g_strides, epilogue())
     elif minimal:
-        lowered = winograd.lower(spec, minimal, epilogue(ahead=True, writes=is_far))
+        lowered = winograd.lower(
+            spec, minimal, epilogue(ahead=True, writes=is_far), print_prologue=prologues[0]
+        )
     elif form == "depthwise":
         lowered = depthwise.lower(spec, epilogue(ahead=is_far, writes=is_far))
     elif form == "images":
         lowered = convolution_images.lower(spec, epilogue())
     else:
         lowered = convolution.lower(spec, epilogue(ahead=True, writes=is_far))
-    return _staged(lowered, _product_words(unit.kernel, *unit.operands))
+    words = _product_words(unit.kernel, *unit.operands)
+    for i, kernel in enumerate(unit.prologues):
+        if kernel is not None:
+            operand = unit.operands[i][0]
+            words = (*words[:i], Place(None), *words[i + 1 :])
+            words += tuple(Place(None if b is operand else b) for b in kernel.buffers)
+    return _staged(lowered, words)
+
+
+def _prologues(unit: Convolution) -> list[PrintPrologue | None]:
+    """What computes the operands that are not in memory."""
+    found: list[PrintPrologue | None] = []
+    word = 3 + len(unit.kernel.buffers)
+    for kernel in unit.prologues:
+        found.append(partial(_prologue, kernel, word) if kernel else None)
+        word += len(kernel.buffers) if kernel else 0
+    return found
+
+
+def _prologue(kernel: Kernel, word: int, name: str, lanes: int) -> str:
+    return Prologue(kernel, name, lanes, word).print()
 
 
 def _panels(unit: Panels) -> Calls:

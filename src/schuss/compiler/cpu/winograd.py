@@ -34,7 +34,7 @@ from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to, m
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
 from schuss.compiler.cpu.winograd_filter import F2, F4, Filter, both_ways
-from schuss.compiler.cpu.winograd_text import BYTES, Form, Tiles
+from schuss.compiler.cpu.winograd_text import BYTES, Form, PrintPrologue, Tiles
 from schuss.compiler.geometry import UNIT, Axis
 from schuss.dtypes import DType
 
@@ -178,24 +178,29 @@ def plan(c: Convolution, filter: Filter, machine: Machine) -> Plan:
 
 
 def lower(
-    c: Convolution, filter: Filter, print_epilogue: PrintEpilogue, machine: Machine | None = None
-) -> Lowered:
-    """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's.
+    c: Convolution, filter: Filter, print_epilogue: PrintEpilogue,
+    machine: Machine | None = None, print_prologue: PrintPrologue | None = None,
+) -> Lowered:  # fmt: skip
+    """The launches of a convolution; words are x, the weights, and from 3 on the epilogue's and
+    those of a prologue that computes x.
 
     Weights are dense, (panels, taps, channels, width of a panel): see winograd_weights.py.
     """
     cut = plan(c, filter, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
-    key = sha256(f"{c}{filter}{cut}{epilogue}".encode()).hexdigest()[:16]
-    return _Printer(c, filter, cut, epilogue, f"winograd_{key}").print()
+    tiles = Tiles(c, filter, cut.lanes, (print_prologue, None))
+    computed = print_prologue("x", cut.lanes) if print_prologue else ""
+    key = sha256(f"{c}{filter}{cut}{epilogue}{computed}".encode()).hexdigest()[:16]
+    return _Printer(tiles, cut, epilogue, f"winograd_{key}").print()
 
 
 class _Printer:
-    def __init__(self, c: Convolution, filter: Filter, cut: Plan, epilogue: str, name: str) -> None:
+    def __init__(self, tiles: Tiles, cut: Plan, epilogue: str, name: str) -> None:
+        c = tiles.c
         assert c.x_strides[4] == 1, "channels lie apart"
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
-        self.tiles, self.taps = Tiles(c, filter, cut.lanes), filter.taps
-        self.blocks = blocks(cut, filter)
+        self.tiles, self.taps = tiles, tiles.filter.taps
+        self.blocks = blocks(cut, tiles.filter)
         self.panels = ceil_div(c.outputs, cut.width)
         # Rows, and planes of rows, a power of two apart would push each other out of the caches.
         self.row = c.channels + cut.lanes
@@ -226,9 +231,10 @@ class _Printer:
         first, _ = f.divide(f.mul("%part", self.tiles.count), parts)
         last, _ = f.divide(f.mul(f.add("%part", 1), self.tiles.count), parts)
         to = f.at("float", f.word(2), f.mul(first, self.row))
-        f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {to})")
+        self.tiles.transform(f, 0, (first, last), to, "%scratch")
         f.line("ret void")
-        return Stage(f"{self.tiles.of_input(Form(self.plane, 0, self.row))}\n{f}\n", name, parts, 0)
+        text = f"{self.tiles.of_input(Form(self.plane, 0, self.row))}\n{f}\n"
+        return Stage(text, name, parts, self.tiles.room(0))
 
     def _products(self) -> Stage:
         """The launch that gives outputs to the epilogue."""
@@ -241,6 +247,7 @@ class _Printer:
         piece0 = f.mul(block, cut.block)
         piece1 = f.smaller(f.add(piece0, cut.block), cut.pieces)
         sums = ceil_to(self.taps * cut.block * self.cell * BYTES, ALIGN)
+        room_at = sums + ceil_to(self.taps * self.plane * BYTES, ALIGN)
         first = self._tile(f, piece0)
         if cut.staged:
             rows = f.at("float", f.word(2), f.mul(first, self.row))
@@ -248,7 +255,7 @@ class _Printer:
         else:
             rows = f.at("i8", "%scratch", sums)
             last = self._tile(f, piece1)
-            f.line(f"call void @of_input(ptr {f.word(0)}, i64 {first}, i64 {last}, ptr {rows})")
+            self.tiles.transform(f, 0, (first, last), rows, f.at("i8", "%scratch", room_at))
             with f.loop(0, self.panels) as each:
                 self._call_panel(f, each, rows, piece0, piece1)
         f.line("ret void")
@@ -258,7 +265,7 @@ class _Printer:
             *([] if cut.staged else [self.tiles.of_input(Form(self.plane, 0, self.row))]),
             *[self._panel(vectors) for vectors in self.widths], str(f), "",
         ])  # fmt: skip
-        scratch = sums if cut.staged else sums + self.taps * self.plane * BYTES
+        scratch = sums if cut.staged else room_at + self.tiles.room(0)
         return Stage(text, self.name, blocks * (self.panels if cut.staged else 1), scratch)
 
     def _tile(self, f: Function, piece: str) -> str:

@@ -27,7 +27,7 @@ from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
 from schuss.compiler.cpu.winograd_filter import Filter, both_ways
-from schuss.compiler.cpu.winograd_text import BYTES, Form, Tiles
+from schuss.compiler.cpu.winograd_text import BYTES, Form, PrintPrologue, Tiles
 
 _SHARED = 28 << 20  # bytes of all that is transformed, which stay in a third-level cache
 _PARTS = 32  # that transform what is shared
@@ -79,7 +79,7 @@ def plan(c: Convolution, filter: Filter, machine: Machine) -> Plan:
 
 def lower_gradient(
     c: Convolution, filter: Filter, g_strides: Strides, print_epilogue: PrintEpilogue,
-    machine: Machine | None = None,
+    machine: Machine | None = None, prologues: Sequence[PrintPrologue | None] = (None, None),
 ) -> Lowered:  # fmt: skip
     """The launches; words are x, the gradient of y, the workspace and those of the epilogue.
 
@@ -87,19 +87,22 @@ def lower_gradient(
     """
     cut = plan(c, filter, machine or this_machine())
     epilogue = print_epilogue("epilogue", cut.lanes, c.accumulator)
-    key = sha256(f"{c}{filter}{g_strides}{cut}{epilogue}".encode()).hexdigest()[:16]
-    return _Printer(c, filter, g_strides, cut, epilogue, f"winograd_gradient_{key}").print()
+    tiles = Tiles(c, filter, cut.lanes, prologues)
+    computed = [each("x", cut.lanes) if each else "" for each in prologues]
+    key = sha256(f"{c}{filter}{g_strides}{cut}{epilogue}{computed}".encode()).hexdigest()[:16]
+    return _Printer(tiles, g_strides, cut, epilogue, f"winograd_gradient_{key}").print()
 
 
 class _Printer:
     def __init__(
-        self, c: Convolution, filter: Filter, g_strides: Strides, cut: Plan, epilogue: str,
-        name: str,
-    ) -> None:  # fmt: skip
+        self, tiles: Tiles, g_strides: Strides, cut: Plan, epilogue: str, name: str
+    ) -> None:
+        c = tiles.c
         assert c.x_strides[4] == g_strides[4] == 1, "channels lie apart"
         self.c, self.g_strides, self.cut = c, g_strides, cut
         self.epilogue, self.name = epilogue, name
-        self.tiles, self.taps = Tiles(c, filter, cut.lanes), filter.taps
+        self.tiles, self.taps = tiles, tiles.filter.taps
+        self.room = max(tiles.room(0), tiles.room(1))
         self.panels = ceil_div(c.outputs, cut.width)
         # What a product reads lies together: the tiles of a vector of channels, and of a panel.
         rows = self.tiles.count if cut.staged else _CHUNK
@@ -115,7 +118,7 @@ class _Printer:
     def print(self) -> Lowered:
         micros = self._micros()
         shared = tuple(Source(matmul_micro.definition(m), (m.name,), shared=True) for m in micros)
-        both = self.transformed + self.taps * self.g_form.plane * BYTES
+        both = ceil_to(self.transformed + self.taps * self.g_form.plane * BYTES, ALIGN)
         if self.cut.staged:
             return Lowered(shared, (self._transforms(), self._products()), both)
         sums = self.cut.slices * self.panels * self.cut.pieces * self.taps * self.cell * BYTES
@@ -141,23 +144,23 @@ class _Printer:
         return "\n".join([*texts, *([self.epilogue] if epilogue else []), str(f), ""])
 
     def _call_transforms(
-        self, f: Function, first: str, last: str, memory: str, row: str = "0"
+        self, f: Function, first: str, last: str, memory: str, room_at: int, row: str = "0"
     ) -> None:
         """Transform tiles `first` to `last` to rows from `row` on of `memory`."""
         x = f.at("float", memory, f.mul(row, self.x_form.row))
         g = f.at("float", f.at("i8", memory, self.transformed), f.mul(row, self.g_form.row))
-        span = f"i64 {first}, i64 {last}"
-        f.line(f"call void @of_input(ptr {f.word(0)}, {span}, ptr {x})")
-        f.line(f"call void @of_gradient(ptr {f.word(1)}, {span}, ptr {g})")
+        room = f.at("i8", "%scratch", room_at)
+        self.tiles.transform(f, 0, (first, last), x, room)
+        self.tiles.transform(f, 1, (first, last), g, room)  # one after the other
 
     def _transforms(self) -> Stage:
         """The launch that transforms all tiles into the workspace."""
         f, name = self._kernel("transforms")
         parts = min(_PARTS, self.tiles.count)
         first, last = self._share(f, "%part", parts)
-        self._call_transforms(f, first, last, f.word(2), first)
+        self._call_transforms(f, first, last, f.word(2), 0, first)
         f.line("ret void")
-        return Stage(self._module(f, True, False, False), name, parts, 0)
+        return Stage(self._module(f, True, False, False), name, parts, self.room)
 
     def _share(self, f: Function, part: str, parts: int) -> tuple[str, str]:
         """The tiles of one of so many parts: the first, and the one behind the last."""
@@ -194,7 +197,7 @@ class _Printer:
         first, last = self._share(f, "%part", cut.slices)
         with f.loop(first, last, _CHUNK) as chunk:
             length = f.smaller(f.sub(last, chunk), _CHUNK)
-            self._call_transforms(f, chunk, f.add(chunk, length), "%scratch")
+            self._call_transforms(f, chunk, f.add(chunk, length), "%scratch", scratch)
             more = f.let(f"icmp sgt i64 {chunk}, {first}")
             with (
                 f.loop(0, self.taps) as tap,
@@ -204,7 +207,7 @@ class _Printer:
                 to = self._cell(f, f.word(2), self._index(f, "%part", panel, piece), tap)
                 self._call_micro(f, "%scratch", (tap, piece, panel), ("0", length), to, more)
         f.line("ret void")
-        return Stage(self._module(f, True, True, False), name, cut.slices, scratch)
+        return Stage(self._module(f, True, True, False), name, cut.slices, scratch + self.room)
 
     def _add(self) -> Stage:
         """The launch that adds the sums of all slices."""
