@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.compiler.graphs import agree, filled, numbers, recorded
+from tests.compiler.graphs import agree, numbers, recorded
 
 import schuss
 from schuss.compiler import partial_sums
@@ -57,6 +57,9 @@ CASES: dict[str, tuple[Any, ...]] = {
     "groups": (2, 12, (9, 10), 30, 3, {"groups": 3}),
     "dilated": (2, 8, (21, 14), 9, 3, {"dilation": 2}),
     "long rows": (1, 4, (5, 300), 16, 3, {"padding": 1}),
+    "depthwise": (3, 40, (15, 14), 40, 3, {"groups": 40, "padding": 1}),
+    "depthwise, strided": (2, 32, (21, 30), 32, 3, {"groups": 32, "stride": 2, "padding": 1}),
+    "small groups": (2, 21, (16, 11), 42, 3, {"groups": 7, "padding": 1}),
     "many taps": (2, 130, (9, 8), 17, 3, {"padding": 1}),
 }
 
@@ -245,8 +248,8 @@ def test_sums_without_a_place_in_their_template(monkeypatch: pytest.MonkeyPatch)
         raise NotInTemplateError(asked[0])
 
 
-def test_depthwise_convolutions_have_none() -> None:
-    x, w = filled(2, 32, 9, 9), filled(32, 1, 3, 3)
-    made = compile_graph(recorded(*moments(F.conv2d(x, w, groups=32))))
+def test_convolutions_with_vectors_of_images_have_none() -> None:
+    x, w = numbers(32, 64, 9, 9), numbers(3, 64, 3, 3)
+    made = compile_graph(recorded(*moments(F.conv2d(schuss.tensor(x), schuss.tensor(w)))))
     assert not partial(made.simplified)
     assert any(isinstance(unit, Convolution) for unit in made.units)

@@ -24,7 +24,7 @@ from schuss.compiler.index import (
     through,
 )
 from schuss.compiler.lookup import is_lookup
-from schuss.compiler.prologues import candidates, is_short
+from schuss.compiler.prologues import Prologues
 from schuss.compiler.values import (
     REDUCTIONS,
     TEMPLATES,
@@ -72,7 +72,8 @@ class Anchors:
         self.loads: dict[Value, frozenset[Value]] = {}
         self.on_the_way: set[Value] = set()
         self._cost: dict[Value, int] = {}
-        self._candidates = candidates(graph, self.users) - forced
+        self._prologues = Prologues(graph, self.users)
+        self._candidates = self._prologues.candidates - forced
         self._choose()
 
     def inlined(self, value: Value) -> bool:
@@ -130,7 +131,7 @@ class Anchors:
         if value in self.graph.kept:
             return True
         if value in self._candidates:
-            if not is_short(value, cost, loads, self.users[value]):
+            if not self._prologues.pays(value, cost, loads):
                 return True
             self.on_the_way.add(value)
             return False

@@ -1,9 +1,10 @@
 """Values that convolutions compute as they read them, instead of from memory.
 
-What is made of a convolution's result element by element, as its normalisation and activation, or
-the gradient of these, is mostly an operand of the next one. Minimal filtering transforms its
-operands anyway: it can work them out on the way, and nobody writes them to memory or reads them
-there. Others that look at such a value compute it again too, from the same few values.
+What is made of a convolution's result element by element is mostly an operand of the next one. If
+it needs nothing else it belongs to the epilogue; but a normalisation has to wait for the sums over
+the whole result, and so has its gradient. Minimal filtering transforms its operands anyway: it can
+work them out on the way, and nobody writes them to memory or reads them there. Others that look at
+such a value compute it again too, from the same few values.
 """
 
 from __future__ import annotations
@@ -19,28 +20,58 @@ _MOST_COST = 12
 _MOST_LOADS = 8
 
 
-def candidates(graph: Graph, users: dict[Value, list[Value]]) -> set[Value]:
-    """The values that need not be in memory if they are short expressions."""
-    wanted = {*graph.outputs, *graph.checks, *graph.kept}
-    return {
-        value
-        for value in graph.values
-        if value.size >= _FEWEST and is_map(value) and dtypes.is_floating(value.dtype)
-        if value not in wanted and value.strides is None
-        if any(value in _operands(user) for user in users[value])
-        if all(_can_compute(user, value) for user in _behind_views(users, value))
-    }
+class Prologues:
+    """The values that need not be in memory, if they turn out to be short expressions.
 
-
-def is_short(value: Value, cost: int, loads: Iterable[Value], users: Iterable[Value]) -> bool:
-    """Whether it is worth while to compute a candidate again, from `loads`, for all its users.
-
-    Templates need not read more than one value in its place, or all users are templates.
+    Attributes:
+        candidates: these values.
     """
-    found = list(loads)
-    whole = sum(each.size >= value.size for each in found)
-    simple = cost <= _MOST_COST and len(found) <= _MOST_LOADS
-    return simple and (whole == 1 or all(value in _operands(user) for user in users))
+
+    def __init__(self, graph: Graph, users: dict[Value, list[Value]]) -> None:
+        self.users = users
+        wanted = {*graph.outputs, *graph.checks, *graph.kept}
+        self.candidates = {
+            value
+            for value in graph.values
+            if value.size >= _FEWEST and is_map(value) and dtypes.is_floating(value.dtype)
+            if value not in wanted and value.strides is None
+            if any(value in _operands(user) for user in users[value])
+            if all(_can_compute(user, value) for user in _behind_views(users, value))
+        }
+        self._below = _templates_below(graph) if self.candidates else {}
+
+    def pays(self, value: Value, cost: int, loads: Iterable[Value]) -> bool:
+        """Whether it is worth while to compute a candidate again for all its users.
+
+        They need not read more than one value in its place, or all of them are templates.
+        """
+        found = list(loads)
+        whole = [each for each in found if each.size >= value.size]
+        simple = cost <= _MOST_COST and len(found) <= _MOST_LOADS
+        if not simple or not whole or not self._waits(whole, found):
+            return False
+        return len(whole) == 1 or all(value in _operands(user) for user in self.users[value])
+
+    def _waits(self, whole: list[Value], loads: list[Value]) -> bool:
+        """Whether the last template that it is made of must have ended before."""
+        last = max(self._below[each].bit_length() for each in whole)
+        others = [self._below[each] for each in loads if each not in whole]
+        return last > 0 and any(each >> (last - 1) & 1 for each in others)
+
+
+def _templates_below(graph: Graph) -> dict[Value, int]:
+    """The templates that each value is made of, as a set of bits in their order."""
+    below: dict[Value, int] = {}
+    count = 0
+    for value in graph.values:
+        found = 0
+        for each in value.inputs:
+            found |= below[each]
+        if value.op in TEMPLATES:
+            found |= 1 << count
+            count += 1
+        below[value] = found
+    return below
 
 
 def _operands(template: Value) -> tuple[Value, ...]:
@@ -68,4 +99,4 @@ def _behind_views(users: dict[Value, list[Value]], value: Value) -> list[Value]:
     return found
 
 
-__all__ = ["candidates", "is_short"]
+__all__ = ["Prologues"]

@@ -5,12 +5,16 @@ epilogue.py has the functions that they call; in between the sums are in registe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import NamedTuple
 
+from schuss.compiler.cpu.cascade import BLOCK
 from schuss.compiler.cpu.epilogue import SUMS
+from schuss.compiler.cpu.matmul_plan import ceil_div
 from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.geometry import Phase
 
 
 class Block(NamedTuple):
@@ -18,6 +22,41 @@ class Block(NamedTuple):
 
     number: str
     is_first: str
+
+
+class RowBlocks(NamedTuple):
+    """Blocks of `rows` rows of an image, or of the images of a tile.
+
+    Attributes:
+        sizes: for each phase of a convolution its outputs along depth and height.
+        starts: for each phase the first of its blocks.
+        total: how many blocks there are.
+    """
+
+    rows: int
+    sizes: list[tuple[int, int]]
+    starts: list[int]
+    total: int
+
+    def at(self, f: Function, phase: int, image: str, z: str, row: str) -> tuple[str, str]:
+        """The block of a row of a phase, and which row it is there."""
+        depth, height = self.sizes[phase]
+        block, inside = f.divide(row, self.rows)
+        lead = f.mul(f.add(f.mul(image, depth), z), ceil_div(height, self.rows))
+        return f.add(f.add(lead, block), self.starts[phase]), inside
+
+
+def row_blocks(
+    images: int, phases: Iterable[Sequence[Phase]], positions: int, high: int = 1
+) -> RowBlocks:
+    """Blocks of about so many positions as one accumulator should take, `high` rows or some times
+    as many, of which each has so many `positions`; `images` counts those of tiles as one.
+    """
+    rows = high * max(1, BLOCK // (high * positions))
+    sizes = [(depth.outputs, height.outputs) for depth, height, *_ in phases]
+    counts = [images * depth * ceil_div(height, rows) for depth, height in sizes]
+    starts = [0, *accumulate(counts)]
+    return RowBlocks(rows, sizes, starts[:-1], starts[-1])
 
 
 class Rows(NamedTuple):

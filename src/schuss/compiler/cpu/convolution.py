@@ -16,11 +16,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from itertools import product as combinations
-from typing import NamedTuple
 
 from schuss.compiler.cpu import matmul_pack
-from schuss.compiler.cpu.block_sums import Block, Rows, rows_of, sums_up
-from schuss.compiler.cpu.cascade import BLOCK
+from schuss.compiler.cpu.block_sums import Block, RowBlocks, Rows, row_blocks, rows_of, sums_up
 from schuss.compiler.cpu.convolution_plan import (
     Axes,
     Convolution,
@@ -75,40 +73,22 @@ def panel_width(
     return tiling(this_machine(), element, images, channels, outputs, axes).width
 
 
-class Blocks(NamedTuple):
-    """The blocks over which an epilogue sums up: so many rows of an image (of a tile's images).
-
-    Attributes:
-        rows: of a block.
-        starts: for each combination of phases the first of its blocks.
-        total: how many blocks there are.
-    """
-
-    rows: int
-    starts: list[int]
-    total: int
-
-
-def blocks(c: Convolution, tiles: Tiling) -> Blocks:
-    """Blocks of about so many positions as one accumulator should take, none of two parts."""
-    positions = tiles.images * tiles.rows * c.axes[2].most
-    rows = tiles.rows * max(1, BLOCK // positions)
-    starts = [0]
-    for depth, height, _ in combinations(*[axis.phases for axis in c.axes]):
-        high = ceil_div(height.outputs, rows)
-        starts.append(starts[-1] + ceil_div(c.images, tiles.images) * depth.outputs * high)
-    return Blocks(rows, starts[:-1], starts[-1])
+def _blocks(c: Convolution, tiles: Tiling) -> RowBlocks:
+    """The blocks over which an epilogue sums up."""
+    phases = combinations(*[axis.phases for axis in c.axes])
+    positions = tiles.images * c.axes[2].most
+    return row_blocks(ceil_div(c.images, tiles.images), phases, positions, tiles.rows)
 
 
 def block_count(c: Convolution) -> int:
-    """How many these are."""
+    """Over how many blocks of rows an epilogue sums up."""
     cut = tiling(this_machine(), c.element, c.images, c.channels, c.outputs, c.axes)
-    return blocks(c, cut).total
+    return _blocks(c, cut).total
 
 
 class _Printer:
     def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
-        self.blocks = blocks(c, cut.tiling) if sums_up(epilogue) else None
+        self.blocks = _blocks(c, cut.tiling) if sums_up(epilogue) else None
         if self.blocks and cut.rows < c.axes[1].most:
             cut = replace(cut, rows=ceil_to(cut.rows, self.blocks.rows))
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
@@ -303,14 +283,11 @@ class _Printer:
         """
         if self.blocks is None:
             return ""
-        phase = list(combinations(*self._phases()))[number]
-        lead = f.add(f.mul(image[0], phase[0].outputs), image[1])
-        block, inside = f.divide(row, self.blocks.rows)
-        block = f.add(f.mul(lead, ceil_div(phase[1].outputs, self.blocks.rows)), block)
+        block, inside = self.blocks.at(f, number, *image, row)
         starts = f.let(f"icmp ult i64 {inside}, {tall}")
         begins = f.let(f"icmp eq i64 {j}, 0") if first == 0 else "false"
         is_first = f.let(f"and i1 {starts}, {begins}")
-        return f", i64 {f.add(block, self.blocks.starts[number])}, i1 {is_first}"
+        return f", i64 {block}, i1 {is_first}"
 
     def _places(
         self, f: Function, number: int, phases: Phases, panels: tuple[str, str, str],

@@ -15,12 +15,13 @@ which no tap is outside.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import product as combinations
 from math import prod
 
 from schuss.compiler.cpu import matmul_pack
+from schuss.compiler.cpu.block_sums import Block, RowBlocks, row_blocks, rows_of, sums_up
 from schuss.compiler.cpu.convolution_plan import Convolution, lanes_for, segments, slab_shape
 from schuss.compiler.cpu.convolution_text import Slab, table
 from schuss.compiler.cpu.library import Source
@@ -117,6 +118,16 @@ def is_far(c: Convolution) -> bool:
 def wanted_parts(c: Convolution) -> int:
     """How many parts a convolution should have at least."""
     return min(_PARTS, max(1, c.images * c.work // _PART))
+
+
+def block_count(c: Convolution) -> int:
+    """Over how many blocks of rows an epilogue sums up."""
+    return _blocks(c).total
+
+
+def _blocks(c: Convolution) -> RowBlocks:
+    depth, height, width = c.axes
+    return row_blocks(c.images, combinations(depth.phases, height.phases), width.outputs)
 
 
 def _slab_bytes(c: Convolution, rows: int, outputs: int) -> int:
@@ -240,6 +251,9 @@ def pieces(phase: Phase, size: int, most: int, clipped: bool) -> list[tuple[int,
 
 class _Printer:
     def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
+        self.blocks = _blocks(c) if sums_up(epilogue) else None
+        if self.blocks and cut.rows < c.axes[1].most:
+            cut = replace(cut, rows=ceil_to(cut.rows, self.blocks.rows))
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
         self.row_blocks = ceil_div(c.axes[1].most, cut.rows)
         self.output_blocks = ceil_div(c.all_outputs, cut.outputs)
@@ -268,13 +282,13 @@ class _Printer:
         with f.loop(image0, f.smaller(f.add(image0, cut.images), c.images)) as n:
             origin = self._origin(f, n, (z, y0), outputs)
             with f.loop(y0, y1) as y:
-                for phases in combinations(depth.phases, height.phases):
+                for number, phases in enumerate(combinations(depth.phases, height.phases)):
                     inside = [
                         f.let(f"icmp slt i64 {at}, {phase.outputs}")
                         for at, phase in zip((z, y), phases, strict=True)
                     ]
                     with f.when(f.let(f"and i1 {inside[0]}, {inside[1]}")):
-                        self._row(f, phases, origin, (n, z, y), outputs)
+                        self._row(f, number, phases, origin, (n, z, y), outputs)
         f.line("ret void")
         packs = list(dict.fromkeys(self.slab.packing.used())) if cut.packed else []
         text = "\n".join([
@@ -309,10 +323,11 @@ class _Printer:
         return f.at(c.element, "%scratch", f.sub(0, back))
 
     def _row(
-        self, f: Function, phases: tuple[Phase, Phase], origin: str, at: tuple[str, str, str],
-        outputs: tuple[str, str],
+        self, f: Function, number: int, phases: tuple[Phase, Phase], origin: str,
+        at: tuple[str, str, str], outputs: tuple[str, str],
     ) -> None:  # fmt: skip
         """The outputs of a row of positions, for phases along depth and height."""
+        more = ""
         c, width = self.c, self.c.axes[2]
         weights = f.at(c.element, f.word(1), outputs[0])
         m, counts, tap_row = at[0], [], width.kernel * self.tap
@@ -328,6 +343,9 @@ class _Printer:
             line = f.add(f.mul(i, phase.every), phase.first)
             m = f.add(f.mul(m, c.axes[axis].outputs), line)
         m = f.mul(m, width.outputs)
+        if self.blocks:
+            block, inside = self.blocks.at(f, number, *at)
+            starts = f.let(f"icmp eq i64 {inside}, 0")
         for px in width.phases:
             b = f.at(c.element, weights, px.tap * self.tap)
             cuts = pieces(px, width.size, self.cut.columns, not self.cut.packed)
@@ -337,10 +355,13 @@ class _Printer:
                     x = f.add(f.mul(j, wide), start)
                     a = f.at(c.element, origin, f.mul(x, px.move * self.strides[3]))
                     here = f.add(m, f.add(f.mul(x, px.every), px.first))
+                    if self.blocks:
+                        is_first = f.let(f"icmp eq i64 {x}, 0") if px.first == 0 else "false"
+                        more = f", i64 {block}, i1 {f.let(f'and i1 {starts}, {is_first}')}"
                     f.line(
                         f"call void @{self._tile((*phases, px), ranges)}(ptr %args, ptr {a}, "
                         f"ptr {b}, i64 {counts[0]}, i64 {counts[1]}, i64 {here}, "
-                        f"i64 {outputs[0]}, i64 {outputs[1]})"
+                        f"i64 {outputs[0]}, i64 {outputs[1]}{more})"
                     )
 
     def _inside(self, f: Function, axis: int, phase: Phase, i: str) -> tuple[str, str]:
@@ -364,8 +385,8 @@ class _Printer:
         c, kind, (pz, py, px) = self.c, self.vectors.kind, phases
         f = Function(
             f"define internal void @{name}(ptr %args, ptr noalias readonly %a, "
-            "ptr noalias readonly %b, i64 %deep, i64 %high, i64 %m, i64 %output, i64 %outputs) "
-            "noinline"
+            "ptr noalias readonly %b, i64 %deep, i64 %high, i64 %m, i64 %output, i64 %outputs"
+            f"{', i64 %block, i1 %first' if self.blocks else ''}) noinline"
         )
         sums = [f.let(f"alloca {kind}") for _ in ranges]
         tap_row = c.axes[2].kernel * self.tap
@@ -396,12 +417,16 @@ class _Printer:
                         a = f.at(c.element, a, f.mul(t, px.place_step * self.strides[3]))
                         b = f.at(c.element, b, f.mul(t, px.tap_step * self.tap))
                         self._add_taps(f, px, (range(1),) * len(ranges), a, b, sums)
-            for j, place in enumerate(sums):
-                value = f.let(f"load {kind}, ptr {place}")
-                f.line(
-                    f"call void @epilogue(ptr %args, i64 0, i64 {f.add('%m', j * px.every)}, "
-                    f"i64 {f.add('%output', first)}, {kind} {value}, i64 {count})"
-                )
+            n = f.add("%output", first)
+            block = Block("%block", "%first") if self.blocks else None
+            with rows_of(f, block, n, count) as rows:
+                for j, place in enumerate(sums):
+                    value, m = f.let(f"load {kind}, ptr {place}"), f.add("%m", j * px.every)
+                    more = rows.arguments(f, "false" if j else "true") if rows else ""
+                    f.line(
+                        f"call void @epilogue(ptr %args, i64 0, i64 {m}, i64 {n}, "
+                        f"{kind} {value}, i64 {count}{more})"
+                    )
         f.line("ret void")
         return str(f)
 

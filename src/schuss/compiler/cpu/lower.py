@@ -218,7 +218,8 @@ def blocks(value: Value) -> int:
     form = _form(value, spec)
     if form == "minimal":
         return winograd.block_count(spec, FILTERS[value.attributes["minimal"]])
-    return convolution.block_count(spec) if form == "direct" else 0
+    rules = {"direct": convolution.block_count, "depthwise": depthwise.block_count}
+    return rules[form](spec) if form in rules else 0
 
 
 def _form(value: Value, spec: Direct) -> str:

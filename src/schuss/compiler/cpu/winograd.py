@@ -154,7 +154,7 @@ def blocks(cut: Plan, filter: Filter) -> Blocks:
 
 
 def block_count(c: Convolution, filter: Filter) -> int:
-    """How many these are."""
+    """Over how many blocks of rows an epilogue sums up."""
     return blocks(plan(c, filter, this_machine()), filter).total
 
 
