@@ -159,8 +159,8 @@ class _Writer:
         if operand not in self.anchors.on_the_way:
             return None
         *rows, columns = operand.shape
-        made = epilogue(self._copy(operand, operand, _whole(operand.shape), merge=False),
-                        (math.prod(rows), columns))  # fmt: skip
+        kernel = self._copy(operand, operand, _whole(operand.shape), merge=False)
+        made = epilogue(kernel, (math.prod(rows), columns))
         touched = [position_of(line) for line in made.lines]
         if made.inner > 1 or any(each and each[-2] not in (0, 1) for each in touched):
             raise NotAffineError(operand)
