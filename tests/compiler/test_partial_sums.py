@@ -125,6 +125,17 @@ def test_what_is_computed_from_the_sums_is_summed_up_by_itself() -> None:
     agree(g, x, w, rtol=1e-4, atol=1e-2)
 
 
+def test_sums_of_a_single_block_are_read_when_they_are_finished() -> None:
+    x, w = numbers(1, 8, 6, 7), numbers(16, 8, 3, 3, seed=1)
+
+    def g(x: Any, w: Any) -> Any:
+        y = F.conv2d(x, w)
+        return (y * y.sum(axis=AXES, keepdims=True)).tanh().sum(axis=1)
+
+    assert partial(compiled(g(schuss.tensor(x), schuss.tensor(w)))) == ["partial_sum"]
+    agree(g, x, w, rtol=1e-4, atol=1e-3)
+
+
 def test_other_sums_of_convolutions() -> None:
     f, x, w = convolution("direct")
     other = numbers(2, 24, 15, 17, seed=3)

@@ -80,6 +80,38 @@ def test_what_stands_between_convolutions(size: tuple[int, ...], padding: int) -
     agree(two(padding), *arrays, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("padding", [0, 3, 4])
+def test_gradients_where_more_or_less_is_seen_of_the_border(padding: int) -> None:
+    """The gradient for the input begins to read inside of what is computed, or outside of it."""
+
+    def loss(x: Any, w: Any, v: Any, scale: Any) -> Any:
+        y = scaled(F.conv2d(x, w, padding=padding), scale)
+        return (F.conv2d(y, v) ** 2).mean()
+
+    arrays = numbers(5, 32, 9, 11) / 3, *weights(32, 32, 8), numbers(32) / 9
+    g = schuss.grad(loss, argnums=(0, 1))
+    assert computed(compiled(g, *arrays))[-1] == ("convolution", True, False)
+    agree(g, *arrays, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("act", ["abs", "exp", "sigmoid", "silu", "sqrt", "floor"])
+@pytest.mark.parametrize("n", [3, 40])
+def test_what_stands_before_and_behind_may_be_the_same(act: str, n: int) -> None:
+    """Both are functions of one module."""
+
+    def f(x: Any, w: Any, v: Any) -> Any:
+        y = F.conv2d(x, w, padding=1)
+        y = y - y.mean(axis=(0, 2, 3), keepdims=True) + 3.0
+        apply = getattr(F, act, None) or getattr(schuss, act)
+        y = apply(F.conv2d(apply(y.abs() * 0.1), v, padding=1).abs() * 0.1)
+        return y.sum(axis=1), y.relu()
+
+    arrays = numbers(n, 32, 12, 12) / 9, *weights(32, 48, 32)
+    made = compiled(f, *arrays)
+    assert computed(made)[1] == ("convolution", True, False) or act in ("sigmoid", "silu")
+    agree(f, *arrays, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("size", SIZES[1:])
 def test_gradients(size: tuple[int, ...]) -> None:
     n, *image = size

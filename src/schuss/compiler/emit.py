@@ -232,6 +232,8 @@ class Emitter:
 
     def _value(self, value: Value, index: Index) -> int:
         if value in self.members:
+            if value.op in PARTIAL:
+                raise NotInStepError(value)  # only there when all rows are
             return self._member(value, index)
         if value.op == "constant":
             return self.kernel.add("constant", (), value.dtype, value.attributes["value"])

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from schuss import dtypes
 from schuss.compiler.emit import is_map
 from schuss.compiler.simplify import Builder, rewritten
-from schuss.compiler.values import VIEWS, Graph, Shape, Value
+from schuss.compiler.values import VIEWS, Graph, Shape, Value, made_of
 
 _FEWEST = 1 << 15  # elements of a result: others are in the nearest cache when they are read again
 _MOST_VALUES = 24  # of an expression
@@ -68,7 +68,8 @@ def partial_sums(
     if not templates:
         return graph
     behind = _behind(graph, templates)
-    found = {value: made for value in graph.values if (made := _sum(value, templates, behind))}
+    order = {value: i for i, value in enumerate(templates)}
+    found = {value: made for value in graph.values if (made := _sum(value, order, behind))}
     if not found:
         return graph
     squared = {(each.about[0], each.template) for each in found.values() if each.about}
@@ -95,14 +96,11 @@ def partial_sums(
 
 def _behind(graph: Graph, templates: Collection[Value]) -> dict[Value, int]:
     """For each value the templates that must have ended before it can be computed anywhere, as a
-    set of the bits of their numbers.
+    set of bits in their order.
     """
-    below: dict[Value, int] = {}  # what it is made of
+    below = made_of(graph.values, templates)
     behind: dict[Value, int] = {}
     for value in graph.values:
-        below[value] = 1 << value.number if value in templates else 0
-        for each in value.inputs:
-            below[value] |= below[each]
         flows = is_map(value) or value.op in VIEWS
         behind[value] = 0
         for each in value.inputs:
@@ -110,7 +108,7 @@ def _behind(graph: Graph, templates: Collection[Value]) -> dict[Value, int]:
     return behind
 
 
-def _sum(value: Value, templates: Collection[Value], behind: dict[Value, int]) -> _Sum | None:
+def _sum(value: Value, templates: dict[Value, int], behind: dict[Value, int]) -> _Sum | None:
     """What a value is the sum of, if that is computed from the result of a template."""
     summed = _summed(value)
     if summed is None or summed.dtype not in (dtypes.float32, dtypes.float64):
@@ -121,7 +119,7 @@ def _sum(value: Value, templates: Collection[Value], behind: dict[Value, int]) -
 
     def flows(x: Value) -> bool:
         """Whether x can be computed in the epilogue."""
-        return not behind[x] >> template.number & 1
+        return not behind[x] >> templates[template] & 1
 
     if summed.op == "multiply" and summed.inputs[0] is summed.inputs[1]:
         difference = summed.inputs[0]

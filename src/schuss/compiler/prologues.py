@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from schuss import dtypes
 from schuss.compiler.emit import PARTIAL, is_map
-from schuss.compiler.values import REDUCTIONS, TEMPLATES, VIEWS, Graph, Value
+from schuss.compiler.values import REDUCTIONS, TEMPLATES, VIEWS, Graph, Value, made_of
 
 _FEWEST = 1 << 18  # elements: others are in the nearest cache when they are read again
 _MOST_COST = 12
@@ -38,7 +38,8 @@ class Prologues:
             if any(value in _operands(user) for user in users[value])
             if all(_can_compute(user, value) for user in _behind_views(users, value))
         }
-        self._below = _templates_below(graph) if self.candidates else {}
+        templates = [value for value in graph.values if value.op in TEMPLATES]
+        self._below = made_of(graph.values, templates) if self.candidates else {}
 
     def pays(self, value: Value, cost: int, loads: Iterable[Value]) -> bool:
         """Whether it is worth while to compute a candidate again for all its users.
@@ -57,21 +58,6 @@ class Prologues:
         last = max(self._below[each].bit_length() for each in whole)
         others = [self._below[each] for each in loads if each not in whole]
         return last > 0 and any(each >> (last - 1) & 1 for each in others)
-
-
-def _templates_below(graph: Graph) -> dict[Value, int]:
-    """The templates that each value is made of, as a set of bits in their order."""
-    below: dict[Value, int] = {}
-    count = 0
-    for value in graph.values:
-        found = 0
-        for each in value.inputs:
-            found |= below[each]
-        if value.op in TEMPLATES:
-            found |= 1 << count
-            count += 1
-        below[value] = found
-    return below
 
 
 def _operands(template: Value) -> tuple[Value, ...]:

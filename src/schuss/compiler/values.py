@@ -139,6 +139,17 @@ def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def made_of(values: Iterable[Value], parts: Iterable[Value]) -> dict[Value, int]:
+    """For each value those of the parts that it is made of, as a set of bits in their order."""
+    bits = {value: 1 << i for i, value in enumerate(parts)}
+    found: dict[Value, int] = {}
+    for value in values:
+        found[value] = bits.get(value, 0)
+        for each in value.inputs:
+            found[value] |= found[each]
+    return found
+
+
 def users_of(values: Iterable[Value]) -> dict[Value, list[Value]]:
     """For each value those that have it as an input (once for each time)."""
     users: dict[Value, list[Value]] = {}

@@ -132,6 +132,8 @@ def verify_kernel(kernel: Kernel) -> None:
             _verify_inside(kernel, kernel.buffers[detail[0]], detail[1])
         affine = position_of(line)
         assert affine is None or len(affine) == len(kernel.sizes) + 1, f"line {number}: {affine}"
+        unfinished = [each for each in line.inputs if kernel.lines[each].op == "partial.sum"]
+        assert not unfinished, f"line {number} uses a sum that is not finished"
     running = any(line.op.startswith("running.") for line in kernel.lines)
     assert kernel.reduced == 1 or not running, "things add up along several axes"
     for store in kernel.stores:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from schuss.compiler.cpu.cascade import BLOCK
 from schuss.compiler.cpu.epilogue import SUMS
-from schuss.compiler.cpu.matmul_plan import ceil_div
+from schuss.compiler.cpu.matmul_plan import ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_text import Function
 from schuss.compiler.geometry import Phase
 
@@ -37,6 +37,10 @@ class RowBlocks(NamedTuple):
     sizes: list[tuple[int, int]]
     starts: list[int]
     total: int
+
+    def whole(self, rows: int, most: int) -> int:
+        """So many rows for a part, or a few more: none of two parts has a part of a block."""
+        return ceil_to(rows, self.rows) if rows < most else rows
 
     def at(self, f: Function, phase: int, image: str, z: str, row: str) -> tuple[str, str]:
         """The block of a row of a phase, and which row it is there."""

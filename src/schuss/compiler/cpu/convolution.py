@@ -89,8 +89,8 @@ def block_count(c: Convolution) -> int:
 class _Printer:
     def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
         self.blocks = _blocks(c, cut.tiling) if sums_up(epilogue) else None
-        if self.blocks and cut.rows < c.axes[1].most:
-            cut = replace(cut, rows=ceil_to(cut.rows, self.blocks.rows))
+        if self.blocks:
+            cut = replace(cut, rows=self.blocks.whole(cut.rows, c.axes[1].most))
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
         self.tiling = cut.tiling
         self.panels = ceil_div(c.outputs, self.tiling.width)
@@ -324,9 +324,9 @@ class _Printer:
                 f"i64 {f.add(m0, numbers[2])}, i64 {whole}, i64 0, i64 0, i64 {column}, i64 {end}, "
                 "ptr %scratch, ptr null"
             )
-            line, column = f.divide(place, px.outputs)
-            block, _ = f.divide(images[0], tiling.images)
-            named += self._block(f, number, (block, "0"), line, column, 0, 1)
+            i, j = f.divide(place, px.outputs)
+            tile, _ = f.divide(images[0], tiling.images)
+            named += self._block(f, number, (tile, "0"), i, j, 0, 1)
             self._call_tile(f, (tiling.images, 1, 1), panel, named, is_full, rest)
 
     def _taps_at(self, phases: Phases, i: int, j: int) -> list[tuple[int, int]]:

@@ -252,8 +252,8 @@ def pieces(phase: Phase, size: int, most: int, clipped: bool) -> list[tuple[int,
 class _Printer:
     def __init__(self, c: Convolution, cut: Plan, epilogue: str, name: str) -> None:
         self.blocks = _blocks(c) if sums_up(epilogue) else None
-        if self.blocks and cut.rows < c.axes[1].most:
-            cut = replace(cut, rows=ceil_to(cut.rows, self.blocks.rows))
+        if self.blocks:
+            cut = replace(cut, rows=self.blocks.whole(cut.rows, c.axes[1].most))
         self.c, self.cut, self.epilogue, self.name = c, cut, epilogue, name
         self.row_blocks = ceil_div(c.axes[1].most, cut.rows)
         self.output_blocks = ceil_div(c.all_outputs, cut.outputs)
@@ -282,13 +282,13 @@ class _Printer:
         with f.loop(image0, f.smaller(f.add(image0, cut.images), c.images)) as n:
             origin = self._origin(f, n, (z, y0), outputs)
             with f.loop(y0, y1) as y:
-                for number, phases in enumerate(combinations(depth.phases, height.phases)):
+                for sort, phases in enumerate(combinations(depth.phases, height.phases)):
                     inside = [
                         f.let(f"icmp slt i64 {at}, {phase.outputs}")
                         for at, phase in zip((z, y), phases, strict=True)
                     ]
                     with f.when(f.let(f"and i1 {inside[0]}, {inside[1]}")):
-                        self._row(f, number, phases, origin, (n, z, y), outputs)
+                        self._row(f, sort, phases, origin, (n, z, y), outputs)
         f.line("ret void")
         packs = list(dict.fromkeys(self.slab.packing.used())) if cut.packed else []
         text = "\n".join([
@@ -323,11 +323,10 @@ class _Printer:
         return f.at(c.element, "%scratch", f.sub(0, back))
 
     def _row(
-        self, f: Function, number: int, phases: tuple[Phase, Phase], origin: str,
+        self, f: Function, sort: int, phases: tuple[Phase, Phase], origin: str,
         at: tuple[str, str, str], outputs: tuple[str, str],
     ) -> None:  # fmt: skip
-        """The outputs of a row of positions, for phases along depth and height."""
-        more = ""
+        """The outputs of a row of positions, for phases along depth and height: the `sort`-th."""
         c, width = self.c, self.c.axes[2]
         weights = f.at(c.element, f.word(1), outputs[0])
         m, counts, tap_row = at[0], [], width.kernel * self.tap
@@ -343,9 +342,6 @@ class _Printer:
             line = f.add(f.mul(i, phase.every), phase.first)
             m = f.add(f.mul(m, c.axes[axis].outputs), line)
         m = f.mul(m, width.outputs)
-        if self.blocks:
-            block, inside = self.blocks.at(f, number, *at)
-            starts = f.let(f"icmp eq i64 {inside}, 0")
         for px in width.phases:
             b = f.at(c.element, weights, px.tap * self.tap)
             cuts = pieces(px, width.size, self.cut.columns, not self.cut.packed)
@@ -355,14 +351,23 @@ class _Printer:
                     x = f.add(f.mul(j, wide), start)
                     a = f.at(c.element, origin, f.mul(x, px.move * self.strides[3]))
                     here = f.add(m, f.add(f.mul(x, px.every), px.first))
-                    if self.blocks:
-                        is_first = f.let(f"icmp eq i64 {x}, 0") if px.first == 0 else "false"
-                        more = f", i64 {block}, i1 {f.let(f'and i1 {starts}, {is_first}')}"
+                    more = self._block(f, sort, at, x if px.first == 0 else "")
                     f.line(
                         f"call void @{self._tile((*phases, px), ranges)}(ptr %args, ptr {a}, "
                         f"ptr {b}, i64 {counts[0]}, i64 {counts[1]}, i64 {here}, "
                         f"i64 {outputs[0]}, i64 {outputs[1]}{more})"
                     )
+
+    def _block(self, f: Function, sort: int, at: tuple[str, str, str], first: str) -> str:
+        """The block of a tile, and whether it is the first one there, which has output 0 as its
+        `first` one: the last arguments of a tile, if the epilogue sums up anything.
+        """
+        if self.blocks is None:
+            return ""
+        block, inside = self.blocks.at(f, sort, *at)
+        begins = f.let(f"icmp eq i64 {first}, 0") if first else "false"
+        is_first = f.let(f"and i1 {f.let(f'icmp eq i64 {inside}, 0')}, {begins}")
+        return f", i64 {block}, i1 {is_first}"
 
     def _inside(self, f: Function, axis: int, phase: Phase, i: str) -> tuple[str, str]:
         """The first and the number of the taps of output i that are inside of the input."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from schuss.compiler.cpu.elementwise import TABLE, number
 from schuss.compiler.cpu.host import host
 from schuss.compiler.cpu.printer import Printer
-from schuss.compiler.cpu.text import memory_type, register_type, vector
+from schuss.compiler.cpu.text import memory_type, register_type, together, vector
 from schuss.compiler.index import Affine
 from schuss.compiler.kernel import Kernel, Line, Store
 from schuss.dtypes import DType
@@ -68,11 +68,8 @@ class Epilogue(Printer):
         if not self.partial:
             return text
         kinds = ", ".join(self.kind_of(store) for store in self.partial)
-        texts = [text, *[Sums(self, loads).print() for loads in (True, False)]]
-        lines = [line for each in texts for line in each.splitlines()]
-        declared = dict.fromkeys(line for line in lines if line.startswith("declare"))
-        lines = [line for line in lines if line not in declared]
-        return "\n".join([f"{SUMS} = type {{{kinds}}}", *declared, *lines, ""])
+        moves = [Sums(self, loads).print() for loads in (True, False)]
+        return together([f"{SUMS} = type {{{kinds}}}", text, *moves])
 
     def lanes_of(self, store: Store) -> int:
         return self.lanes if self.along_vector(store.line) else 1
@@ -142,27 +139,30 @@ class Sums(Printer):
                 memory_type(store.dtype),
             )
             here = t.new(f"getelementptr {SUMS}, ptr %sums, i32 0, i32 {i}")
-            lanes, kind = of.lanes_of(store), of.kind_of(store)
-            mask = t.mask("%count", lanes) if lanes > 1 else None
-            with self.masked(mask):
-                if self.loads:
-                    value = self.load(store.word, store.affine, store.dtype, lanes)
-                    zero = number(0, store.dtype, lanes)
-                    value = t.new(f"select i1 %first, {kind} {zero}, {kind} {value}")
-                    t.put(f"store {kind} {value}, ptr {here}")
-                    continue
-                value = t.new(f"load {kind}, ptr {here}")
-                if lanes > 1:
-                    self.store(store.word, store.affine, value, store.dtype, lanes)
-                    continue
-                with t.when(t.new("icmp eq i64 %n, 0")):  # the same for all columns
-                    self.store(store.word, store.affine, value, store.dtype, 1)
+            lanes = of.lanes_of(store)
+            if lanes > 1:
+                with self.masked(t.mask("%count", lanes)):
+                    self._move(store, here, lanes)
+                continue
+            with t.when(t.new("icmp eq i64 %n, 0")):  # the same for all columns: one vector has it
+                self._move(store, here, 1)
         t.put("ret void")
         more = ", i1 %first" if self.loads else ""
         return t.function(
             f"define internal void @{self.name}(ptr %args, i64 %n, i64 %count, i64 %block, "
             f"ptr %sums{more}) alwaysinline"
         )
+
+    def _move(self, store: Store, here: str, lanes: int) -> None:
+        t, kind = self.t, self.of.kind_of(store)
+        if not self.loads:
+            value = t.new(f"load {kind}, ptr {here}")
+            self.store(store.word, store.affine, value, store.dtype, lanes)
+            return
+        value = self.load(store.word, store.affine, store.dtype, lanes)
+        zero = number(0, store.dtype, lanes)
+        value = t.new(f"select i1 %first, {kind} {zero}, {kind} {value}")
+        t.put(f"store {kind} {value}, ptr {here}")
 
 
 class Prologue(Printer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -377,3 +377,22 @@ class Text:
             often = body.count(f"{symbol}(") > _INLINED
             parts.append(text.replace(" alwaysinline", " noinline", 1) if often else text)
         return "\n".join([*parts, self.definition(signature)])
+
+
+def together(texts: Iterable[str]) -> str:
+    """Texts as one, in which what several of them declare, or define beside their functions, is
+    there once.
+    """
+    kept: list[str] = []
+    seen: set[str] = set()
+    skips = False
+    for line in "\n".join(texts).splitlines():
+        if line.startswith(("declare ", "define ")):
+            symbol = line[line.index("@") : line.index("(", line.index("@"))]
+            skips = symbol in seen
+            seen.add(symbol)
+        if not skips:
+            kept.append(line)
+        if line == "}" or line.startswith("declare "):
+            skips = False
+    return "\n".join([*kept, ""])

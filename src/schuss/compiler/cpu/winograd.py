@@ -33,6 +33,7 @@ from schuss.compiler.cpu.matmul_micro import Micro
 from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to, most_rows
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.cpu.text import together
 from schuss.compiler.cpu.winograd_filter import F2, F4, Filter, both_ways
 from schuss.compiler.cpu.winograd_text import BYTES, Form, PrintPrologue, Tiles
 from schuss.compiler.geometry import UNIT, Axis
@@ -260,10 +261,10 @@ class _Printer:
                 self._call_panel(f, each, rows, piece0, piece1)
         f.line("ret void")
         micros = dict.fromkeys(self._micro(tall, v) for tall in (False, True) for v in self.widths)
-        text = "\n".join([
+        text = together([
             *[matmul_micro.declaration(micro) for micro in micros], self.epilogue,
             *([] if cut.staged else [self.tiles.of_input(Form(self.plane, 0, self.row))]),
-            *[self._panel(vectors) for vectors in self.widths], str(f), "",
+            *[self._panel(vectors) for vectors in self.widths], str(f),
         ])  # fmt: skip
         scratch = sums if cut.staged else room_at + self.tiles.room(0)
         return Stage(text, self.name, blocks * (self.panels if cut.staged else 1), scratch)

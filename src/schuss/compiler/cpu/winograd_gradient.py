@@ -26,6 +26,7 @@ from schuss.compiler.cpu.matmul_micro import Micro
 from schuss.compiler.cpu.matmul_plan import ALIGN, Machine, ceil_div, ceil_to
 from schuss.compiler.cpu.matmul_stages import Stage
 from schuss.compiler.cpu.matmul_text import Function
+from schuss.compiler.cpu.text import together
 from schuss.compiler.cpu.winograd_filter import Filter, both_ways
 from schuss.compiler.cpu.winograd_text import BYTES, Form, PrintPrologue, Tiles
 
@@ -141,7 +142,7 @@ class _Printer:
             texts.append(self.tiles.of_gradient((n, y, x), self.g_form))
         if products:
             texts += [matmul_micro.declaration(micro) for micro in self._micros()]
-        return "\n".join([*texts, *([self.epilogue] if epilogue else []), str(f), ""])
+        return together([*texts, *([self.epilogue] if epilogue else []), str(f)])
 
     def _call_transforms(
         self, f: Function, first: str, last: str, memory: str, room_at: int, row: str = "0"

@@ -162,11 +162,12 @@ class Tiles:
         span, side = len(matrix[0]), self.filter.outputs
         row, (low_y, low_x), (height, width) = self._row(x.number, span), x.lows, x.sizes
         columns = row // x.channels
-        inside = min(width, columns + low_x)
+        first = max(0, low_x)
+        last = max(first, min(width, columns + low_x))
         for slot in range(span):
-            for first, last in ((0, -low_x), (inside - low_x, columns)):
-                start = f.at("float", "%rows", slot * row + first * x.channels)
-                zeros(f, "float", start, (last - first) * x.channels)
+            for start, end in ((0, first - low_x), (last - low_x, columns)):
+                here = f.at("float", "%rows", slot * row + start * x.channels)
+                zeros(f, "float", here, (end - start) * x.channels)
         zeros(f, "float", f.at("float", "%rows", span * row), row)
         row0, _ = f.divide("%first", self.across)
         row1 = f.add(f.divide(f.sub("%last", 1), self.across)[0], 1)
@@ -180,11 +181,12 @@ class Tiles:
                 y = f.add(y0, r)
                 with f.when(f.let(f"icmp ult i64 {y}, {height}")):
                     m = f.mul(f.add(f.mul(image, height), y), width)
-                    there = f.at("float", self._slot(f, y, span, row), -low_x * x.channels)
-                    with f.loop(0, inside) as at, f.loop(0, x.channels, self.lanes) as n:
+                    there = self._slot(f, y, span, row)
+                    with f.loop(first, last) as at, f.loop(0, x.channels, self.lanes) as n:
                         place = f"i64 {f.add(m, at)}, i64 {n}"
                         made = f.let(f"call {self.kind} @{x.name}_computed(ptr %args, {place})")
-                        self.store(f, made, f.at("float", there, f.add(f.mul(at, x.channels), n)))
+                        column = f.add(f.mul(f.sub(at, low_x), x.channels), n)
+                        self.store(f, made, f.at("float", there, column))
             slots = []
             for offset in range(span):
                 y = f.add(y0, offset)
@@ -193,8 +195,8 @@ class Tiles:
                 slots.append(f.choose(is_inside, "ptr", self._slot(f, y, span, row), outside))
             tile0 = f.mul(line, self.across)
             begins = f.let(f"icmp sgt i64 %first, {tile0}")
-            start = f.choose(begins, "i64", "%first", tile0)
-            with f.loop(start, f.smaller("%last", f.add(tile0, self.across))) as tile:
+            here = f.choose(begins, "i64", "%first", tile0)
+            with f.loop(here, f.smaller("%last", f.add(tile0, self.across))) as tile:
                 corner = f.mul(f.sub(tile, tile0), side * x.channels)
                 to = f.at("float", "%to", f.mul(f.sub(tile, "%first"), form.row))
                 with f.loop(0, x.channels, self.lanes) as n:
