@@ -66,11 +66,10 @@ def test_calls_of_templates() -> None:
 
 
 def test_what_texts_have_in_common_is_there_once() -> None:
-    one = "declare float @a(float)\ndefine internal void @help() {\n  ret void\n}\ndefine void @x() {\n}"
-    other = (
-        "declare float @a(float)\ndeclare void @b()\ndefine internal void @help() {\n  ret void\n}"
-    )
+    help_ = "define internal void @help() {\n  ret void\n}"
+    one = f"declare float @a(float)\n{help_}\ndefine void @x() {{\n}}"
+    other = f"declare float @a(float)\ndeclare void @b()\n{help_}"
     assert together([one, other, "define void @y() {\n}"]).splitlines() == [
-        "declare float @a(float)", "define internal void @help() {", "  ret void", "}",
-        "define void @x() {", "}", "declare void @b()", "define void @y() {", "}",
+        "declare float @a(float)", *help_.splitlines(), "define void @x() {", "}",
+        "declare void @b()", "define void @y() {", "}",
     ]  # fmt: skip
