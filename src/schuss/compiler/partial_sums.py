@@ -24,7 +24,7 @@ large. An infinite y makes its sum NaN.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from schuss import dtypes
 from schuss.compiler.emit import is_map
@@ -181,7 +181,6 @@ class _Parts:
     template: Value
     named: dict[str, int]
     blocks: int
-    _known: dict[Value, tuple[Value, Value, Value]] = field(default_factory=dict)
 
     def sum(self, x: Value) -> Value:
         return self._total(self._part("partial_sum", x))
@@ -209,14 +208,10 @@ class _Parts:
     def _moments(self, x: Value) -> tuple[Value, Value, Value]:
         """For each block a number k of it, and the sums of x - k and of its square."""
         b = self.b
-        if x not in self._known:
-            first = self._part("partial_first", x)
-            spread = b.add("of_block", (first,), {}, x.shape, x.dtype)
-            away = b.map("subtract", x, spread)
-            sums = self._part("partial_sum", away)
-            squares = self._part("partial_sum", b.map("multiply", away, away))
-            self._known[x] = first, sums, squares
-        return self._known[x]
+        first = self._part("partial_first", x)
+        away = b.map("subtract", x, b.add("of_block", (first,), {}, x.shape, x.dtype))
+        sums = self._part("partial_sum", away)
+        return first, sums, self._part("partial_sum", b.map("multiply", away, away))
 
     def _rows(self, x: Value) -> Value:
         """How many rows each block has."""

@@ -12,7 +12,7 @@ product are (n, depth, height, width), its columns all outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from itertools import product as combinations
@@ -319,15 +319,15 @@ class _Printer:
             row = f.at("{i64, i64}", f"@{name}", f.mul(place, longest))
             numbers = [f.let(f"load i64, ptr {f.at('i64', row, i)}") for i in range(3)]
             taps = f.at("i64", row, 4)
-            named = (
+            arguments = (
                 f"ptr {base}, ptr {b}, ptr {taps}, i64 {numbers[0]}, i64 {numbers[1]}, "
                 f"i64 {f.add(m0, numbers[2])}, i64 {whole}, i64 0, i64 0, i64 {column}, i64 {end}, "
                 "ptr %scratch, ptr null"
             )
             i, j = f.divide(place, px.outputs)
             tile, _ = f.divide(images[0], tiling.images)
-            named += self._block(f, number, (tile, "0"), i, j, 0, 1)
-            self._call_tile(f, (tiling.images, 1, 1), panel, named, is_full, rest)
+            arguments += self._block(f, number, (tile, "0"), i, j, 0, 1)
+            self._call_tile(f, (tiling.images, 1, 1), panel, arguments, is_full, rest)
 
     def _taps_at(self, phases: Phases, i: int, j: int) -> list[tuple[int, int]]:
         """What the tile at a position needs: the number of taps and the length of each, where its
@@ -348,7 +348,7 @@ class _Printer:
         return [(len(taps), inner), (m, 0), *taps]
 
     def _call_tile(
-        self, f: Function, shape: tuple[int, int, int], panel: str, named: str,
+        self, f: Function, shape: tuple[int, int, int], panel: str, arguments: str,
         is_full: str = "", rest: int = 0,
     ) -> None:  # fmt: skip
         """`rest` are the images of a tile that is not full."""
@@ -366,7 +366,7 @@ class _Printer:
         if last < vectors:
             is_last = f.let(f"icmp eq i64 {panel}, {self.panels - 1}")
             name = f.choose(is_last, "ptr", of_width(last), name)
-        f.line(f"call void {name}(ptr %args, {named})")
+        f.line(f"call void {name}(ptr %args, {arguments})")
 
     def _places_in_tile(self, images: int, rows: int, columns: int) -> list[int]:
         """Where the inputs of its rows lie, from the first one on."""
@@ -516,13 +516,11 @@ class _Printer:
         is_whole = self.c.outputs % lanes == 0 or v < vectors - 1
         return n, str(lanes) if is_whole else f.smaller(f.sub("%end", n), lanes)
 
-    @contextmanager
-    def _sums(self, f: Function, v: int, vectors: int) -> Iterator[Rows | None]:
+    def _sums(self, f: Function, v: int, vectors: int) -> AbstractContextManager[Rows | None]:
         """What the epilogue sums up over the rows of a tile in a vector of columns."""
-        block = Block("%block", "%first") if self.blocks else None
-        n, count = self._columns(f, v, vectors) if block else ("", "")
-        with rows_of(f, block, n, count) as kept:
-            yield kept
+        if not self.blocks:
+            return nullcontext()
+        return rows_of(f, Block("%block", "%first"), *self._columns(f, v, vectors))
 
     @contextmanager
     def _rows_of_tile(

@@ -21,6 +21,8 @@ also define a function that asks for what the epilogue is going to read from mem
 at [batch, m, n]:
 
     define internal void @NAME_ahead(ptr %args, i64 %batch, i64 %m, i64 %n) alwaysinline
+
+Epilogues of convolutions may have more to do: see `Epilogue`, for sums over blocks of rows.
 """
 
 from __future__ import annotations
